@@ -1,0 +1,1 @@
+"""llmgw: an embeddable LLM gateway. The public names are re-exported here."""

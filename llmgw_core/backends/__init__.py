@@ -1,0 +1,1 @@
+"""Speaking to upstreams: the adapter port (sans-IO) and the transport port."""

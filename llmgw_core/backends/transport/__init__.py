@@ -1,0 +1,1 @@
+"""HTTP exchanges with upstreams: one port, two implementations, one conformance suite."""

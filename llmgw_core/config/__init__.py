@@ -1,0 +1,1 @@
+"""Typed configuration: decode, validate, explain errors by path."""

@@ -1,0 +1,115 @@
+"""One call on its way through the gateway, and the HTTP-shaped entrance it comes through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from llmgw_core.domain.access import Principal
+
+Headers = Sequence[tuple[bytes, bytes]]
+"""Header fields in order; names in lower case."""
+
+Endpoint = Literal["chat.completions", "embeddings"]
+
+
+class Head:
+    """The head of a request: everything known before its body. Header names are lower case."""
+
+    __slots__ = ("client", "headers", "method", "path", "query")
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        headers: Headers,
+        *,
+        query: bytes = b"",
+        client: str = "",
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.headers = headers
+        self.query = query
+        self.client = client
+
+    def get(self, name: bytes) -> bytes | None:
+        """The first value of header `name` (lower case), or None."""
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return None
+
+
+class Body(Protocol):
+    """The request body, read after the caller is known."""
+
+    async def read(self, limit: int) -> bytes:
+        """The whole body. Raises `GatewayError` 413 beyond `limit` bytes, 408 when it is too
+        slow, and `ClientGone` when the client left."""
+        ...
+
+
+class Sink(Protocol):
+    """Where the reply goes. `gone` turns true when the client has left; from then on writes
+    are no-ops. `on_gone`, if set, is called once at that moment."""
+
+    gone: bool
+    on_gone: Callable[[], None] | None
+
+    async def start(self, status: int, headers: Headers) -> None:
+        """Send the head of the reply."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Send a part of the body; returns when the client's backlog allows more."""
+        ...
+
+    async def finish(self, data: bytes = b"") -> None:
+        """Send the last part and end the reply."""
+        ...
+
+
+class ClientGone(Exception):
+    """The client left before its request was complete."""
+
+
+class Call:
+    """The state of one call. Hooks see it; only the pipeline writes it.
+
+    `state` is the place of plugins for what they keep for one call, keyed by plugin name.
+    `started` is monotonic seconds, `started_ns` nanoseconds since the epoch.
+    """
+
+    __slots__ = (
+        "endpoint",
+        "head",
+        "id",
+        "model",
+        "parent_span",
+        "principal",
+        "request",
+        "span_id",
+        "started",
+        "started_ns",
+        "state",
+        "trace_id",
+    )
+
+    def __init__(
+        self, id: str, endpoint: Endpoint, head: Head, started: float, started_ns: int
+    ) -> None:
+        self.id = id
+        self.endpoint: Endpoint = endpoint
+        self.head = head
+        self.started = started
+        self.started_ns = started_ns
+        self.principal: Principal | None = None
+        self.model = ""
+        self.request: Any = None
+        """The `wire.RequestView` once the body is read."""
+        self.state: dict[str, Any] = {}
+        self.trace_id = ""
+        self.span_id = ""
+        self.parent_span = ""

@@ -1,0 +1,65 @@
+"""What can answer a call: deployments of models, as the configuration declares them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from llmgw_core.domain.access import NO_LIMITS, Limits
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """Where connections go; equal origins share a connection pool.
+
+    `ca_file`, `client_cert` and `client_key` are paths; empty = system defaults.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    ca_file: str = ""
+    client_cert: str = ""
+    client_key: str = ""
+
+
+class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All in seconds. `first_byte`: from request sent to head received; `idle`: between two
+    reads of a body; `total`: of one attempt, streams excepted."""
+
+    connect: float = 5.0
+    first_byte: float = 600.0
+    idle: float = 300.0
+    total: float = 600.0
+
+
+class Deployment(msgspec.Struct, frozen=True, eq=False):
+    """One place that serves one model. `id` is unique in the installation
+    (`MODEL/NAME`); `upstream_model` is what the backend calls the model; `options` is the
+    backend's own typed settings."""
+
+    id: str
+    model: str
+    backend: str
+    zone: str
+    upstream_model: str
+    weight: int = 1
+    credential: str = ""
+    transport: str = "httptools"
+    timeouts: Timeouts = Timeouts()
+    on_disconnect: str = "cancel"
+    options: Any = None
+
+
+class Model(msgspec.Struct, frozen=True, eq=False):
+    """A public name and what serves it. `fallbacks` are public names of other models."""
+
+    name: str
+    deployments: tuple[Deployment, ...]
+    fallbacks: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    limits: Limits = NO_LIMITS
+    kind: str = "chat"
+    """`chat` or `embedding`."""
+    created: int = 0
+    """Seconds since the epoch, as `/v1/models` shows it."""

@@ -1,0 +1,110 @@
+"""The one error tree: machine fields first, one public sentence, no internals.
+
+Everything that a caller may be told is a `GatewayError`; `wire.envelope` turns it
+into OpenAI's error envelope in one place. Messages never name an upstream address,
+a key or an internal name. Codes and types follow OpenAI's error reference.
+"""
+
+from __future__ import annotations
+
+
+class GatewayError(Exception):
+    """A refusal or failure that the caller is told about.
+
+    `status` is the HTTP status; `code` and `type` are OpenAI's machine fields;
+    `param` names the request field at fault; `retry_after` is in seconds;
+    `should_retry` becomes `x-should-retry` when it is not None.
+    """
+
+    __slots__ = ("code", "message", "param", "retry_after", "should_retry", "status", "type")
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        type: str = "invalid_request_error",
+        param: str | None = None,
+        retry_after: float | None = None,
+        should_retry: bool | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.type = type
+        self.param = param
+        self.retry_after = retry_after
+        self.should_retry = should_retry
+
+
+def invalid_request(
+    message: str, *, param: str | None = None, code: str = "invalid_request"
+) -> GatewayError:
+    """400: the caller's request is at fault; `param` names the field."""
+    return GatewayError(400, code, message, param=param, should_retry=False)
+
+
+def invalid_api_key(message: str = "Incorrect API key provided.") -> GatewayError:
+    """401: no, unknown, expired or disabled credentials. One text for all of them."""
+    return GatewayError(
+        401, "invalid_api_key", message, type="authentication_error", should_retry=False
+    )
+
+
+def permission_denied(message: str) -> GatewayError:
+    """403: known caller, but policy says no."""
+    return GatewayError(
+        403, "permission_denied", message, type="permission_error", should_retry=False
+    )
+
+
+def model_not_found(model: str) -> GatewayError:
+    """404 for a model that does not exist *or* is not granted: the two look the same."""
+    return GatewayError(
+        404,
+        "model_not_found",
+        f"The model '{model[:200]}' does not exist or you do not have access to it.",
+        param="model",
+        should_retry=False,
+    )
+
+
+def rate_limited(message: str, retry_after: float, *, code: str = "rate_limit_exceeded") -> GatewayError:
+    """429: a meter is full; `retry_after` seconds from now the same call would fit."""
+    return GatewayError(429, code, message, type="rate_limit_error", retry_after=retry_after)
+
+
+def overloaded(message: str, *, retry_after: float | None = None, code: str = "unavailable") -> GatewayError:
+    """503: nothing wrong with the call; there is nobody to serve it now."""
+    return GatewayError(503, code, message, type="server_error", retry_after=retry_after)
+
+
+def upstream_failed(message: str, *, code: str = "upstream_error", status: int = 502) -> GatewayError:
+    """502 or 504: the model's backend failed and no other candidate was left."""
+    return GatewayError(status, code, message, type="server_error")
+
+
+def internal_error() -> GatewayError:
+    """500: a bug of the gateway; the text says nothing about it on purpose."""
+    return GatewayError(
+        500, "internal_error", "The gateway could not process the request.", type="server_error"
+    )
+
+
+class StoreUnavailable(Exception):
+    """The database does not answer. Never shown to a caller as such."""
+
+
+class ConfigError(Exception):
+    """The configuration (or a plugin in it) is wrong; the text is a sentence with the remedy.
+
+    `path` is the dotted path of the culprit inside the configuration, e.g.
+    `models.smollm2.deployments[0].zone`.
+    """
+
+    def __init__(self, message: str, *, path: str = "") -> None:
+        super().__init__(f"{path}: {message}" if path else message)
+        self.path = path
+        self.message = message

@@ -1,0 +1,92 @@
+"""What a call used and what it cost: the values that the books are made of.
+
+Money is an integer number of nano-units (1e-9) of the installation's currency; times are
+integer nanoseconds since the epoch; durations are integer microseconds.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+UsageSource = Literal["provider", "estimated", "none"]
+"""`provider`: as the upstream reported it. `estimated`: derived from what was sent and
+delivered. `none`: nothing reached an upstream, so nothing was used."""
+
+CallStatus = Literal["completed", "incomplete", "client_left", "failed", "refused"]
+"""`completed`: a whole reply. `incomplete`: cut after the content commit. `client_left`: the
+client went away first. `failed`: every attempt failed. `refused`: stopped after admission by
+a hook or by the upstream as the client's fault (4xx)."""
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens of one attempt. `cached_input_tokens` are part of `input_tokens`,
+    `reasoning_tokens` part of `output_tokens`, as in OpenAI's usage object."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_input_tokens: int = 0
+    reasoning_tokens: int = 0
+    source: UsageSource = "provider"
+
+    @property
+    def total_tokens(self) -> int:
+        """Input plus output."""
+        return self.input_tokens + self.output_tokens
+
+
+NO_USAGE = Usage(source="none")
+
+
+class AttemptRecord(msgspec.Struct, frozen=True, array_like=True):
+    """One attempt on one deployment. `cost` is what the provider bills, `charge` what the
+    tenant pays, both in nano-units. `outcome` is `ok` or the class of the failure."""
+
+    deployment: str
+    model: str
+    outcome: str
+    status: int
+    duration_us: int
+    cost: int
+    charge: int
+
+
+class UsageRecord(msgspec.Struct, frozen=True, array_like=True):
+    """The one record of one admitted call, as journalled and stored. Internal ids only."""
+
+    call_id: str
+    started_ns: int
+    endpoint: str
+    organization_id: str
+    team_id: str | None
+    user_id: str | None
+    key_id: str | None
+    model: str
+    """As the caller asked for it."""
+    served_model: str
+    """The public name of the model that answered (differs after a fallback); "" if none did."""
+    deployment: str
+    zone: str
+    stream: bool
+    status: CallStatus
+    http_status: int
+    error_code: str
+    usage: Usage
+    cost: int
+    charge: int
+    currency: str
+    duration_us: int
+    """From receipt of the head to settlement."""
+    first_content_us: int
+    """From receipt of the head to the first content; 0 if there was none."""
+    attempts: tuple[AttemptRecord, ...]
+
+
+class DeliveryRecord(msgspec.Struct, frozen=True, array_like=True):
+    """A second entry for a call whose delivery did not go as settled: the client left after
+    settlement, before the last byte was handed over."""
+
+    call_id: str
+    status: CallStatus
+    duration_us: int

@@ -1,0 +1,1 @@
+"""Hook specifications, the plugin manager, compiled dispatch; the only user of pluggy."""

@@ -1,0 +1,84 @@
+"""Every hook there is: its signature, when it runs, and what its result means.
+
+The kinds (DESIGN: "Hooks and plugins"): START at start-up; FOLD in the configured order, each
+implementation gets the previous value and `None` means unchanged; FIRST until one answers;
+ALL where any denial wins; OBSERVE after the fact. Implementations may be plain functions or
+coroutines where the specification is a coroutine; they may take fewer arguments.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llmgw_core.backends.port import Backend, Reply
+    from llmgw_core.domain.access import Principal
+    from llmgw_core.domain.call import Call, Head
+    from llmgw_core.domain.usage import UsageRecord
+    from llmgw_core.wire.request import RequestView
+
+PROJECT = "llmgw"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+class GatewayHooks:
+    """The specification that plugins are validated against."""
+
+    @hookspec
+    def register_backends(self) -> Sequence[Backend]:
+        """START. Backends that deployments can name."""
+        raise NotImplementedError
+
+    @hookspec
+    async def startup(self) -> None:
+        """START, in order, before the first call: open what the plugin needs."""
+
+    @hookspec
+    async def shutdown(self) -> None:
+        """In reverse order, after the last call. Failures are logged."""
+
+    @hookspec
+    async def pre_auth(self, head: Head, call: Call) -> Head | None:
+        """FOLD before anybody is authenticated: look at or replace the request's head."""
+
+    @hookspec
+    async def authenticate(self, head: Head, call: Call) -> Principal | None:
+        """FIRST. `None`: not my kind of credentials. Raise `GatewayError`: mine, and bad.
+        When nobody answers, the gateway's own keys are tried."""
+
+    @hookspec
+    def authorize(self, call: Call, model: str) -> str | None:
+        """ALL, for the asked model and for every candidate: a sentence denies (it is shown to
+        the caller), `None` has no objection. Must be a plain function."""
+
+    @hookspec
+    async def pre_route(self, request: RequestView, call: Call) -> RequestView | Reply | None:
+        """FOLD on the decoded request: return a changed request, a `Reply` that answers without
+        any upstream, or raise `GatewayError` to reject."""
+
+    @hookspec
+    async def post_process(self, reply: Reply, call: Call) -> Reply | None:
+        """FOLD in reverse order on a complete reply: return a changed one or raise."""
+
+    @hookspec
+    async def on_usage(self, record: UsageRecord) -> None:
+        """OBSERVE every settled call, from a bounded queue off the request path."""
+
+
+HOOK_KINDS: dict[str, str] = {
+    "register_backends": "START",
+    "startup": "START",
+    "shutdown": "START",
+    "pre_auth": "FOLD",
+    "authenticate": "FIRST",
+    "authorize": "ALL",
+    "pre_route": "FOLD",
+    "post_process": "FOLD",
+    "on_usage": "OBSERVE",
+}
+

@@ -1,0 +1,1 @@
+"""Use cases on organisations, teams, users, keys and grants, audited."""

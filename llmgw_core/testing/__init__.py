@@ -1,0 +1,1 @@
+"""For authors of plugins: fakes, the scriptable upstream and conformance suites."""
