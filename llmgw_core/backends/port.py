@@ -7,56 +7,25 @@ transport and feeds it what comes back. Sessions give OpenAI's bytes plus `Usage
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from llmgw_core.backends.transport.port import HttpRequest
-from llmgw_core.domain.call import Call, Headers
-from llmgw_core.domain.deployment import Deployment, Origin
-from llmgw_core.domain.usage import Usage
+from llmgw_core.domain.failure import FailureKind, UpstreamFailure
 
-FailureKind = Literal[
-    "unavailable",  # the backend itself knows that it cannot serve now
-    "connect",  # refused, reset, DNS or TLS before anything was sent
-    "timeout",
-    "cut",  # connection lost, or a stream that ended without its end
-    "protocol",  # not HTTP, not JSON, HTML, a wrong content type, an oversized body
-    "overloaded",  # 503, 529 and their like
-    "rate_limited",  # 429
-    "credentials",  # 401, 402, 403 from upstream
-    "client",  # 400, 404, 413, 422...: the caller's request is at fault; passed through
-    "server",  # other 5xx, or an error object in a 200
-]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-
-class UpstreamFailure(Exception):
-    """An attempt failed, classified. `status` is the upstream's (0 if none). For kind
-    `client`, `body` and `content_type` are what the caller gets, unchanged. `retry_after` is
-    in seconds. The text is for logs and never for clients."""
-
-    def __init__(
-        self,
-        kind: FailureKind,
-        message: str,
-        *,
-        status: int = 0,
-        body: bytes = b"",
-        content_type: bytes = b"application/json",
-        retry_after: float | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.kind: FailureKind = kind
-        self.status = status
-        self.body = body
-        self.content_type = content_type
-        self.retry_after = retry_after
+    from llmgw_core.backends.transport.port import HttpRequest
+    from llmgw_core.domain.call import Call, Headers
+    from llmgw_core.domain.deployment import Deployment, Origin
+    from llmgw_core.domain.usage import Usage
 
 
 class Reply(msgspec.Struct, frozen=True):
     """A complete reply in OpenAI's form. `usage` is None when the upstream reported none;
-    `output_bytes` is then what the estimate is made from (UTF-8 bytes of produced text)."""
+    `output_bytes` is then what the estimate is made from (UTF-8 bytes of produced text).
+    """
 
     body: bytes
     usage: Usage | None
@@ -65,7 +34,8 @@ class Reply(msgspec.Struct, frozen=True):
 
 class StreamReader(Protocol):
     """Turns the bytes of an upstream's stream into OpenAI's SSE bytes, whole events at a time.
-    Chunking never matters. Attributes are read by the pipeline after each `feed`."""
+    Chunking never matters. Attributes are read by the pipeline after each `feed`.
+    """
 
     content: bool
     """True once a first content byte (text, tool call, reasoning, refusal) is in what was fed."""
@@ -79,7 +49,8 @@ class StreamReader(Protocol):
 
     def feed(self, data: bytes) -> bytes:
         """Whole events to forward, or b"". Raises `UpstreamFailure` on an error event or a
-        protocol error; what came before it is in `pending()`."""
+        protocol error; what came before it is in `pending()`.
+        """
         ...
 
     def pending(self) -> bytes:
@@ -88,7 +59,8 @@ class StreamReader(Protocol):
 
     def end(self) -> bytes:
         """Call at end of body or when `done`: the end marker to send. Raises `UpstreamFailure`
-        kind `cut` when there was neither `finish_reason` nor an end marker."""
+        kind `cut` when there was neither `finish_reason` nor an end marker.
+        """
         ...
 
 
@@ -105,7 +77,8 @@ class Session(Protocol):
 
     def stream(self, status: int, headers: Headers) -> StreamReader | None:
         """A reader for a streamed 2xx reply, or None when the upstream answered a stream
-        request with one JSON document (then `fold` makes a stream of it)."""
+        request with one JSON document (then `fold` makes a stream of it).
+        """
         ...
 
     def fold(self, reply: Reply) -> bytes:
@@ -125,7 +98,8 @@ class Backend(Protocol):
 
     def origin(self, deployment: Deployment) -> Origin:
         """Where this deployment's connections go now. Raises `UpstreamFailure` kind
-        `unavailable` when there is nowhere (an engine that is not running)."""
+        `unavailable` when there is nowhere (an engine that is not running).
+        """
         ...
 
     def begin(self, call: Call, deployment: Deployment, credential: str) -> Session:
@@ -137,5 +111,11 @@ class Backend(Protocol):
         ...
 
 
-Registry = dict[str, Any]
-"""Backends by name."""
+__all__ = [
+    "Backend",
+    "FailureKind",
+    "Reply",
+    "Session",
+    "StreamReader",
+    "UpstreamFailure",
+]

@@ -47,13 +47,15 @@ class Body(Protocol):
 
     async def read(self, limit: int) -> bytes:
         """The whole body. Raises `GatewayError` 413 beyond `limit` bytes, 408 when it is too
-        slow, and `ClientGone` when the client left."""
+        slow, and `ClientGone` when the client left.
+        """
         ...
 
 
 class Sink(Protocol):
     """Where the reply goes. `gone` turns true when the client has left; from then on writes
-    are no-ops. `on_gone`, if set, is called once at that moment."""
+    are no-ops. `on_gone`, if set, is called once at that moment.
+    """
 
     gone: bool
     on_gone: Callable[[], None] | None

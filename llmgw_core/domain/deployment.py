@@ -25,7 +25,8 @@ class Origin(msgspec.Struct, frozen=True):
 
 class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All in seconds. `first_byte`: from request sent to head received; `idle`: between two
-    reads of a body; `total`: of one attempt, streams excepted."""
+    reads of a body; `total`: of one attempt, streams excepted.
+    """
 
     connect: float = 5.0
     first_byte: float = 600.0
@@ -36,7 +37,8 @@ class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Deployment(msgspec.Struct, frozen=True, eq=False):
     """One place that serves one model. `id` is unique in the installation
     (`MODEL/NAME`); `upstream_model` is what the backend calls the model; `options` is the
-    backend's own typed settings."""
+    backend's own typed settings.
+    """
 
     id: str
     model: str

@@ -71,17 +71,23 @@ def model_not_found(model: str) -> GatewayError:
     )
 
 
-def rate_limited(message: str, retry_after: float, *, code: str = "rate_limit_exceeded") -> GatewayError:
+def rate_limited(
+    message: str, retry_after: float, *, code: str = "rate_limit_exceeded"
+) -> GatewayError:
     """429: a meter is full; `retry_after` seconds from now the same call would fit."""
     return GatewayError(429, code, message, type="rate_limit_error", retry_after=retry_after)
 
 
-def overloaded(message: str, *, retry_after: float | None = None, code: str = "unavailable") -> GatewayError:
+def overloaded(
+    message: str, *, retry_after: float | None = None, code: str = "unavailable"
+) -> GatewayError:
     """503: nothing wrong with the call; there is nobody to serve it now."""
     return GatewayError(503, code, message, type="server_error", retry_after=retry_after)
 
 
-def upstream_failed(message: str, *, code: str = "upstream_error", status: int = 502) -> GatewayError:
+def upstream_failed(
+    message: str, *, code: str = "upstream_error", status: int = 502
+) -> GatewayError:
     """502 or 504: the model's backend failed and no other candidate was left."""
     return GatewayError(status, code, message, type="server_error")
 

@@ -22,7 +22,8 @@ a hook or by the upstream as the client's fault (4xx)."""
 
 class Usage(msgspec.Struct, frozen=True):
     """Tokens of one attempt. `cached_input_tokens` are part of `input_tokens`,
-    `reasoning_tokens` part of `output_tokens`, as in OpenAI's usage object."""
+    `reasoning_tokens` part of `output_tokens`, as in OpenAI's usage object.
+    """
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -41,7 +42,8 @@ NO_USAGE = Usage(source="none")
 
 class AttemptRecord(msgspec.Struct, frozen=True, array_like=True):
     """One attempt on one deployment. `cost` is what the provider bills, `charge` what the
-    tenant pays, both in nano-units. `outcome` is `ok` or the class of the failure."""
+    tenant pays, both in nano-units. `outcome` is `ok` or the class of the failure.
+    """
 
     deployment: str
     model: str
@@ -85,7 +87,8 @@ class UsageRecord(msgspec.Struct, frozen=True, array_like=True):
 
 class DeliveryRecord(msgspec.Struct, frozen=True, array_like=True):
     """A second entry for a call whose delivery did not go as settled: the client left after
-    settlement, before the last byte was handed over."""
+    settlement, before the last byte was handed over.
+    """
 
     call_id: str
     status: CallStatus

@@ -1,17 +1,34 @@
 """Plain counters of the gateway: dictionaries of integers, so that counting costs nothing on the
-hot path. The server turns them into Prometheus metrics when it is asked."""
+hot path. The server turns them into Prometheus metrics when it is asked.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
 
-DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+DURATION_BUCKETS = (
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+    120.0,
+)
 """Upper bounds in seconds, for the whole call."""
 
 
 class Stats:
     """What happened since start. Keys of the dictionaries are label values, in the order of the
-    field's comment; model names are only those of the configuration (bounded cardinality)."""
+    field's comment; model names are only those of the configuration (bounded cardinality).
+    """
 
     def __init__(self) -> None:
         self.requests: defaultdict[tuple[str, str, int], int] = defaultdict(int)

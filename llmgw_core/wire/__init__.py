@@ -1,1 +1,1 @@
-"""OpenAI's wire format, sans-IO."""
+"""OpenAI's wire format, sans-IO: requests, SSE framing, usage, the error envelope."""

@@ -1,0 +1,161 @@
+"""The session for upstreams that speak OpenAI's own form: bytes in, bytes out.
+
+It is the canonical form of the gateway, so there is nothing to translate; backends of plugins
+use it as it is or build on it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from llmgw_core.backends.canonical_stream import CanonicalStreamReader
+from llmgw_core.backends.chunks import decode_document, present, read_choice
+from llmgw_core.backends.port import Reply
+from llmgw_core.backends.transport.port import HttpRequest
+from llmgw_core.domain.failure import FailureKind, UpstreamFailure
+from llmgw_core.wire.usage import read_usage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llmgw_core.domain.call import Call, Headers
+    from llmgw_core.domain.deployment import Deployment
+    from llmgw_core.wire.request import RequestView
+
+_TARGETS = {"chat.completions": "/chat/completions", "embeddings": "/embeddings"}
+_JSON = (b"content-type", b"application/json")
+_AGENT = (b"user-agent", b"llmgw")
+
+_KINDS: dict[int, FailureKind] = {
+    401: "credentials",
+    402: "credentials",
+    403: "credentials",
+    408: "timeout",
+    429: "rate_limited",
+    503: "overloaded",
+    504: "timeout",
+    529: "overloaded",
+}
+
+
+class CanonicalSession:
+    """The `Session` port. `path_prefix` stands before `/chat/completions`; `extra_headers` are
+    sent as they are (names in lower case); `auth` replaces the usual bearer header.
+    """
+
+    __slots__ = ("_call", "_credential", "_deployment", "_extra", "_prefix", "_request")
+
+    def __init__(
+        self,
+        call: Call,
+        deployment: Deployment,
+        credential: str,
+        *,
+        path_prefix: str = "/v1",
+        extra_headers: Sequence[tuple[bytes, bytes]] = (),
+    ) -> None:
+        self._call = call
+        self._request: RequestView = call.request
+        self._deployment = deployment
+        self._credential = credential
+        self._prefix = path_prefix
+        self._extra = extra_headers
+
+    def requests(self) -> Sequence[HttpRequest]:
+        """One POST. The call's id and trace context go with it, so that logs can be joined."""
+        call = self._call
+        headers: list[tuple[bytes, bytes]] = [_JSON, _AGENT]
+        if self._credential:
+            headers.append((b"authorization", b"Bearer " + self._credential.encode("latin-1")))
+        headers.append((b"x-request-id", call.id.encode()))
+        headers.append((b"traceparent", f"00-{call.trace_id}-{call.span_id}-01".encode()))
+        headers.extend(self._extra)
+        return (
+            HttpRequest(
+                "POST",
+                self._prefix + _TARGETS[call.endpoint],
+                tuple(headers),
+                self._request.encode(self._deployment.upstream_model),
+            ),
+        )
+
+    def reply(self, status: int, headers: Headers, body: bytes) -> Reply:
+        """See the port."""
+        try:
+            document = decode_document(body)
+        except (msgspec.DecodeError, RecursionError):
+            raise UpstreamFailure("protocol", "the reply is not the JSON expected") from None
+        if present(document.error):
+            raise UpstreamFailure("server", "the reply is an error object", status=status)
+        chat = self._call.endpoint == "chat.completions"
+        if document.choices is None if chat else not present(document.data):
+            raise UpstreamFailure("protocol", "the reply has neither choices nor data")
+        usage = read_usage(document.usage)
+        if usage is not None or not chat:
+            return Reply(body, usage)
+        try:
+            text = sum(read_choice(raw).text for raw in document.choices or ())
+        except (msgspec.DecodeError, RecursionError):
+            raise UpstreamFailure("protocol", "a choice of the reply is malformed") from None
+        return Reply(body, None, text)
+
+    def stream(self, status: int, headers: Headers) -> CanonicalStreamReader | None:
+        """See the port."""
+        for name, value in headers:
+            if name == b"content-type":
+                kind = value.partition(b";")[0].strip().lower()
+                if kind == b"application/json":
+                    return None
+                if kind != b"text/event-stream":
+                    raise UpstreamFailure("protocol", "the stream has the wrong content type")
+                break
+        return CanonicalStreamReader(hide_usage=not self._request.usage_wanted)
+
+    def fold(self, reply: Reply) -> bytes:
+        """A complete chat completion as chunks: content, finish, and usage if it was asked for."""
+        document = msgspec.json.decode(reply.body)
+        base = {
+            key: value for key, value in document.items() if key not in ("choices", "usage")
+        } | {"object": "chat.completion.chunk"}
+        choices = []
+        for choice in document.get("choices") or ():
+            delta = dict(choice.pop("message", None) or {})
+            for index, tool_call in enumerate(delta.get("tool_calls") or ()):
+                tool_call.setdefault("index", index)
+            choices.append({**choice, "delta": delta})
+        events = [{**base, "choices": choices}]
+        if self._request.usage_wanted:
+            events.append({**base, "choices": [], "usage": document.get("usage")})
+        return b"".join(b"data: " + msgspec.json.encode(event) + b"\n\n" for event in events)
+
+    def error(self, status: int, headers: Headers, body: bytes) -> UpstreamFailure:
+        """See the port. A 4xx that is the client's fault goes back unchanged if it is a JSON
+        object; an HTML page of some proxy on the way is not for clients.
+        """
+        kind = _KINDS.get(status)
+        message = f"the upstream answered {status}"
+        if kind is None:
+            kind = "server" if status >= 500 else "client"
+        if kind == "client" and not (400 <= status < 500 and _is_object(body)):
+            kind = "protocol"
+        return UpstreamFailure(
+            kind, message, status=status, body=body, retry_after=_retry_after(headers)
+        )
+
+
+def _is_object(body: bytes) -> bool:
+    try:
+        return isinstance(msgspec.json.decode(body), dict)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+
+
+def _retry_after(headers: Headers) -> float | None:
+    """Seconds from `retry-after-ms` or `retry-after`; None if absent or not a plain number."""
+    for wanted, scale in ((b"retry-after-ms", 1000.0), (b"retry-after", 1.0)):
+        for name, value in headers:
+            if name == wanted and value.strip().isdigit() and len(value) < 10:
+                return int(value) / scale
+    return None

@@ -1,0 +1,172 @@
+"""A chat stream in OpenAI's own form: forwarded as bytes, looked at no more than needed.
+
+Until the first content every event is decoded (to know the content commit point). After it, a
+block of whole events goes through untouched unless a byte search finds one of the few marks
+that matter: usage, an error, the end marker. A mark inside generated text is only a reason to
+look closely, never a decision: JSON escapes the quotes of text, and the close look decodes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from llmgw_core.backends.chunks import decode_chunk, present, read_choice
+from llmgw_core.domain.failure import UpstreamFailure
+from llmgw_core.wire.sse import EventSplitter, EventTooLarge, event_data, event_name
+from llmgw_core.wire.usage import read_usage
+
+if TYPE_CHECKING:
+    from llmgw_core.domain.usage import Usage
+
+_DONE = b"[DONE]"
+_USAGE = b'"usage"'
+_NO_USAGE = (b'"usage":null', b'"usage": null')
+_ERROR = b'"error"'
+_NAMED = b"event:"
+END = b"data: [DONE]\n\n"
+
+
+class CanonicalStreamReader:
+    """The `StreamReader` port for upstreams that speak OpenAI's form.
+
+    `hide_usage`: the client did not ask for usage, so the chunk that exists only to carry it
+    is dropped.
+    """
+
+    __slots__ = (
+        "_done_event",
+        "_envelope",
+        "_events",
+        "_hide_usage",
+        "_last",
+        "_pending",
+        "_splitter",
+        "_text",
+        "_total",
+        "content",
+        "done",
+        "finished",
+        "usage",
+    )
+
+    def __init__(self, *, hide_usage: bool) -> None:
+        self.content = False
+        self.finished = False
+        self.done = False
+        self.usage: Usage | None = None
+        self._hide_usage = hide_usage
+        self._splitter = EventSplitter()
+        self._done_event = END
+        self._pending = b""
+        self._last = b""
+        self._envelope = 0
+        self._events = 0
+        self._total = 0
+        self._text = 0
+
+    @property
+    def output_bytes(self) -> int:
+        """Produced text so far: exact for events that were decoded; for those that went through
+        as bytes, their size without the envelope that the first content event had.
+        """
+        return self._text + max(0, self._total - self._events * self._envelope)
+
+    def feed(self, data: bytes) -> bytes:
+        """See the port."""
+        if self.content and data[-2:] == b"\n\n" and self._splitter.clean and _plain(data):
+            self._total += len(data)
+            self._events += data.count(b"\n\n")
+            self._last = data
+            return data
+        self._pending = b""
+        try:
+            events = self._splitter.feed(data)
+        except EventTooLarge:
+            raise UpstreamFailure("protocol", "an event of the stream is too large") from None
+        for event in events:
+            if self.done:
+                break
+            self._pending += self._take(event)
+        return self.pending()
+
+    def pending(self) -> bytes:
+        """See the port."""
+        accepted, self._pending = self._pending, b""
+        return accepted
+
+    def end(self) -> bytes:
+        """See the port."""
+        rest = b""
+        if not self.done:
+            left = self._splitter.flush()
+            if left.strip():
+                self._pending = b""
+                rest = self._take(left.rstrip(b"\r\n") + b"\n\n")
+        if self.done:
+            return rest + self._done_event
+        if not self.finished:
+            self._look_for_finish()
+        if not self.finished:
+            raise UpstreamFailure("cut", "the stream ended with neither finish_reason nor [DONE]")
+        return rest + END
+
+    def _take(self, event: bytes) -> bytes:
+        """Account for one event; what of it goes to the client."""
+        if self.content and _plain(event):
+            self._total += len(event)
+            self._events += 1
+            if not event.startswith(b":"):
+                self._last = event
+            return event
+        data = event_data(event)
+        if data is None:
+            return event
+        if data.strip() == _DONE:
+            self.done = True
+            self._done_event = event
+            return b""
+        return self._look(event, data)
+
+    def _look(self, event: bytes, data: bytes) -> bytes:
+        try:
+            chunk = decode_chunk(data)
+            facts = [read_choice(raw) for raw in chunk.choices or ()]
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            raise UpstreamFailure("protocol", "an event of the stream is not valid JSON") from None
+        if present(chunk.error) or event_name(event) == b"error":
+            raise UpstreamFailure("server", "the stream carries an error object")
+        self._last = event
+        if present(chunk.usage):
+            self.usage = read_usage(chunk.usage) or self.usage
+            if not chunk.choices and self._hide_usage:
+                return b""
+        text = sum(fact.text for fact in facts)
+        self._text += text
+        self.finished = self.finished or any(fact.finished for fact in facts)
+        if not self.content and (self.finished or any(fact.content for fact in facts)):
+            self.content = True
+            self._envelope = len(event) - text
+        return event
+
+    def _look_for_finish(self) -> None:
+        """The end marker is missing: was the last thing that came through a finished choice?"""
+        for event in EventSplitter().feed(self._last):
+            data = event_data(event)
+            try:
+                choices = decode_chunk(data).choices if data else None
+                if any(read_choice(raw).finished for raw in choices or ()):
+                    self.finished = True
+            except (msgspec.DecodeError, RecursionError):
+                return
+
+
+def _plain(block: bytes) -> bool:
+    """No mark in it: neither usage (other than null), nor an error, nor the end."""
+    if _DONE in block or _ERROR in block or _NAMED in block:
+        return False
+    if _USAGE not in block:
+        return True
+    nulls = block.count(_NO_USAGE[0]) + block.count(_NO_USAGE[1])
+    return nulls == block.count(_USAGE)

@@ -1,0 +1,74 @@
+"""Reading chat replies and chunks in OpenAI's form, as deep as the gateway needs and no deeper."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class _Choice(msgspec.Struct):
+    delta: dict[str, Any] | None = None
+    message: dict[str, Any] | None = None
+    finish_reason: str | None = None
+
+
+class Chunk(msgspec.Struct):
+    """A streamed chunk. `choices` stay raw until somebody asks for their content."""
+
+    choices: list[msgspec.Raw] | None = None
+    usage: msgspec.Raw = msgspec.Raw(b"")
+    error: msgspec.Raw = msgspec.Raw(b"")
+
+
+class Document(msgspec.Struct):
+    """A complete reply: chat completion (`choices`) or embeddings (`data`)."""
+
+    choices: list[msgspec.Raw] | None = None
+    data: msgspec.Raw = msgspec.Raw(b"")
+    usage: msgspec.Raw = msgspec.Raw(b"")
+    error: msgspec.Raw = msgspec.Raw(b"")
+
+
+decode_chunk = msgspec.json.Decoder(Chunk).decode
+decode_document = msgspec.json.Decoder(Document).decode
+_decode_choice = msgspec.json.Decoder(_Choice).decode
+
+NULLS = (b"", b"null")
+
+
+def present(raw: msgspec.Raw) -> bool:
+    """Whether a raw value is there and not null."""
+    return bytes(raw) not in NULLS
+
+
+def text_bytes(value: Any) -> int:
+    """UTF-8 bytes of all text in a delta or message: content, reasoning, refusal, tool calls."""
+    if isinstance(value, str):
+        return len(value.encode("utf-8", "surrogatepass"))
+    if isinstance(value, list):
+        return sum(text_bytes(item) for item in value)
+    if isinstance(value, dict):
+        return sum(text_bytes(item) for key, item in value.items() if key not in _NOT_TEXT)
+    return 0
+
+
+_NOT_TEXT = frozenset({"role", "id", "type", "index"})
+
+
+class ChoiceFacts(msgspec.Struct, frozen=True):
+    """What one choice says: bytes of produced text, whether it carries any content at all, and
+    whether it is finished.
+    """
+
+    text: int
+    content: bool
+    finished: bool
+
+
+def read_choice(raw: msgspec.Raw) -> ChoiceFacts:
+    """Read one choice of a chunk or of a reply. Raises `msgspec.DecodeError`."""
+    choice = _decode_choice(raw)
+    body = choice.delta or choice.message or {}
+    content = any(value for key, value in body.items() if key != "role")
+    return ChoiceFacts(text_bytes(body), content, bool(choice.finish_reason))

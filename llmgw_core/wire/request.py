@@ -1,0 +1,208 @@
+"""The request body: decoded once and shallowly, re-encoded with only our fields replaced.
+
+Values stay the client's own bytes (`msgspec.Raw`), so that unknown fields, number formats and
+key order survive. The body is always re-encoded, never forwarded as it came: with duplicate
+keys an upstream could otherwise see another value than the one that was authorised.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from llmgw_core.domain.errors import GatewayError, invalid_request
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from llmgw_core.domain.call import Endpoint
+
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_text = msgspec.json.Decoder(str)
+_flag = msgspec.json.Decoder(bool | None)
+_count = msgspec.json.Decoder(int | None)
+_options = msgspec.json.Decoder(dict[str, msgspec.Raw] | None)
+_encode = msgspec.json.Encoder().encode
+
+_ASK_USAGE = msgspec.Raw(b'{"include_usage":true}')
+_TRUE = msgspec.Raw(b"true")
+
+BASE64_TOKENS = 1000
+"""Tokens that one embedded image, sound or file is estimated at: its base64 text says nothing
+about what a model makes of it."""
+
+
+class RequestView:
+    """A request of one of the endpoints. Treat as immutable; `replace` makes a changed one.
+
+    `max_tokens` is the explicit bound of the output, times `n` choices; None if not given.
+    `text_bytes` is the size of the input that the token estimate is made from, and
+    `exact_tokens` the number of input tokens where the client sent tokens.
+    """
+
+    __slots__ = (
+        "choices",
+        "embedded",
+        "exact_tokens",
+        "fields",
+        "max_tokens",
+        "model",
+        "stream",
+        "text_bytes",
+        "usage_wanted",
+    )
+
+    def __init__(self, fields: dict[str, msgspec.Raw], endpoint: Endpoint) -> None:
+        self.fields = fields
+        self.model = _model(fields)
+        self.exact_tokens: int | None = None
+        self.embedded = 0
+        self.stream = False
+        self.usage_wanted = False
+        self.max_tokens: int | None = None
+        self.choices = 1
+        if endpoint == "chat.completions":
+            self._read_chat(fields)
+        else:
+            self._read_embeddings(fields)
+
+    def _read_chat(self, fields: dict[str, msgspec.Raw]) -> None:
+        messages = _required(fields, "messages")
+        if messages[:1] != b"[":
+            raise invalid_request("'messages' must be an array.", param="messages")
+        if messages[1:-1].strip() == b"":
+            raise invalid_request("'messages' must not be empty.", param="messages")
+        if "stream" in fields:
+            self.stream = bool(_typed(_flag, fields, "stream", "a boolean"))
+        if self.stream and "stream_options" in fields:
+            self.usage_wanted = _usage_wanted(fields)
+        self._read_bounds(fields)
+        size = len(messages)
+        if "tools" in fields:
+            size += len(bytes(fields["tools"]))
+        self.text_bytes, self.embedded = _without_base64(messages, size)
+
+    def _read_bounds(self, fields: dict[str, msgspec.Raw]) -> None:
+        bound = None
+        for name in ("max_completion_tokens", "max_tokens"):
+            if name in fields:
+                value = _typed(_count, fields, name, "an integer")
+                if value is not None and value < 0:
+                    raise invalid_request(f"'{name}' must not be negative.", param=name)
+                bound = value if bound is None else bound
+        if "n" in fields:
+            self.choices = _typed(_count, fields, "n", "an integer") or 1
+            if self.choices < 1:
+                raise invalid_request("'n' must be at least 1.", param="n")
+        if bound is not None:
+            self.max_tokens = bound * self.choices
+
+    def _read_embeddings(self, fields: dict[str, msgspec.Raw]) -> None:
+        raw = _required(fields, "input")
+        if raw[:1] not in (b'"', b"["):
+            raise invalid_request("'input' must be a string or an array.", param="input")
+        self.max_tokens = 0
+        self.text_bytes = len(raw)
+        if raw[:1] == b"[" and b'"' not in raw:
+            # Arrays of token ids, nested or not: every number but the last has a comma behind it.
+            self.exact_tokens = raw.count(b",") + 1
+
+    def get(self, name: str) -> Any:
+        """The decoded value of a field, None if absent. Decodes anew on every call."""
+        raw = self.fields.get(name)
+        return None if raw is None else msgspec.json.decode(raw)
+
+    def replace(self, endpoint: Endpoint, changes: Mapping[str, Any]) -> RequestView:
+        """A copy with top-level fields set to new values; a value of None removes the field."""
+        fields = dict(self.fields)
+        for name, value in changes.items():
+            if value is None:
+                fields.pop(name, None)
+            else:
+                fields[name] = msgspec.Raw(_encode(value))
+        return RequestView(fields, endpoint)
+
+    def encode(self, model: str) -> bytes:
+        """The body for an upstream that calls the model `model`; streams always ask for usage."""
+        fields = dict(self.fields)
+        fields["model"] = msgspec.Raw(_encode(model))
+        if self.stream and not self.usage_wanted:
+            given = fields.get("stream_options")
+            options = None if given is None else _options.decode(given)
+            if options:
+                options["include_usage"] = _TRUE
+                fields["stream_options"] = msgspec.Raw(_encode(options))
+            else:
+                fields["stream_options"] = _ASK_USAGE
+        return _encode(fields)
+
+
+def decode_request(body: bytes, endpoint: Endpoint) -> RequestView:
+    """Decode a request body. Raises `GatewayError` 400 that names the field at fault."""
+    try:
+        # msgspec.Raw lets invalid UTF-8 through, hence the explicit check.
+        body.decode()
+        fields = _fields.decode(body)
+    except UnicodeDecodeError:
+        raise _bad_json("The request body is not valid UTF-8.") from None
+    except RecursionError:
+        raise _bad_json("The request body is nested too deeply.") from None
+    except msgspec.ValidationError:
+        raise _bad_json("The request body must be a JSON object.") from None
+    except msgspec.DecodeError as error:
+        raise _bad_json(f"The request body is not valid JSON: {error}.") from None
+    return RequestView(fields, endpoint)
+
+
+def _bad_json(message: str) -> GatewayError:
+    return invalid_request(message, code="invalid_json")
+
+
+def _required(fields: dict[str, msgspec.Raw], name: str) -> bytes:
+    raw = fields.get(name)
+    if raw is None:
+        raise invalid_request(f"Missing required parameter: '{name}'.", param=name)
+    return bytes(raw)
+
+
+def _model(fields: dict[str, msgspec.Raw]) -> str:
+    _required(fields, "model")
+    name: str = _typed(_text, fields, "model", "a string")
+    if not name:
+        raise invalid_request("'model' must not be empty.", param="model")
+    return name
+
+
+def _typed(
+    decoder: msgspec.json.Decoder[Any], fields: dict[str, msgspec.Raw], name: str, what: str
+) -> Any:
+    try:
+        return decoder.decode(fields[name])
+    except (msgspec.DecodeError, RecursionError):
+        raise invalid_request(f"'{name}' must be {what}.", param=name) from None
+
+
+def _usage_wanted(fields: dict[str, msgspec.Raw]) -> bool:
+    options = _typed(_options, fields, "stream_options", "an object")
+    if not options or "include_usage" not in options:
+        return False
+    try:
+        return bool(_flag.decode(options["include_usage"]))
+    except msgspec.DecodeError:
+        raise invalid_request(
+            "'stream_options.include_usage' must be a boolean.",
+            param="stream_options.include_usage",
+        ) from None
+
+
+def _without_base64(raw: bytes, size: int) -> tuple[int, int]:
+    """Bytes of text, and the number of embedded base64 documents left out of them."""
+    found = 0
+    at = raw.find(b";base64,")
+    while at >= 0:
+        end = raw.find(b'"', at)
+        size -= (end if end >= 0 else len(raw)) - at
+        found += 1
+        at = raw.find(b";base64,", end) if end >= 0 else -1
+    return size, found
