@@ -1,1 +1,1 @@
-"""Where to: candidates in order and what to do after a failure. Pure, clock injected."""
+"""Where to: candidates in order and what to do after a failure. Pure."""

@@ -1,0 +1,43 @@
+"""Balancing among the deployments of one model: smooth weighted round robin.
+
+Each pick raises every deployment's credit by its weight, takes the highest and lowers it by the
+sum: over any run of picks the shares are exact, and a heavy deployment is not picked in bursts
+(the algorithm of nginx's upstream module).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from llmgw_core.domain.deployment import Deployment
+
+
+class Balancer(Protocol):
+    """Puts the deployments of one tier into the order in which a call tries them."""
+
+    def order(self, deployments: Sequence[Deployment]) -> Sequence[Deployment]:
+        """All of `deployments`, the pick first."""
+        ...
+
+
+class SmoothRoundRobin:
+    """Weighted round robin. Credits are kept per deployment id, so that calls which may use only
+    a part of the deployments (zones) share the state with the others."""
+
+    def __init__(self) -> None:
+        self._credit: dict[str, int] = {}
+
+    def order(self, deployments: Sequence[Deployment]) -> Sequence[Deployment]:
+        """See the port. Behind the pick, the others come by their credit: after a failure the
+        next one is the one whose turn is nearest."""
+        if len(deployments) == 1:
+            return deployments
+        credit = self._credit
+        total = 0
+        for deployment in deployments:
+            credit[deployment.id] = credit.get(deployment.id, 0) + deployment.weight
+            total += deployment.weight
+        ordered = sorted(deployments, key=lambda deployment: -credit[deployment.id])
+        credit[ordered[0].id] -= total
+        return ordered
