@@ -1,0 +1,164 @@
+"""A sliding window counter in slots: what was counted in the last `seconds`, never too little.
+
+Rule of this file: counting is exact, forgetting is late. A slot counts until its last instant
+has left the window, so a sum kept below a limit bounds what happened in *any* stretch of
+`seconds`. The price is the precision: an amount may stay up to one slot too long.
+
+Time comes in as ticks of half a second (`tick_of`), the same for every window, so that one
+reading of the clock serves all meters of a call. Windows of up to two minutes have slots of one
+tick; longer ones have slots of 2, 4, 8... ticks, so that no window has more than 241 slots.
+"""
+
+from __future__ import annotations
+
+import math
+
+TICKS_PER_SECOND = 2
+"""Resolution of time: the finest slot is half a second."""
+
+MAX_SLOTS = 240
+"""A longer window gets wider slots rather than more of them."""
+
+ROUNDING = 1e-6
+"""Seconds added to a wait so that a caller who waits exactly that long is past the boundary
+in spite of floating point."""
+
+
+def tick_of(now: float) -> int:
+    """The tick that the instant `now` (seconds of a monotonic clock) lies in."""
+    return int(now * TICKS_PER_SECOND)
+
+
+class Window:
+    """Amounts counted over the last `seconds`. `total` is the sum and `tick` the time up to
+    which it holds; call `advance` first when time has moved on.
+
+    Both are plain attributes for readers on the hot path; only the methods change them.
+    """
+
+    __slots__ = ("_at", "_last", "_shift", "_size", "_slot", "_slots", "seconds", "tick", "total")
+
+    def __init__(self, seconds: float, tick: int = 0) -> None:
+        self.total = 0
+        self._shape(seconds, tick)
+
+    def _shape(self, seconds: float, tick: int) -> None:
+        ticks = max(1, math.ceil(seconds * TICKS_PER_SECOND))
+        shift = max(0, math.ceil(math.log2(ticks / MAX_SLOTS)))
+        self.seconds = seconds
+        self._shift = shift
+        # One slot more than the window is long: the current slot is not yet over.
+        self._size = -(-ticks >> shift) + 1
+        self._slots = [0] * self._size
+        self.tick = tick
+        self._slot = tick >> shift
+        self._at = self._slot % self._size
+        self._last = self._slot
+
+    @property
+    def precision(self) -> float:
+        """Seconds that an amount may stay longer than the window.
+
+        One slot, and for windows that are no multiple of a slot the rest of another.
+        """
+        return (self._size << self._shift) / TICKS_PER_SECOND - self.seconds
+
+    def advance(self, tick: int) -> None:
+        """Let time move on to `tick`; an earlier tick changes nothing."""
+        if tick <= self.tick:
+            return
+        self.tick = tick
+        slot = tick >> self._shift
+        passed = slot - self._slot
+        if not passed:
+            return
+        slots, at = self._slots, self._at
+        if slots[at]:
+            self._last = self._slot
+        self._slot = slot
+        self._at = slot % self._size
+        if not self.total:
+            return
+        if passed >= self._size:
+            for index in range(self._size):
+                slots[index] = 0
+            self.total = 0
+            return
+        for _ in range(passed):
+            at += 1
+            if at == self._size:
+                at = 0
+            self.total -= slots[at]
+            slots[at] = 0
+
+    def add(self, amount: int) -> None:
+        """Count `amount` (not negative) now."""
+        self.total += amount
+        self._slots[self._at] += amount
+
+    def correct(self, booked: int, amount: int) -> int:
+        """Change what was booked at tick `booked` by `amount`; returns by how much it changed.
+
+        While that slot counts, the change is made there. Afterwards a positive change counts
+        from now on (a long stream must not escape) and a negative one is void.
+        """
+        slot = booked >> self._shift
+        if self._slot - slot >= self._size:
+            if amount <= 0:
+                return 0
+            at = self._at
+        else:
+            at = slot % self._size
+            if slot > self._last and at != self._at:
+                self._last = slot
+        if amount < 0:
+            # More than the slot holds was never booked there (a reshaped window may have
+            # moved it); a slot below zero would let later traffic through.
+            amount = max(amount, -self._slots[at])
+        self.total += amount
+        self._slots[at] += amount
+        return amount
+
+    def time_until_room(self, amount: int, limit: int, now: float) -> float:
+        """Seconds until `amount` more would fit `limit` if nothing else came; 0.0 = now.
+
+        `inf` when it never fits. `advance` must have been called for `now`.
+        """
+        if amount > limit:
+            return math.inf
+        excess = self.total + amount - limit
+        if excess <= 0:
+            return 0.0
+        slot = self._slot - self._size
+        while excess > 0:
+            slot += 1
+            excess -= self._slots[slot % self._size]
+        return self._leaves(slot) - now + ROUNDING
+
+    def time_until_empty(self, now: float) -> float:
+        """Seconds until everything has left the window if nothing else came."""
+        if not self.total:
+            return 0.0
+        last = self._slot if self._slots[self._at] else self._last
+        while not self._slots[last % self._size]:
+            last -= 1
+        self._last = last
+        return self._leaves(last) - now
+
+    def _leaves(self, slot: int) -> float:
+        """The instant at which `slot` stops counting, in seconds of the clock."""
+        return ((slot + self._size) << self._shift) / TICKS_PER_SECOND
+
+    def reshape(self, seconds: float) -> None:
+        """Take another length and keep what is counted, each amount as late as its slot ends."""
+        oldest = self._slot - self._size + 1
+        counted = [
+            (min(((slot + 1) << self._shift) - 1, self.tick), amount)
+            for slot in range(oldest, self._slot + 1)
+            if (amount := self._slots[slot % self._size])
+        ]
+        self.total = 0
+        self._shape(seconds, self.tick)
+        for booked, amount in counted:
+            if self._slot - (booked >> self._shift) < self._size:
+                self.correct(booked, amount)

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import gc
+import warnings
+
+import pytest
+
+from llmgw_core.limits.memory import MemoryLimiter
+from llmgw_core.limits.port import Exceeded, MeterSpec
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def rpm(limit: int, name: str = "team:t:rpm") -> MeterSpec:
+    return MeterSpec(name, "team", "requests", limit)
+
+
+def tpm(limit: int, name: str = "team:t:tpm") -> MeterSpec:
+    return MeterSpec(name, "team", "tokens", limit)
+
+
+def parallel(limit: int, name: str = "team:t:parallel") -> MeterSpec:
+    return MeterSpec(name, "team", "parallel", limit)
+
+
+async def use(limiter: MemoryLimiter, spec: MeterSpec, tokens: int = 0) -> None:
+    (await limiter.reserve(limiter.bind([spec]), tokens)).settle(tokens)
+
+
+async def test_meters_that_nobody_is_bound_to_are_collected_once_their_window_is_empty() -> None:
+    clock = Clock()
+    limiter = MemoryLimiter(clock)
+    most = 0
+    for number in range(20_000):
+        clock.now += 0.1
+        await use(limiter, rpm(5, f"key:{number}:rpm"))
+        most = max(most, len(limiter))
+    assert 600 <= most < 1000, "some 605 keys are in a window at any time"
+
+
+async def test_a_meter_that_is_still_counting_is_not_collected() -> None:
+    clock = Clock()
+    limiter = MemoryLimiter(clock)
+    await use(limiter, rpm(1))
+    for number in range(1000):
+        clock.now += 0.05
+        await use(limiter, rpm(5, f"key:{number}:rpm"))
+    with pytest.raises(Exceeded):
+        await use(limiter, rpm(1))
+
+
+async def test_a_meter_with_a_call_in_flight_is_not_collected() -> None:
+    clock = Clock()
+    limiter = MemoryLimiter(clock)
+    ticket = await limiter.reserve(limiter.bind([parallel(1)]), 0)
+    for number in range(1000):
+        clock.now += 1
+        await use(limiter, rpm(5, f"key:{number}:rpm"))
+    with pytest.raises(Exceeded):
+        await use(limiter, parallel(1))
+    ticket.settle(0)
+    await use(limiter, parallel(1))
+
+
+async def test_a_cached_binding_and_a_new_one_count_together_after_a_long_silence() -> None:
+    clock = Clock()
+    limiter = MemoryLimiter(clock)
+    cached = limiter.bind([rpm(1)])
+    for number in range(1000):
+        clock.now += 1
+        await use(limiter, rpm(5, f"key:{number}:rpm"))
+    (await limiter.reserve(cached, 0)).settle(0)
+    with pytest.raises(Exceeded):
+        await use(limiter, rpm(1))
+
+
+async def test_binding_many_new_meters_at_once_keeps_all_of_them() -> None:
+    clock = Clock()
+    limiter = MemoryLimiter(clock)
+    specs = [rpm(1, f"key:{number}:rpm") for number in range(20)]
+    bound = limiter.bind(specs)
+    (await limiter.reserve(bound, 0)).settle(0)
+    for spec in specs:
+        with pytest.raises(Exceeded):
+            await use(limiter, spec)
+
+
+async def test_closing_forgets_the_meters() -> None:
+    limiter = MemoryLimiter(Clock())
+    await use(limiter, rpm(5))
+    await limiter.aclose()
+    assert len(limiter) == 0
+
+
+def test_an_id_counts_one_unit_only() -> None:
+    limiter = MemoryLimiter(Clock())
+    limiter.bind([rpm(1, "same")])
+    with pytest.raises(ValueError, match="'same' counts requests, not tokens"):
+        limiter.bind([tpm(1, "same")])
+
+
+async def test_another_window_reshapes_the_meter_and_keeps_its_counts() -> None:
+    clock = Clock()
+    limiter = MemoryLimiter(clock)
+    await use(limiter, rpm(1))
+    longer = MeterSpec("team:t:rpm", "team", "requests", 1, 3600.0)
+    clock.now += 59
+    with pytest.raises(Exceeded) as refused:
+        await use(limiter, longer)
+    assert 3600 - 60 < refused.value.retry_after < 3600
+
+
+async def test_a_forgotten_reservation_warns_and_gives_its_parallel_slots_back() -> None:
+    limiter = MemoryLimiter(Clock())
+    ticket = await limiter.reserve(limiter.bind([parallel(1)]), 0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        del ticket
+        gc.collect()
+    assert [w.category for w in caught] == [ResourceWarning]
+    await use(limiter, parallel(1))
+
+
+async def test_a_reservation_reads_the_clock_once() -> None:
+    readings = 0
+
+    def clock() -> float:
+        nonlocal readings
+        readings += 1
+        return 1000.0
+
+    limiter = MemoryLimiter(clock)
+    bound = limiter.bind([rpm(1), tpm(1), parallel(1)])
+    readings = 0
+    ticket = await limiter.reserve(bound, 1)
+    assert readings == 1
+    with pytest.raises(Exceeded):
+        await limiter.reserve(bound, 1)
+    assert readings == 2
+    ticket.settle(1)
+
+
+def test_a_reservation_never_suspends() -> None:
+    limiter = MemoryLimiter(Clock())
+    coroutine = limiter.reserve(limiter.bind([rpm(1), tpm(1), parallel(1)]), 1)
+    with pytest.raises(StopIteration) as finished:
+        coroutine.send(None)
+    finished.value.value.settle(1)
