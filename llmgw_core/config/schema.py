@@ -56,6 +56,10 @@ class DeploymentConfig(Section, frozen=True):
     prices: tuple[PriceEntry, ...] = ()
     options: dict[str, Any] = {}
 
+    def __repr__(self) -> str:
+        """Names only: `credential` and `options` may hold secrets."""
+        return f"DeploymentConfig(name={self.name!r}, backend={self.backend!r}, zone={self.zone!r})"
+
 
 class ModelConfig(Section, frozen=True):
     """One public model name."""
@@ -79,6 +83,13 @@ class PluginConfig(Section, frozen=True):
     on_error: Literal["closed", "open"] = "closed"
     timeout: float = 30.0
 
+    def __repr__(self) -> str:
+        """Without `config`, which may hold secrets."""
+        return (
+            f"PluginConfig(name={self.name!r}, on_error={self.on_error!r},"
+            f" timeout={self.timeout!r})"
+        )
+
 
 class StoreConfig(Section, frozen=True):
     """`url`: `sqlite:///FILE` (relative to the configuration file). `staleness`: seconds that a
@@ -88,6 +99,10 @@ class StoreConfig(Section, frozen=True):
     url: str = "sqlite:///llmgw.db"
     staleness: float = 5.0
     serve_stale: float = 3600.0
+
+    def __repr__(self) -> str:
+        """Without `url`, which may hold a password."""
+        return f"StoreConfig(staleness={self.staleness!r}, serve_stale={self.serve_stale!r})"
 
 
 class AccountingConfig(Section, frozen=True):

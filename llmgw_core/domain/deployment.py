@@ -52,6 +52,10 @@ class Deployment(msgspec.Struct, frozen=True, eq=False):
     on_disconnect: str = "cancel"
     options: Any = None
 
+    def __repr__(self) -> str:
+        """Names only: `credential` and `options` may hold secrets."""
+        return f"Deployment(id={self.id!r}, backend={self.backend!r}, zone={self.zone!r})"
+
 
 class Model(msgspec.Struct, frozen=True, eq=False):
     """A public name and what serves it. `fallbacks` are public names of other models."""

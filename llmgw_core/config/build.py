@@ -1,0 +1,89 @@
+"""From configured models to the typed ones that calls are planned on."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING
+
+from llmgw_core.config.decode import decode
+from llmgw_core.config.errors import ConfigErrors, join, listed, raise_all, suggestion
+from llmgw_core.domain.deployment import Deployment, Model
+from llmgw_core.domain.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import msgspec
+
+    from llmgw_core.config.schema import Config, DeploymentConfig, ModelConfig
+
+
+def build_models(
+    config: Config, options_of: Mapping[str, type[msgspec.Struct]]
+) -> dict[str, Model]:
+    """The models by public name. `options_of` gives the `Options` type of every backend that an
+    enabled plugin registered. Raises `ConfigErrors`."""
+    builder = _Builder(options_of)
+    models = {name: builder.model(name, model) for name, model in config.models.items()}
+    raise_all(builder.errors)
+    return models
+
+
+class _Builder:
+    def __init__(self, options_of: Mapping[str, type[msgspec.Struct]]) -> None:
+        self.errors: list[ConfigError] = []
+        self._options_of = options_of
+
+    def model(self, name: str, model: ModelConfig) -> Model:
+        path = join(join("models", name), "deployments")
+        return Model(
+            name=name,
+            deployments=tuple(
+                self._deployment(name, deployment, join(path, index))
+                for index, deployment in enumerate(model.deployments)
+            ),
+            fallbacks=model.fallbacks,
+            tags=model.tags,
+            limits=model.limits,
+            kind=model.kind,
+            created=_epoch(model.created),
+        )
+
+    def _deployment(self, model: str, config: DeploymentConfig, path: str) -> Deployment:
+        return Deployment(
+            id=f"{model}/{config.name}",
+            model=model,
+            backend=config.backend,
+            zone=config.zone,
+            upstream_model=config.model or model,
+            weight=config.weight,
+            credential=config.credential,
+            transport=config.transport,
+            timeouts=config.timeouts,
+            on_disconnect=config.on_disconnect,
+            options=self._options(config, path),
+        )
+
+    def _options(self, config: DeploymentConfig, path: str) -> msgspec.Struct | None:
+        kind = self._options_of.get(config.backend)
+        if kind is None:
+            hint = suggestion(config.backend, self._options_of) or "."
+            message = (
+                f"no enabled plugin has a backend `{config.backend}`"
+                f" (enabled: {listed(self._options_of)}){hint}"
+            )
+            self.errors.append(ConfigError(message, path=join(path, "backend")))
+            return None
+        try:
+            return decode(config.options, kind, join(path, "options"))
+        except ConfigErrors as error:
+            self.errors.extend(error.errors)
+            return None
+
+
+def _epoch(day: dt.date | None) -> int:
+    """Seconds since the epoch at the start of `day` in UTC; 0 when it is not known."""
+    if day is None:
+        return 0
+    start = dt.datetime.combine(day, dt.time(), dt.UTC)
+    return int(start.timestamp())

@@ -1,0 +1,78 @@
+"""A configuration file into a `Config`, whole or not at all.
+
+Steps, each of which reports all that it finds before the next one starts: YAML, `${NAME}` and
+`file:`, types, meaning, paths.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from llmgw_core.config.decode import decode
+from llmgw_core.config.document import read_document
+from llmgw_core.config.errors import ConfigErrors, raise_all
+from llmgw_core.config.schema import Config
+from llmgw_core.config.secrets import Resolver
+from llmgw_core.config.validate import validate
+from llmgw_core.domain.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def load(path: Path | str) -> Config:
+    """The configuration in the file `path`, with the variables of this process. Raises
+    `ConfigErrors`."""
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        message = f"the configuration file {file} cannot be read: {error.strerror}."
+        raise ConfigErrors([ConfigError(message)]) from None
+    except ValueError:
+        message = f"the configuration file {file} is not UTF-8 text."
+        raise ConfigErrors([ConfigError(message)]) from None
+    return parse(text, base_dir=file.parent, env=os.environ)
+
+
+def parse(
+    text: str,
+    *,
+    base_dir: Path | str,
+    env: Mapping[str, str],
+    today: dt.date | None = None,
+) -> Config:
+    """The configuration in `text`. Relative paths are relative to `base_dir`; `today` (UTC, by
+    default the real one) is the day on which models must have a price. Raises `ConfigErrors`."""
+    base = Path(base_dir).absolute()
+    raw = read_document(text)
+    resolver = Resolver(base, env)
+    resolved = resolver.resolve({} if raw is None else raw)
+    raise_all(resolver.errors)
+    if not isinstance(resolved, dict):
+        raise ConfigErrors([ConfigError("the configuration must be a mapping of sections.")])
+    config = decode(resolved, Config)
+    raise_all(validate(config, today=today or dt.datetime.now(dt.UTC).date()))
+    return _with_absolute_paths(config, base)
+
+
+def _with_absolute_paths(config: Config, base: Path) -> Config:
+    store, accounting = config.store, config.accounting
+    return msgspec.structs.replace(
+        config,
+        store=msgspec.structs.replace(store, url=_absolute_url(store.url, base)),
+        accounting=msgspec.structs.replace(accounting, journal=str(base / accounting.journal)),
+    )
+
+
+def _absolute_url(url: str, base: Path) -> str:
+    """`sqlite:///FILE` with an absolute file; anything else as it is."""
+    scheme, found, rest = url.partition(":///")
+    if not found or not scheme.startswith("sqlite") or not rest or rest.startswith(":memory:"):
+        return url
+    return f"{scheme}:///{base / rest}"

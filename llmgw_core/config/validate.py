@@ -1,0 +1,229 @@
+"""What the types cannot say about a configuration. Pure: a `Config` in, errors out."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from llmgw_core.config.errors import join, listed, suggestion
+from llmgw_core.domain.errors import ConfigError
+
+if TYPE_CHECKING:
+    import datetime as dt
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from llmgw_core.config.schema import (
+        Config,
+        DeploymentConfig,
+        ModelConfig,
+        PriceEntry,
+        TokenPrices,
+    )
+    from llmgw_core.domain.access import Limits
+
+
+def validate(config: Config, *, today: dt.date) -> list[ConfigError]:
+    """Every error in `config`; prices are looked up as of `today` (UTC)."""
+    return [
+        *_models(config, today),
+        *_fallbacks(config),
+        *_plugins(config),
+        *_server(config),
+        *_numbers(config),
+    ]
+
+
+def _models(config: Config, today: dt.date) -> Iterator[ConfigError]:
+    for name, model in config.models.items():
+        path = join("models", name)
+        if not name:
+            yield ConfigError("a model needs a name.", path=path)
+        if not model.deployments:
+            yield ConfigError("a model needs at least one deployment.", path=path)
+        yield from _limits(model.limits, join(path, "limits"))
+        yield from _prices(model.prices, join(path, "prices"))
+        yield from _duplicates(
+            (deployment.name for deployment in model.deployments), join(path, "deployments")
+        )
+        for index, deployment in enumerate(model.deployments):
+            place = join(join(path, "deployments"), index)
+            yield from _deployment(deployment, place)
+            if config.accounting.unpriced == "refuse":
+                yield from _priced(model, deployment, place, today)
+
+
+def _deployment(deployment: DeploymentConfig, path: str) -> Iterator[ConfigError]:
+    if not deployment.name or "/" in deployment.name:
+        message = "a deployment needs a name, and `/` cannot be part of it."
+        yield ConfigError(message, path=join(path, "name"))
+    if not deployment.zone.strip():
+        message = "a deployment must say in which zone it is, e.g. `onprem`, `eu` or `world`."
+        yield ConfigError(message, path=join(path, "zone"))
+    if deployment.weight < 1:
+        message = "must be at least 1; to take a deployment out of use, remove it."
+        yield ConfigError(message, path=join(path, "weight"))
+    for field in deployment.timeouts.__struct_fields__:
+        place = join(join(path, "timeouts"), field)
+        yield from _positive(getattr(deployment.timeouts, field), place, "seconds")
+    yield from _prices(deployment.prices, join(path, "prices"))
+
+
+def _limits(limits: Limits, path: str) -> Iterator[ConfigError]:
+    for field in limits.__struct_fields__:
+        value = getattr(limits, field)
+        if value is not None and value < 1:
+            message = (
+                "must be at least 1; leave it out for no limit"
+                " (0 would refuse every call: to switch a model off, remove it)."
+            )
+            yield ConfigError(message, path=join(path, field))
+
+
+def _prices(prices: Sequence[PriceEntry], path: str) -> Iterator[ConfigError]:
+    for index, (earlier, later) in enumerate(itertools.pairwise(prices), start=1):
+        place = join(join(path, index), "from")
+        if later.valid_from == earlier.valid_from:
+            message = f"there are two entries from {later.valid_from}; only one can hold."
+            yield ConfigError(message, path=place)
+        elif later.valid_from < earlier.valid_from:
+            message = "entries must be in the order of their dates, the earliest first."
+            yield ConfigError(message, path=place)
+    for index, entry in enumerate(prices):
+        yield from _amounts(entry.cost, join(join(path, index), "cost"))
+        if entry.charge is not None:
+            yield from _amounts(entry.charge, join(join(path, index), "charge"))
+
+
+def _amounts(prices: TokenPrices, path: str) -> Iterator[ConfigError]:
+    for field in prices.__struct_fields__:
+        amount = getattr(prices, field)
+        if amount is not None and not (amount.is_finite() and amount >= 0):
+            yield ConfigError("a price cannot be negative or infinite.", path=join(path, field))
+
+
+def _priced(
+    model: ModelConfig, deployment: DeploymentConfig, path: str, today: dt.date
+) -> Iterator[ConfigError]:
+    prices = deployment.prices or model.prices
+    if not prices:
+        problem = "has no price"
+    elif min(entry.valid_from for entry in prices) > today:
+        problem = f"has no price that is valid today ({today})"
+    else:
+        return
+    remedy = (
+        "add `prices` to the model or the deployment,"
+        " or set `accounting.unpriced: zero` to book such calls at zero."
+    )
+    yield ConfigError(f"{problem}: {remedy}", path=path)
+
+
+def _fallbacks(config: Config) -> Iterator[ConfigError]:
+    for name, model in config.models.items():
+        path = join(join("models", name), "fallbacks")
+        yield from _duplicates(model.fallbacks, path)
+        for index, fallback in enumerate(model.fallbacks):
+            place = join(path, index)
+            target = config.models.get(fallback)
+            if fallback == name:
+                yield ConfigError("a model cannot fall back to itself.", path=place)
+            elif target is None:
+                hint = suggestion(fallback, config.models) or (
+                    f"; there are {listed(config.models)}."
+                )
+                yield ConfigError(f"unknown model `{fallback}`{hint}", path=place)
+            elif target.kind != model.kind:
+                message = (
+                    f"a model of kind `{model.kind}` cannot fall back to `{fallback}`,"
+                    f" which is of kind `{target.kind}`."
+                )
+                yield ConfigError(message, path=place)
+    for cycle in _cycles({name: model.fallbacks for name, model in config.models.items()}):
+        chain = " → ".join((*cycle, cycle[0]))
+        message = f"fallbacks run in a circle ({chain}); remove one of them."
+        yield ConfigError(message, path=join(join("models", cycle[0]), "fallbacks"))
+
+
+def _cycles(edges: dict[str, tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """One cycle of more than one member for each edge that closes one, found depth-first
+    without recursion. Self references are somebody else's error."""
+    found: list[tuple[str, ...]] = []
+    done: set[str] = set()
+    for start, first in edges.items():
+        if start in done:
+            continue
+        trail, pending = [start], [(start, iter(first))]
+        while pending:
+            name, targets = pending[-1]
+            target = next(targets, None)
+            if target is None:
+                pending.pop()
+                trail.pop()
+                done.add(name)
+            elif target in trail and target != name:
+                found.append(tuple(trail[trail.index(target) :]))
+            elif target in edges and target not in done and target != name:
+                pending.append((target, iter(edges[target])))
+                trail.append(target)
+    return found
+
+
+def _plugins(config: Config) -> Iterator[ConfigError]:
+    yield from _duplicates((plugin.name for plugin in config.plugins), "plugins")
+    for index, plugin in enumerate(config.plugins):
+        path = join("plugins", index)
+        if not plugin.name:
+            yield ConfigError("a plugin needs a name.", path=join(path, "name"))
+        yield from _positive(plugin.timeout, join(path, "timeout"), "seconds")
+
+
+def _server(config: Config) -> Iterator[ConfigError]:
+    server = config.server
+    if not 0 <= server.port <= 65535:
+        message = "must be from 1 to 65535, or 0 for any free port."
+        yield ConfigError(message, path="server.port")
+    if server.workers < 1:
+        yield ConfigError("must be 1.", path="server.workers")
+    elif server.workers > 1:
+        message = (
+            "must be 1: several workers need a limiter that they share,"
+            " or each would grant the whole limit."
+        )
+        yield ConfigError(message, path="server.workers")
+
+
+def _numbers(config: Config) -> Iterator[ConfigError]:
+    yield from _not_negative(config.server.drain_seconds, "server.drain_seconds")
+    yield from _not_negative(config.store.staleness, "store.staleness")
+    yield from _not_negative(config.store.serve_stale, "store.serve_stale")
+    yield from _positive(config.accounting.segment_bytes, "accounting.segment_bytes", "bytes")
+    yield from _positive(config.accounting.move_interval, "accounting.move_interval", "seconds")
+    for field in config.requests.__struct_fields__:
+        yield from _positive(getattr(config.requests, field), join("requests", field))
+    for field, text in (
+        ("store.url", config.store.url),
+        ("accounting.journal", config.accounting.journal),
+        ("accounting.currency", config.accounting.currency),
+        ("server.host", config.server.host),
+    ):
+        if not text.strip():
+            yield ConfigError("must not be empty; leave it out for the default.", path=field)
+
+
+def _positive(value: float, path: str, unit: str = "") -> Iterator[ConfigError]:
+    if not (value > 0 and math.isfinite(value)):
+        amount = f"a number of {unit} " if unit else ""
+        yield ConfigError(f"must be {amount}greater than 0.", path=path)
+
+
+def _not_negative(value: float, path: str) -> Iterator[ConfigError]:
+    if not (value >= 0 and math.isfinite(value)):
+        yield ConfigError("must be a number of seconds, 0 or more.", path=path)
+
+
+def _duplicates(names: Iterable[str], path: str) -> Iterator[ConfigError]:
+    for name, count in Counter(names).items():
+        if count > 1:
+            yield ConfigError(f"`{name}` is named {count} times; names must differ.", path=path)
