@@ -1,0 +1,130 @@
+"""The plugin: one supervised engine per deployment of the backend `llamacpp`."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+from llmgw_core.backends.canonical import CanonicalSession
+from llmgw_core.domain.deployment import Origin
+from llmgw_core.domain.errors import ConfigError
+from llmgw_core.domain.failure import UpstreamFailure
+from llmgw_core.hooks.specs import hookimpl
+
+from llmgw_llamacpp.child import HOST
+from llmgw_llamacpp.engine import Engine, EngineError, Timing
+from llmgw_llamacpp.modelfile import ModelFileError
+from llmgw_llamacpp.options import LlamaCppOptions, check_options, child_settings
+from llmgw_llamacpp.supervision import State
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llmgw_core.backends.port import Backend, Session
+    from llmgw_core.domain.call import Call
+    from llmgw_core.domain.deployment import Deployment
+    from llmgw_core.hooks.context import PluginContext
+
+BACKEND = "llamacpp"
+
+
+class LlamaCppBackend:
+    """The backend `llamacpp`: OpenAI's form, spoken to a child of this process."""
+
+    name = BACKEND
+    Options = LlamaCppOptions
+
+    def __init__(self) -> None:
+        self.engines: dict[str, Engine] = {}
+        self._origins: dict[str, Origin] = {}
+
+    def changed(self, deployment_id: str) -> None:
+        """Take note of what the engine of a deployment now is."""
+        engine = self.engines[deployment_id]
+        if engine.state is State.READY:
+            self._origins[deployment_id] = Origin("http", HOST, engine.port)
+        else:
+            self._origins.pop(deployment_id, None)
+
+    def origin(self, deployment: Deployment) -> Origin:
+        """See the port: where the engine listens since its last start."""
+        origin = self._origins.get(deployment.id)
+        if origin is None:
+            raise UpstreamFailure("unavailable", f"the engine {deployment.id} is not ready")
+        return origin
+
+    def begin(self, call: Call, deployment: Deployment, credential: str) -> Session:
+        """See the port. The credential is the engine's own random key."""
+        engine = self.engines.get(deployment.id)
+        return CanonicalSession(call, deployment, engine.api_key if engine else "")
+
+    def check(self, deployment: Deployment) -> None:
+        """See the port."""
+        check_options(deployment.options)
+
+
+class LlamaCppPlugin:
+    """Registers the backend and keeps its engines running between start-up and shutdown."""
+
+    class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+        """Nothing to configure here: everything is an option of a deployment."""
+
+    def __init__(self, config: Config, context: PluginContext) -> None:
+        self._context = context
+        self._backend = LlamaCppBackend()
+        self._timing = Timing(time.monotonic, asyncio.sleep, random.random)
+
+    @hookimpl
+    def register_backends(self) -> Sequence[Backend]:
+        """The backend `llamacpp`."""
+        return (self._backend,)
+
+    @hookimpl
+    async def startup(self) -> None:
+        """Start every engine at once and wait until all are ready.
+
+        Raises `ConfigError` when one does not start; the others are stopped first."""
+        engines = [self._launch(each) for each in self._context.deployments(BACKEND)]
+        outcome: list[BaseException | None] = []
+        try:
+            outcome = await asyncio.gather(
+                *(engine.started() for engine in engines), return_exceptions=True
+            )
+        finally:
+            if len(outcome) != len(engines) or any(outcome):
+                await self.shutdown()
+        for error in outcome:
+            if isinstance(error, EngineError):
+                raise ConfigError(f"{error} What it said is in the log.")
+            if error is not None:
+                raise error
+
+    @hookimpl
+    async def shutdown(self) -> None:
+        """Stop every engine and wait until the last is gone."""
+        await asyncio.gather(*(engine.stop() for engine in self._backend.engines.values()))
+
+    def _launch(self, deployment: Deployment) -> Engine:
+        options: LlamaCppOptions = deployment.options
+        try:
+            settings = child_settings(options, deployment.upstream_model)
+        except ModelFileError as error:
+            raise ConfigError(str(error), path=deployment.id) from error
+        engine = Engine(
+            deployment.id,
+            settings,
+            start_timeout=options.start_timeout,
+            stop_grace=options.stop_grace,
+            logger=self._context.logger,
+            timing=self._timing,
+            on_change=lambda: self._changed(deployment.id),
+        )
+        self._backend.engines[deployment.id] = engine
+        self._context.spawn(engine.supervise(), f"engine {deployment.id}")
+        return engine
+
+    def _changed(self, deployment_id: str) -> None:
+        self._backend.changed(deployment_id)

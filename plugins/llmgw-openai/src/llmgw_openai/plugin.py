@@ -1,0 +1,73 @@
+"""The plugin and its backend. There is nothing to translate: OpenAI's form is the gateway's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+from llmgw_core.backends.canonical import CanonicalSession
+from llmgw_core.domain.errors import ConfigError
+from llmgw_core.hooks.specs import hookimpl
+
+from llmgw_openai.options import OpenAIOptions, OptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llmgw_core.backends.port import Backend, Session
+    from llmgw_core.domain.call import Call
+    from llmgw_core.domain.deployment import Deployment, Origin
+    from llmgw_core.hooks.context import PluginContext
+
+
+class OpenAIBackend:
+    """The backend `openai`."""
+
+    name = "openai"
+    Options = OpenAIOptions
+
+    def origin(self, deployment: Deployment) -> Origin:
+        """See the port."""
+        options: OpenAIOptions = deployment.options
+        return options.upstream.origin
+
+    def begin(self, call: Call, deployment: Deployment, credential: str) -> Session:
+        """See the port."""
+        options: OpenAIOptions = deployment.options
+        upstream = options.upstream
+        headers = upstream.headers
+        if upstream.auth_header and credential:
+            secret = upstream.auth_scheme + credential.encode("latin-1")
+            headers = (*headers, (upstream.auth_header, secret))
+            credential = ""
+        return CanonicalSession(
+            call, deployment, credential, path_prefix=upstream.path_prefix, extra_headers=headers
+        )
+
+    def check(self, deployment: Deployment) -> None:
+        """See the port: the address, the headers and the TLS files."""
+        options: OpenAIOptions = deployment.options
+        try:
+            origin = options.upstream.origin
+        except OptionError as error:
+            raise ConfigError(str(error), path=error.option) from error
+        for name in ("ca_file", "client_cert", "client_key"):
+            path = getattr(origin, name)
+            if path and not Path(path).is_file():
+                raise ConfigError(f"there is no file {path}.", path=name)
+
+
+class OpenAIPlugin:
+    """Registers the backend `openai`."""
+
+    class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+        """Nothing to configure here: everything is an option of a deployment."""
+
+    def __init__(self, config: Config, context: PluginContext) -> None:
+        self._backend = OpenAIBackend()
+
+    @hookimpl
+    def register_backends(self) -> Sequence[Backend]:
+        """The backend `openai`."""
+        return (self._backend,)
