@@ -36,6 +36,17 @@ class Usage(msgspec.Struct, frozen=True):
         """Input plus output."""
         return self.input_tokens + self.output_tokens
 
+    def plus(self, other: Usage) -> Usage:
+        """The sum; estimated as soon as one of the two is."""
+        exact = self.source == other.source == "provider"
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cached_input_tokens + other.cached_input_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
+            "provider" if exact else "estimated",
+        )
+
 
 NO_USAGE = Usage(source="none")
 

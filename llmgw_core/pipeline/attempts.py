@@ -1,0 +1,236 @@
+"""The attempts of a call: one candidate after the other until one delivers.
+
+This is the only loop that goes from one deployment to the next, for complete replies and for
+streams alike: whatever fails before the content commit ends up here, is classified, and the
+routing policy says what happens. Foreign errors of the transport are mapped here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING
+
+from llmgw_core.backends.transport.port import Transport, TransportError
+from llmgw_core.domain.errors import GatewayError, overloaded, permission_denied, upstream_failed
+from llmgw_core.domain.failure import FailureKind, UpstreamFailure
+from llmgw_core.limits.port import Exceeded
+from llmgw_core.routing.policy import next_step
+
+if TYPE_CHECKING:
+    from llmgw_core.backends.port import Session
+    from llmgw_core.backends.transport.port import UpstreamReply
+    from llmgw_core.domain.deployment import Deployment
+    from llmgw_core.hooks.host import PluginHost
+    from llmgw_core.pipeline.exchange import Exchange
+    from llmgw_core.pipeline.settlement import Books
+    from llmgw_core.routing.balance import Balancer
+
+Deliver = Callable[["Exchange", "Session", "UpstreamReply"], Awaitable[None]]
+"""Reads a 2xx reply and hands it to the client. Raises `UpstreamFailure` or `TransportError`
+only as long as nothing of the content has been handed over."""
+
+log = logging.getLogger("llmgw.attempts")
+
+_TRANSPORT_KINDS: dict[str, FailureKind] = {
+    "dns": "connect",
+    "refused": "connect",
+    "tls": "connect",
+    "pool": "overloaded",
+    "timeout": "timeout",
+    "reset": "cut",
+    "protocol": "protocol",
+    "too_large": "protocol",
+}
+
+
+class Attempts:
+    """Runs the attempts of calls; one per gateway."""
+
+    def __init__(
+        self,
+        *,
+        host: PluginHost,
+        transports: Mapping[str, Transport],
+        balancer: Balancer,
+        books: Books,
+        budget: int,
+        reply_bytes: int,
+        refuse_unpriced: bool,
+    ) -> None:
+        self._host = host
+        self._transports = transports
+        self._balancer = balancer
+        self._books = books
+        self._budget = budget
+        self._reply_bytes = reply_bytes
+        self._refuse_unpriced = refuse_unpriced
+
+    async def run(self, exchange: Exchange, deliver: Deliver) -> None:
+        """Try candidates until one delivers. Raises `UpstreamFailure` of kind `client` (to be
+        passed through) or `GatewayError` when none did."""
+        settlement = exchange.settlement
+        assert settlement is not None
+        remaining = self._candidates(exchange)
+        fresh = False
+        while True:
+            deployment = remaining[0]
+            settlement.begin(deployment)
+            try:
+                await self._make_room(exchange, deployment)
+                return await self._attempt(exchange, deployment, fresh, deliver)
+            except TransportError as error:
+                stale = _stale(error) and not fresh
+                failure = _classified(error)
+            except UpstreamFailure as error:
+                stale = False
+                failure = error
+            step = next_step(
+                failure.kind,
+                stale_connection=stale,
+                committed=exchange.replied and bool(settlement.first_content),
+                attempts=settlement.attempts + 1,
+                budget=self._budget,
+                candidates_left=len(remaining) - 1,
+            )
+            if step == "again":
+                settlement.forget()
+                fresh = True
+                continue
+            _report(exchange, deployment, failure)
+            settlement.failed(failure.kind, failure.status)
+            if step == "stop":
+                raise failure if failure.kind == "client" else _verdict(failure)
+            fresh = False
+            del remaining[0]
+
+    def _candidates(self, exchange: Exchange) -> list[Deployment]:
+        """The candidates in order, asked about with the plugins' `authorize` for each model."""
+        lane, call = exchange.lane, exchange.call
+        assert lane is not None
+        ordered = lane.candidates.order(self._balancer)
+        if self._host.authorize:
+            denied = {
+                model
+                for model in {deployment.model for deployment in ordered}
+                if model != call.model and self._host.run_authorize(call, model) is not None
+            }
+            ordered = [deployment for deployment in ordered if deployment.model not in denied]
+        if ordered:
+            return ordered
+        if any(dropped.reason == "it has no price" for dropped in lane.candidates.dropped):
+            raise overloaded("The model cannot be served: it has no price.", code="model_unpriced")
+        raise permission_denied("No deployment of the model is in a zone that you may use.")
+
+    async def _make_room(self, exchange: Exchange, deployment: Deployment) -> None:
+        """Before another model is used, its own meters join the reservation; a candidate that
+        has no price at the time of the call is no candidate."""
+        books, call, lane = self._books, exchange.call, exchange.lane
+        assert lane is not None and exchange.reservation is not None
+        if self._refuse_unpriced and (
+            books.prices.price(deployment.model, deployment.id, call.started_ns) is None
+        ):
+            raise UpstreamFailure("unavailable", f"{deployment.id} has no price at this time")
+        extra = lane.extra.get(deployment.model)
+        if extra is None or deployment.model in exchange.metered:
+            return
+        try:
+            await exchange.reservation.amend(exchange.reserved, extra)
+        except Exceeded as error:
+            raise UpstreamFailure(
+                "rate_limited", f"meter {error.spec.id} is full", retry_after=error.retry_after
+            ) from None
+        exchange.metered.add(deployment.model)
+
+    async def _attempt(
+        self, exchange: Exchange, deployment: Deployment, fresh: bool, deliver: Deliver
+    ) -> None:
+        settlement = exchange.settlement
+        assert settlement is not None and settlement.attempt is not None
+        backend = self._host.backends[deployment.backend]
+        origin = backend.origin(deployment)
+        session = backend.begin(exchange.call, deployment, deployment.credential)
+        transport = self._transports[deployment.transport]
+        if deployment.on_disconnect == "drain":
+            exchange.work_on_when_gone()
+        else:
+            exchange.stop_when_gone()
+        requests = session.requests()
+        settlement.attempt.sent = True
+        for request in requests[:-1]:
+            reply = await transport.send(origin, request, deployment.timeouts, fresh=fresh)
+            await reply.read(self._reply_bytes)
+        reply = await transport.send(origin, requests[-1], deployment.timeouts, fresh=fresh)
+        try:
+            if not 200 <= reply.status < 300:
+                body = await reply.read(self._reply_bytes)
+                raise session.error(reply.status, reply.headers, body)
+            await deliver(exchange, session, reply)
+        except BaseException:
+            # Whatever happened, cancellation included: the connection must not go back.
+            reply.abort()
+            raise
+
+
+def _stale(error: TransportError) -> bool:
+    """A kept-alive connection that the peer had closed: it says nothing about the peer."""
+    return (
+        error.reused
+        and not error.received
+        and error.kind in ("reset", "protocol")
+        and error.phase in ("send", "head")
+    )
+
+
+def _classified(error: TransportError) -> UpstreamFailure:
+    kind = _TRANSPORT_KINDS[error.kind]
+    if error.phase == "connect" and kind == "cut":
+        kind = "connect"
+    return UpstreamFailure(kind, str(error))
+
+
+def _report(exchange: Exchange, deployment: Deployment, failure: UpstreamFailure) -> None:
+    log.warning(
+        "attempt failed: call=%s deployment=%s kind=%s status=%d: %s",
+        exchange.call.id,
+        deployment.id,
+        failure.kind,
+        failure.status,
+        failure,
+    )
+
+
+def _verdict(failure: UpstreamFailure) -> GatewayError:
+    """What the caller is told when the last candidate failed like this."""
+    after = failure.retry_after
+    match failure.kind:
+        case "unavailable" | "connect":
+            return overloaded(
+                "The model is not available at the moment.",
+                code="upstream_unavailable",
+                retry_after=after,
+            )
+        case "overloaded":
+            return overloaded(
+                "The model is overloaded.", code="upstream_overloaded", retry_after=after
+            )
+        case "rate_limited":
+            return GatewayError(
+                429,
+                "upstream_rate_limited",
+                "The model is rate limited.",
+                type="rate_limit_error",
+                retry_after=after if after is not None else 1.0,
+            )
+        case "timeout":
+            return upstream_failed(
+                "The model did not answer in time.", code="upstream_timeout", status=504
+            )
+        case "credentials":
+            return upstream_failed(
+                "The gateway's credentials for this model were refused. Your own key is fine.",
+                code="upstream_credentials_exhausted",
+            )
+        case _:
+            return upstream_failed("The model's backend failed.")
+

@@ -1,0 +1,274 @@
+"""Settling a call: usage → charge → reservation → journal, as one synchronous function.
+
+It is synchronous so that nothing can cancel it between its steps, and idempotent so that every
+way out of a call (reply, failure, cancellation) may simply ask for it. The journal is written
+before the last byte of the reply leaves: a reply that arrived is on the books.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from llmgw_core.domain.usage import (
+    NO_USAGE,
+    AttemptRecord,
+    CallStatus,
+    DeliveryRecord,
+    Usage,
+    UsageRecord,
+)
+from llmgw_core.pipeline.stats import DURATION_BUCKETS, Stats
+
+if TYPE_CHECKING:
+    from llmgw_core.accounting.journal import Journal
+    from llmgw_core.accounting.prices import PriceBook
+    from llmgw_core.backends.port import StreamReader
+    from llmgw_core.domain.call import Call
+    from llmgw_core.domain.deployment import Deployment
+    from llmgw_core.domain.errors import GatewayError
+    from llmgw_core.hooks.host import PluginHost
+    from llmgw_core.limits.estimate import TokenEstimator
+    from llmgw_core.limits.port import Reservation
+
+
+class Attempt:
+    """The attempt that runs now. `sent`: a request may have reached the upstream, so its input
+    counts as used even if nothing comes back; `reader` knows what a stream has produced."""
+
+    __slots__ = ("deployment", "reader", "sent", "started")
+
+    def __init__(self, deployment: Deployment, started: float) -> None:
+        self.deployment = deployment
+        self.started = started
+        self.sent = False
+        self.reader: StreamReader | None = None
+
+
+class Books:
+    """Everything that settlement writes to; one per gateway."""
+
+    def __init__(
+        self,
+        *,
+        prices: PriceBook,
+        journal: Journal,
+        estimator: TokenEstimator,
+        stats: Stats,
+        host: PluginHost,
+        clock: Callable[[], float],
+        currency: str,
+    ) -> None:
+        self.prices = prices
+        self.journal = journal
+        self.estimator = estimator
+        self.stats = stats
+        self.host = host
+        self.clock = clock
+        self.currency = currency
+
+
+class Settlement:
+    """The ticket of one admitted call: settled exactly once, whatever happens to the call."""
+
+    __slots__ = (
+        "_attempts",
+        "_books",
+        "_call",
+        "_reservation",
+        "_spent",
+        "attempt",
+        "first_content",
+        "input_tokens",
+        "settled",
+    )
+
+    def __init__(
+        self, books: Books, call: Call, reservation: Reservation, input_tokens: int
+    ) -> None:
+        self._books = books
+        self._call = call
+        self._reservation = reservation
+        self._attempts: list[AttemptRecord] = []
+        self._spent: Usage | None = None
+        self.attempt: Attempt | None = None
+        self.first_content = 0.0
+        self.input_tokens = input_tokens
+        self.settled = False
+        books.stats.in_flight += 1
+
+    @property
+    def attempts(self) -> int:
+        """Attempts that have ended."""
+        return len(self._attempts)
+
+    def begin(self, deployment: Deployment) -> Attempt:
+        """A new attempt runs now."""
+        self.attempt = attempt = Attempt(deployment, self._books.clock())
+        return attempt
+
+    def failed(self, outcome: str, status: int) -> None:
+        """The running attempt has failed and was not delivered; what it reported is paid."""
+        attempt = self.attempt
+        if attempt is not None:
+            usage = None if attempt.reader is None else attempt.reader.usage
+            if usage is not None:
+                self._spent = usage if self._spent is None else usage.plus(self._spent)
+            self._close(attempt, outcome, status, usage or NO_USAGE)
+
+    def forget(self) -> None:
+        """The running attempt met a connection that was dead already: it never happened."""
+        self.attempt = None
+
+    def complete(self, usage: Usage | None, output_bytes: int, http_status: int = 200) -> None:
+        """The running attempt gave the whole reply."""
+        self._settle("completed", "ok", http_status, self._used(usage, output_bytes), "")
+
+    def rejected(self, usage: Usage | None, output_bytes: int, error: GatewayError) -> None:
+        """The reply was whole, but a hook does not let it through: it is paid nevertheless."""
+        used = self._used(usage, output_bytes)
+        self._settle("refused", "rejected", error.status, used, error.code)
+
+    def incomplete(self, outcome: str, error_code: str) -> None:
+        """The running attempt broke after the content commit: what was delivered is charged."""
+        self._settle("incomplete", outcome, 200, self._delivered(), error_code)
+
+    def client_left(self) -> None:
+        """The client has gone: charged for what was used until now."""
+        self._settle("client_left", "client_left", 499, self._delivered(), "client_left")
+
+    def interrupted(self) -> None:
+        """The gateway itself stops the call (shutdown, a bug): what was used is charged."""
+        status: CallStatus = "incomplete" if self.first_content else "failed"
+        self._settle(status, "interrupted", 500, self._delivered(), "interrupted")
+
+    def unsuccessful(self, status: CallStatus, http_status: int, error_code: str) -> None:
+        """No attempt succeeded, or the call was stopped before any."""
+        self._settle(status, "", http_status, NO_USAGE, error_code)
+
+    def answered(self, http_status: int = 200) -> None:
+        """A hook answered without any upstream: nothing was used."""
+        self._settle("completed", "", http_status, NO_USAGE, "")
+
+    def left_after_settlement(self) -> None:
+        """The client went away between settlement and the last byte: a second entry."""
+        now = self._books.clock()
+        duration = int((now - self._call.started) * 1e6)
+        self._books.journal.append_delivery(DeliveryRecord(self._call.id, "client_left", duration))
+
+    def _used(self, usage: Usage | None, output_bytes: int) -> Usage:
+        """The provider's usage, which the estimator learns from, or else an estimate."""
+        attempt, estimator = self.attempt, self._books.estimator
+        assert attempt is not None
+        model = attempt.deployment.model
+        if usage is None:
+            output = estimator.output_tokens(model, output_bytes)
+            return Usage(self.input_tokens, output, source="estimated")
+        request = self._call.request
+        if request.exact_tokens is None and not request.embedded:
+            estimator.learn_input(model, request.text_bytes, usage.input_tokens)
+        if usage.output_tokens:
+            estimator.learn_output(model, output_bytes, usage.output_tokens)
+        return usage
+
+    def _delivered(self) -> Usage:
+        """What an attempt that did not end well has used: reported, else estimated."""
+        attempt = self.attempt
+        if attempt is None or not attempt.sent:
+            return NO_USAGE
+        reader = attempt.reader
+        if reader is None:
+            return Usage(self.input_tokens, 0, source="estimated")
+        if reader.usage is not None:
+            return reader.usage
+        output = self._books.estimator.output_tokens(attempt.deployment.model, reader.output_bytes)
+        return Usage(self.input_tokens, output, source="estimated")
+
+    def _close(self, attempt: Attempt, outcome: str, status: int, usage: Usage) -> None:
+        deployment, books = attempt.deployment, self._books
+        cost = charge = 0
+        if usage.source != "none":
+            price = books.prices.price(deployment.model, deployment.id, self._call.started_ns)
+            if price is not None:
+                cost, charge = price.cost(usage), price.charge(usage)
+        duration = int((books.clock() - attempt.started) * 1e6)
+        self._attempts.append(
+            AttemptRecord(
+                deployment.id, deployment.model, outcome, status, duration, cost, charge
+            )
+        )
+        books.stats.attempts[deployment.id, outcome] += 1
+        self.attempt = None
+
+    def _settle(
+        self, status: CallStatus, outcome: str, http_status: int, usage: Usage, error_code: str
+    ) -> None:
+        if self.settled:
+            return
+        self.settled = True
+        books, call, last = self._books, self._call, self.attempt
+        if last is not None:
+            self._close(last, outcome or status, http_status, usage)
+        if self._spent is not None:
+            usage = self._spent if usage.source == "none" else usage.plus(self._spent)
+        self._reservation.settle(usage.input_tokens + usage.output_tokens)
+        record = self._record(status, http_status, usage, error_code, last)
+        self._count(record)
+        # The write comes last of what can fail: everything above is arithmetic in memory.
+        books.journal.append_usage(record)
+        if books.host.on_usage:
+            books.host.observe_usage(record)
+
+    def _record(
+        self,
+        status: CallStatus,
+        http_status: int,
+        usage: Usage,
+        error_code: str,
+        last: Attempt | None,
+    ) -> UsageRecord:
+        books, call = self._books, self._call
+        principal, request = call.principal, call.request
+        assert principal is not None
+        deployment = None if last is None else last.deployment
+        served = status in ("completed", "incomplete", "client_left")
+        first = self.first_content
+        attempts = self._attempts
+        return UsageRecord(
+            call_id=call.id,
+            started_ns=call.started_ns,
+            endpoint=call.endpoint,
+            organization_id=principal.organization_id,
+            team_id=principal.team_id,
+            user_id=principal.user_id,
+            key_id=principal.key_id,
+            model=call.model,
+            served_model=deployment.model if deployment is not None and served else "",
+            deployment=deployment.id if deployment is not None else "",
+            zone=deployment.zone if deployment is not None else "",
+            stream=request.stream,
+            status=status,
+            http_status=http_status,
+            error_code=error_code,
+            usage=usage,
+            cost=sum(attempt.cost for attempt in attempts),
+            charge=sum(attempt.charge for attempt in attempts),
+            currency=books.currency,
+            duration_us=int((books.clock() - call.started) * 1e6),
+            first_content_us=int((first - call.started) * 1e6) if first else 0,
+            attempts=tuple(attempts),
+        )
+
+    def _count(self, record: UsageRecord) -> None:
+        stats = self._books.stats
+        stats.in_flight -= 1
+        model = record.model
+        stats.requests[record.endpoint, model, record.http_status] += 1
+        if record.usage.source != "none":
+            stats.tokens[model, "input"] += record.usage.input_tokens
+            stats.tokens[model, "output"] += record.usage.output_tokens
+            stats.charge_nano[model] += record.charge
+        stats.duration_us[record.endpoint] += record.duration_us
+        bucket = bisect_left(DURATION_BUCKETS, record.duration_us / 1e6)
+        stats.durations[record.endpoint][bucket] += 1

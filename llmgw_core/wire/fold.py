@@ -1,0 +1,70 @@
+"""A stream of chat chunks folded into the complete reply that it amounts to.
+
+For whoever can only judge complete replies: text of equal fields is concatenated, tool calls are
+merged by their index, and the last value of anything else wins, as OpenAI's own clients do it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from llmgw_core.wire.sse import EventSplitter, event_data
+
+_WHOLE = frozenset({"role", "id", "type", "name"})
+"""Fields of a delta that arrive in one piece: repeating one does not append to it."""
+
+
+def fold_chunks(stream: bytes) -> bytes:
+    """The body of the complete reply. `stream` holds whole events; the end marker, comments and
+    empty events mean nothing. Raises `msgspec.DecodeError` on an event that is not JSON."""
+    document: dict[str, Any] = {}
+    choices: dict[int, dict[str, Any]] = {}
+    for event in EventSplitter().feed(stream):
+        data = event_data(event)
+        if data is None or not data.strip() or data.strip() == b"[DONE]":
+            continue
+        chunk = msgspec.json.decode(data, type=dict[str, Any])
+        for choice in chunk.pop("choices", None) or ():
+            _merge_choice(choices.setdefault(choice.get("index", 0), {}), choice)
+        document.update({key: value for key, value in chunk.items() if value is not None})
+    document["object"] = "chat.completion"
+    document["choices"] = [choices[index] for index in sorted(choices)]
+    return msgspec.json.encode(document)
+
+
+def _merge_choice(whole: dict[str, Any], choice: dict[str, Any]) -> None:
+    message = whole.setdefault("message", {"role": "assistant", "content": None})
+    for key, value in choice.items():
+        if key == "delta":
+            _merge_delta(message, value or {})
+        elif value is not None or key not in whole:
+            whole[key] = value
+
+
+def _merge_delta(message: dict[str, Any], delta: dict[str, Any]) -> None:
+    for key, value in delta.items():
+        if value is None:
+            message.setdefault(key, None)
+        elif key == "tool_calls":
+            calls = message.setdefault("tool_calls", [])
+            for part in value:
+                _merge_tool_call(calls, part)
+        elif isinstance(value, str) and isinstance(message.get(key), str) and key not in _WHOLE:
+            message[key] += value
+        elif isinstance(value, dict) and isinstance(message.get(key), dict):
+            _merge_delta(message[key], value)
+        elif isinstance(value, list) and isinstance(message.get(key), list):
+            message[key].extend(value)
+        else:
+            message[key] = value
+
+
+def _merge_tool_call(calls: list[dict[str, Any]], part: dict[str, Any]) -> None:
+    index = part.get("index", len(calls))
+    for call in calls:
+        if call.get("index") == index:
+            _merge_delta(call, part)
+            return
+    calls.append({**part, "index": index})
