@@ -1,0 +1,55 @@
+"""Limits in the words of HTTP: `x-ratelimit-*` and `retry-after`.
+
+Rule of this file: pure, and never kinder than the truth: times are rounded up.
+Names and the form of durations follow the section on headers of OpenAI's guide to rate limits
+(`6m0s`, `1s`, `120ms`); `retry-after` is RFC 9110, section 10.2.3, in seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llmgw_core.limits.port import MeterState
+
+
+def ratelimit_headers(
+    requests: MeterState | None, tokens: MeterState | None
+) -> list[tuple[bytes, bytes]]:
+    """The headers of a reply; none for a unit that has no meter. `remaining` is at least 0."""
+    headers: list[tuple[bytes, bytes]] = []
+    if requests is not None:
+        headers += (
+            (b"x-ratelimit-limit-requests", b"%d" % requests.limit),
+            (b"x-ratelimit-remaining-requests", b"%d" % max(0, requests.remaining)),
+            (b"x-ratelimit-reset-requests", duration(requests.reset)),
+        )
+    if tokens is not None:
+        headers += (
+            (b"x-ratelimit-limit-tokens", b"%d" % tokens.limit),
+            (b"x-ratelimit-remaining-tokens", b"%d" % max(0, tokens.remaining)),
+            (b"x-ratelimit-reset-tokens", duration(tokens.reset)),
+        )
+    return headers
+
+
+def duration(seconds: float) -> bytes:
+    """`seconds` in OpenAI's form, to the millisecond: `0s`, `120ms`, `7.66s`, `6m0s`, `1h0m0s`."""
+    milliseconds = math.ceil(seconds * 1000)
+    if milliseconds <= 0:
+        return b"0s"
+    if milliseconds < 1000:
+        return b"%dms" % milliseconds
+    if milliseconds < 60_000:
+        return b"%gs" % (milliseconds / 1000)
+    minutes, milliseconds = divmod(milliseconds, 60_000)
+    if minutes < 60:
+        return b"%dm%gs" % (minutes, milliseconds / 1000)
+    hours, minutes = divmod(minutes, 60)
+    return b"%dh%dm%gs" % (hours, minutes, milliseconds / 1000)
+
+
+def retry_after(seconds: float) -> bytes:
+    """The value of `retry-after`: whole seconds, rounded up, at least 1."""
+    return b"%d" % max(1, math.ceil(seconds))

@@ -1,0 +1,37 @@
+"""Which meters apply to a call, from what the tenancy and the configuration say.
+
+Rule of this file: pure; every limit that is set becomes one meter, wherever it stands.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llmgw_core.limits.port import MeterSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from llmgw_core.domain.access import Limits, Principal
+    from llmgw_core.domain.deployment import Model
+
+
+def meters_for(principal: Principal, model: Model) -> tuple[MeterSpec, ...]:
+    """All meters of a call by `principal` to `model`: organisation first, the model last.
+
+    The meters of a model count the calls of all principals together.
+    """
+    specs = [
+        spec for level in principal.levels for spec in _meters(level.kind, level.id, level.limits)
+    ]
+    specs.extend(_meters("model", model.name, model.limits))
+    return tuple(specs)
+
+
+def _meters(scope: str, owner: str, limits: Limits) -> Iterator[MeterSpec]:
+    if limits.rpm is not None:
+        yield MeterSpec(f"{scope}:{owner}:rpm", scope, "requests", limits.rpm)
+    if limits.tpm is not None:
+        yield MeterSpec(f"{scope}:{owner}:tpm", scope, "tokens", limits.tpm)
+    if limits.parallel is not None:
+        yield MeterSpec(f"{scope}:{owner}:parallel", scope, "parallel", limits.parallel)
