@@ -11,7 +11,7 @@ import asyncio
 import json
 import sys
 from collections import deque
-from typing import Any
+from typing import Any, cast
 
 import httptools
 import uvloop
@@ -138,8 +138,7 @@ class Upstream(asyncio.Protocol):
         self._body: list[bytes] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's has another base
 
     def data_received(self, data: bytes) -> None:
         try:
