@@ -1,0 +1,108 @@
+"""The gateway's plain counters as Prometheus metrics, read when somebody scrapes.
+
+Each application has a registry of its own, so that two gateways live in one process.
+Imported by the first scrape only.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
+from prometheus_client.registry import Collector
+
+from llmgw_core.pipeline.stats import DURATION_BUCKETS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from prometheus_client.metrics_core import Metric
+
+    from llmgw_core.gateway import Gateway
+    from llmgw_core.pipeline.stats import Stats
+
+NANO = 1e-9
+
+
+class StatsCollector(Collector):
+    """Translates `Stats` on every scrape."""
+
+    def __init__(self, stats: Stats) -> None:
+        self._stats = stats
+
+    def collect(self) -> Iterator[Metric]:
+        """Every metric of the gateway itself."""
+        stats = self._stats
+        yield _counter(
+            "llmgw_requests",
+            "Replies by endpoint, model and HTTP status.",
+            ["endpoint", "model", "status"],
+            {(e, m, str(s)): n for (e, m, s), n in stats.requests.items()},
+        )
+        yield _counter(
+            "llmgw_tokens", "Tokens settled.", ["model", "direction"], dict(stats.tokens)
+        )
+        yield _counter(
+            "llmgw_charge",
+            "Charged to tenants, in units of the installation's currency.",
+            ["model"],
+            {(model,): nano * NANO for model, nano in stats.charge_nano.items()},
+        )
+        yield _counter(
+            "llmgw_attempts",
+            "Attempts on deployments by outcome.",
+            ["deployment", "outcome"],
+            dict(stats.attempts),
+        )
+        yield _counter(
+            "llmgw_refusals",
+            "Calls refused before admission, by error code.",
+            ["code"],
+            {(code,): n for code, n in stats.refusals.items()},
+        )
+        yield GaugeMetricFamily(
+            "llmgw_calls_in_flight", "Admitted calls that are not settled.", stats.in_flight
+        )
+        yield CounterMetricFamily(
+            "llmgw_bugs", "Unexpected exceptions; anything but 0 is a bug.", stats.bugs_total
+        )
+        yield self._durations()
+
+    def _durations(self) -> Metric:
+        family = HistogramMetricFamily(
+            "llmgw_request_duration_seconds",
+            "From receipt of the head to the end of the call.",
+            labels=["endpoint"],
+        )
+        bounds = [*(str(bound) for bound in DURATION_BUCKETS), "+Inf"]
+        for endpoint, counts in self._stats.durations.items():
+            total = 0
+            buckets = []
+            for bound, count in zip(bounds, counts, strict=True):
+                total += count
+                buckets.append((bound, float(total)))
+            seconds = self._stats.duration_us[endpoint] / 1e6
+            family.add_metric([endpoint], buckets, seconds)
+        return family
+
+
+def _counter(
+    name: str, text: str, labels: list[str], values: Mapping[tuple[str, ...], float]
+) -> Metric:
+    family = CounterMetricFamily(name, text, labels=labels)
+    for key, value in values.items():
+        family.add_metric(list(key), value)
+    return family
+
+
+def registry_of(gateway: Gateway) -> CollectorRegistry:
+    """A new registry with the metrics of `gateway` and of this process."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(StatsCollector(gateway.stats))
+    ProcessCollector(registry=registry)
+    return registry

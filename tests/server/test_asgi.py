@@ -1,0 +1,410 @@
+"""The adapter over real sockets, on both servers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from llmgw_core.domain.call import ClientGone
+from llmgw_core.domain.errors import GatewayError
+from llmgw_server.asgi import SMALL_BODY, CallEndpoint
+
+from .conftest import Entrance, read_head, read_reply, reply, running
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+    from typing import Any
+
+    from llmgw_core.domain.call import Body, Head, Sink
+
+WATCH = "llmgw client watch"
+
+
+def post(body: bytes, path: str = "/v1/x", extra: str = "") -> bytes:
+    return (
+        f"POST {path} HTTP/1.1\r\nhost: a\r\n{extra}content-length: {len(body)}\r\n\r\n".encode()
+        + body
+    )
+
+
+def watchers() -> list[asyncio.Task[Any]]:
+    return [task for task in asyncio.all_tasks() if task.get_name() == WATCH]
+
+
+async def echo(head: Head, body: Body, sink: Sink) -> None:
+    await reply(sink, await body.read(1 << 30))
+
+
+class Forever:
+    """Answers nothing (or a stream without end) until the client leaves."""
+
+    def __init__(self, *, stream: bool) -> None:
+        self.stream = stream
+        self.begun = asyncio.Event()
+        self.sink: Sink | None = None
+
+    async def __call__(self, head: Head, body: Body, sink: Sink) -> None:
+        await body.read(1 << 20)
+        self.sink = sink
+        gone = asyncio.Event()
+        sink.on_gone = gone.set
+        if self.stream:
+            await sink.start(200, [(b"content-type", b"text/event-stream")])
+            await sink.write(b"data: 1\n\n")
+        self.begun.set()
+        await gone.wait()
+        await sink.write(b"unheard")
+        await sink.finish(b"unheard")
+
+
+async def test_a_body_in_any_number_of_pieces_arrives_whole(kind: str) -> None:
+    entrance = Entrance(echo)
+    async with running(entrance.application(), kind) as server:
+        assert (await server.exchange(post(b"hello")))[2] == b"hello"
+        assert (await server.exchange(post(b"")))[2] == b""
+        reader, writer = await server.send(
+            b"POST /v1/x HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
+        for piece in (b"ab", b"c", b"def"):
+            writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            await writer.drain()
+        writer.write(b"0\r\n\r\n")
+        assert (await read_reply(reader))[2] == b"abcdef"
+        big = bytes(range(256)) * 8192
+        assert (await server.exchange(post(big)))[2] == big
+
+
+async def test_the_head_reaches_the_core_as_it_was(kind: str) -> None:
+    heads: list[Head] = []
+
+    async def keep(head: Head, body: Body, sink: Sink) -> None:
+        heads.append(head)
+        await reply(sink, b"ok")
+
+    async with running(Entrance(keep).application(), kind) as server:
+        await server.exchange(
+            b"GET /v1/models/a%2Fb?x=1&y=2 HTTP/1.1\r\nHost: a\r\nX-Thing: One\r\n\r\n"
+        )
+    [head] = heads
+    assert (head.method, head.path, head.query) == ("GET", "/v1/models/a/b", b"x=1&y=2")
+    assert head.get(b"x-thing") == b"One"
+    assert head.client == "127.0.0.1"
+
+
+async def test_an_announced_length_beyond_the_cap_is_refused_before_the_body_is_sent(
+    kind: str,
+) -> None:
+    async def small(head: Head, body: Body, sink: Sink) -> None:
+        await body.read(100)
+
+    async with running(Entrance(small).application(), kind) as server:
+        status, headers, text = await server.exchange(
+            b"POST /v1/x HTTP/1.1\r\nhost: a\r\ncontent-length: 101\r\n\r\n"
+        )
+    assert status == 413
+    assert b"request_too_large" in text
+    assert headers["x-should-retry"] == "false"
+
+
+async def test_a_body_that_grows_beyond_the_cap_is_refused_and_its_sender_hears_it(
+    kind: str,
+) -> None:
+    async def small(head: Head, body: Body, sink: Sink) -> None:
+        await body.read(100_000)
+
+    async with running(Entrance(small).application(), kind) as server:
+        reader, writer = await server.send(
+            b"POST /v1/x HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
+        for _ in range(64):
+            writer.write(b"10000\r\n%b\r\n" % bytes(0x10000))
+            await writer.drain()
+        writer.write(b"0\r\n\r\n")
+        status, headers, _ = await read_reply(reader)
+        assert status == 413
+        assert headers["connection"] == "close"
+        assert await reader.read() == b""
+
+
+async def test_a_refusal_before_the_body_is_heard_by_a_client_that_still_sends(kind: str) -> None:
+    async def refuse(head: Head, body: Body, sink: Sink) -> None:
+        raise GatewayError(401, "invalid_api_key", "No.")
+
+    async with running(Entrance(refuse).application(), kind) as server:
+        reader, writer = await server.send(
+            b"POST /v1/x HTTP/1.1\r\nhost: a\r\ncontent-length: 8388608\r\n\r\n"
+        )
+        for _ in range(128):
+            writer.write(bytes(65536))
+            await writer.drain()
+        status, headers, _ = await read_reply(reader)
+        assert status == 401
+        assert headers["connection"] == "close"
+        assert await reader.read() == b""
+        # A small body is not worth the connection.
+        reader, writer = await server.send(post(b"tiny"))
+        assert (await read_reply(reader))[0] == 401
+        writer.write(post(b"tiny"))
+        assert (await read_reply(reader))[0] == 401
+
+
+async def test_a_body_that_does_not_come_is_a_408_and_ends_the_connection(kind: str) -> None:
+    entrance = Entrance(echo, body_seconds=0.1)
+    async with running(entrance.application(), kind) as server:
+        reader, _ = await server.send(
+            b"POST /v1/x HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nabc"
+        )
+        status, headers, text = await read_reply(reader)
+        assert status == 408
+        assert b"request_timeout" in text
+        assert headers["connection"] == "close"
+        assert await reader.read() == b""
+    failure = await entrance.ended.get()
+    assert isinstance(failure, GatewayError)
+
+
+async def test_a_client_that_leaves_before_its_body_is_complete_is_gone(kind: str) -> None:
+    reading = asyncio.Event()
+
+    async def read(head: Head, body: Body, sink: Sink) -> None:
+        reading.set()
+        await body.read(1000)
+
+    entrance = Entrance(read)
+    async with running(entrance.application(), kind) as server:
+        _, writer = await server.send(
+            b"POST /v1/x HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nabc"
+        )
+        await reading.wait()
+        writer.close()
+        assert isinstance(await entrance.ended.get(), ClientGone)
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "complete reply"])
+async def test_a_client_that_leaves_a_long_call_is_noticed_and_writes_become_silent(
+    kind: str, stream: bool
+) -> None:
+    call = Forever(stream=stream)
+    entrance = Entrance(call)
+    async with running(entrance.application(), kind) as server:
+        _, writer = await server.send(post(b"{}"))
+        await call.begun.wait()
+        writer.close()
+        assert await entrance.ended.get() is None
+        assert call.sink is not None
+        assert call.sink.gone
+    assert watchers() == []
+
+
+async def test_a_call_that_its_owner_cancels_when_the_client_left_ends_quietly(kind: str) -> None:
+    begun = asyncio.Event()
+
+    async def cancelled(head: Head, body: Body, sink: Sink) -> None:
+        await body.read(100)
+        task = asyncio.current_task()
+        assert task is not None
+        sink.on_gone = task.cancel
+        await sink.start(200, [])
+        await sink.write(b"x")
+        begun.set()
+        await asyncio.Event().wait()
+
+    entrance = Entrance(cancelled)
+    async with running(entrance.application(), kind) as server:
+        _, writer = await server.send(post(b"{}"))
+        await begun.wait()
+        writer.close()
+        assert isinstance(await entrance.ended.get(), asyncio.CancelledError)
+        assert watchers() == []
+
+
+async def test_a_stream_arrives_chunk_by_chunk_and_the_connection_stays(kind: str) -> None:
+    step = asyncio.Event()
+    seen: list[int] = []
+
+    async def stream(head: Head, body: Body, sink: Sink) -> None:
+        await body.read(100)
+        await sink.start(200, [(b"content-type", b"text/event-stream")])
+        await sink.write(b"one")
+        await step.wait()
+        seen.append(len(watchers()))
+        await sink.finish(b"two")
+        assert not sink.gone
+
+    entrance = Entrance(stream)
+    async with running(entrance.application(), kind) as server:
+        reader, writer = await server.send(post(b"{}"))
+        status, headers = await read_head(reader)
+        assert (status, headers["transfer-encoding"]) == (200, "chunked")
+        assert await reader.readexactly(8) == b"3\r\none\r\n"
+        step.set()
+        assert await reader.readexactly(13) == b"3\r\ntwo\r\n0\r\n\r\n"
+        writer.write(post(b"{}"))
+        assert (await read_reply(reader))[2] == b"onetwo"
+        await entrance.ended.get()
+        await entrance.ended.get()
+    assert seen == [1, 1]
+    assert watchers() == []
+
+
+async def test_a_prompt_complete_reply_costs_no_task(kind: str) -> None:
+    seen: list[int] = []
+
+    async def prompt(head: Head, body: Body, sink: Sink) -> None:
+        await body.read(100)
+        seen.append(len(watchers()))
+        await reply(sink, b"ok")
+        seen.append(len(watchers()))
+
+    async with running(Entrance(prompt).application(), kind) as server:
+        await server.exchange(post(b"{}"))
+    assert seen == [0, 0]
+
+
+# ---------------------------------------------------------------- events that servers differ in
+
+
+class Wire:
+    """An ASGI server in memory: `incoming` is what `receive` yields, `sent` what was sent."""
+
+    def __init__(self, *incoming: dict[str, Any], broken: bool = False) -> None:
+        self.incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        for event in incoming:
+            self.incoming.put_nowait(event)
+        self.sent: list[MutableMapping[str, Any]] = []
+        self.broken = broken
+
+    async def receive(self) -> MutableMapping[str, Any]:
+        return await self.incoming.get()
+
+    async def send(self, event: MutableMapping[str, Any]) -> None:
+        if self.broken:
+            raise OSError("client disconnected")
+        self.sent.append(event)
+
+    def scope(self, **changes: Any) -> dict[str, Any]:
+        scope: dict[str, Any] = {
+            "type": "http",
+            "http_version": "1.1",
+            "method": "POST",
+            "path": "/v1/x",
+            "query_string": b"",
+            "headers": [],
+            "client": None,
+        }
+        return scope | changes
+
+
+WHOLE = {"type": "http.request", "body": b"{}", "more_body": False}
+
+
+async def test_a_complete_reply_is_two_sends() -> None:
+    wire = Wire(WHOLE)
+    await CallEndpoint(echo, body_seconds=60)(wire.scope(), wire.receive, wire.send)
+    assert [event["type"] for event in wire.sent] == ["http.response.start", "http.response.body"]
+    assert wire.sent[1] == {"type": "http.response.body", "body": b"{}", "more_body": False}
+
+
+async def test_a_mounted_application_sees_its_own_paths() -> None:
+    paths: list[str] = []
+
+    async def keep(head: Head, body: Body, sink: Sink) -> None:
+        paths.append(head.path)
+
+    wire = Wire()
+    scope = wire.scope(path="/llm/v1/models", root_path="/llm", client=("10.0.0.1", 5))
+    await CallEndpoint(keep, body_seconds=60)(scope, wire.receive, wire.send)
+    assert paths == ["/v1/models"]
+
+
+@pytest.mark.parametrize("step", ["start", "write", "finish"])
+async def test_a_server_whose_send_raises_says_that_the_client_left(step: str) -> None:
+    outcome: list[tuple[bool, int]] = []
+
+    async def answer(head: Head, body: Body, sink: Sink) -> None:
+        calls: list[int] = []
+        sink.on_gone = lambda: calls.append(1)
+        await body.read(100)
+        wire.broken = step == "start"
+        await sink.start(200, [])
+        wire.broken = wire.broken or step == "write"
+        await sink.write(b"x")
+        wire.broken = True
+        await sink.finish()
+        outcome.append((sink.gone, len(calls)))
+
+    wire = Wire(WHOLE)
+    await CallEndpoint(answer, body_seconds=60)(wire.scope(), wire.receive, wire.send)
+    assert outcome == [(True, 0 if step == "finish" else 1)]
+
+
+async def test_finishing_twice_sends_once() -> None:
+    async def answer(head: Head, body: Body, sink: Sink) -> None:
+        await reply(sink, b"")
+        await sink.finish(b"again")
+
+    wire = Wire(WHOLE)
+    await CallEndpoint(answer, body_seconds=60)(wire.scope(), wire.receive, wire.send)
+    assert len(wire.sent) == 2
+
+
+async def test_the_disconnect_that_follows_a_complete_reply_is_not_the_client_leaving() -> None:
+    gone: list[bool] = []
+
+    async def answer(head: Head, body: Body, sink: Sink) -> None:
+        await body.read(100)
+        await sink.start(200, [])
+        await sink.write(b"x")
+        await sink.finish()
+        wire.incoming.put_nowait({"type": "http.disconnect"})
+        await watchers()[0]
+        gone.append(sink.gone)
+
+    wire = Wire(WHOLE)
+    await CallEndpoint(answer, body_seconds=60)(wire.scope(), wire.receive, wire.send)
+    assert gone == [False]
+
+
+async def test_a_cancelled_read_is_cancelled_and_not_late() -> None:
+    wire = Wire()
+    endpoint = CallEndpoint(echo, body_seconds=60)
+    call = asyncio.ensure_future(endpoint(wire.scope(), wire.receive, wire.send))
+    await asyncio.sleep(0)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    endpoint.close()
+
+
+async def test_an_unwanted_body_that_never_ends_is_not_read_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("llmgw_server.asgi.LINGER_SECONDS", 0.01)
+
+    async def refuse(head: Head, body: Body, sink: Sink) -> None:
+        await reply(sink, b"no", 401)
+
+    wire = Wire()
+    scope = wire.scope(headers=[(b"content-length", b"%d" % (SMALL_BODY + 1))])
+    await CallEndpoint(refuse, body_seconds=60)(scope, wire.receive, wire.send)
+    assert [event.get("more_body") for event in wire.sent] == [None, True, False]
+
+
+async def test_a_sweep_between_head_and_body_takes_no_part_of_the_body() -> None:
+    ready = asyncio.Event()
+
+    async def slow_authentication(head: Head, body: Body, sink: Sink) -> None:
+        await ready.wait()
+        await reply(sink, await body.read(100))
+
+    wire = Wire(WHOLE)
+    endpoint = CallEndpoint(slow_authentication, body_seconds=0, sweep_interval=0.001)
+    call = asyncio.ensure_future(endpoint(wire.scope(), wire.receive, wire.send))
+    for _ in range(3):
+        await asyncio.sleep(0.002)  # sweeps go by
+    assert watchers() == []
+    ready.set()
+    await call
+    assert wire.sent[1]["body"] == b"{}"
