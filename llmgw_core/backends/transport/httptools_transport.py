@@ -1,0 +1,93 @@
+"""The default transport: asyncio protocols with httptools (llhttp) as the parser.
+
+An exchange on an idle connection takes no task, no lock and no timer: the request is one
+`write`, and only waiting for the reply suspends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from llmgw_core.backends.transport.pool import OriginPool, PoolCounts, PoolLimits
+from llmgw_core.backends.transport.port import HttpRequest, TransportError
+from llmgw_core.backends.transport.reply import HttptoolsReply
+from llmgw_core.backends.transport.reply_parsing import HEAD, Caps
+
+if TYPE_CHECKING:
+    from llmgw_core.backends.transport.connection import Connection
+    from llmgw_core.domain.deployment import Origin, Timeouts
+
+
+class HttptoolsTransport:
+    """See `Transport`. Belongs to the event loop that it is first used in.
+
+    Per origin: at most `max_connections` connections, of which at most `max_idle` wait for up
+    to `keepalive` seconds for the next request. Per reply: a head of at most `max_head` bytes
+    and `max_headers` lines; about `high_water` bytes of body are buffered before reading from
+    the socket is paused.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_connections: int = 1000,
+        max_idle: int = 1000,
+        keepalive: float = 15.0,
+        max_head: int = 65536,
+        max_headers: int = 256,
+        high_water: int = 65536,
+    ) -> None:
+        self._limits = PoolLimits(max_connections, max_idle, keepalive)
+        self._caps = Caps(max_head, max_headers, high_water)
+        self._pools: dict[Origin, OriginPool] = {}
+        self._closed = False
+
+    async def send(
+        self, origin: Origin, request: HttpRequest, timeouts: Timeouts, *, fresh: bool = False
+    ) -> HttptoolsReply:
+        """See `Transport.send`."""
+        pool = self._pools.get(origin) or self._open_pool(origin)
+        head = pool.encoder.encode(request)
+        started = pool.loop.time()
+        connection = None if fresh else pool.take()
+        if connection is None:
+            wait = min(timeouts.connect, timeouts.total)
+            connection = await pool.acquire(started + wait, fresh=fresh)
+        connection.start(
+            head,
+            request.body,
+            head_only=request.method == "HEAD",
+            timeouts=timeouts,
+            started=started,
+        )
+        if connection.phase == HEAD and connection.failure is None:
+            await _head(connection)
+        if connection.failure is not None and connection.phase == HEAD:
+            raise connection.error()
+        return HttptoolsReply(connection)
+
+    def counts(self, origin: Origin) -> PoolCounts:
+        """How full the pool of `origin` is."""
+        pool = self._pools.get(origin)
+        return PoolCounts(0, 0, 0) if pool is None else pool.counts()
+
+    async def aclose(self) -> None:
+        """See `Transport.aclose`."""
+        self._closed = True
+        await asyncio.gather(*(pool.aclose() for pool in self._pools.values()))
+
+    def _open_pool(self, origin: Origin) -> OriginPool:
+        if self._closed:
+            raise TransportError("pool", "connect", "the transport is closed")
+        pool = self._pools[origin] = OriginPool(origin, self._limits, self._caps)
+        return pool
+
+
+async def _head(connection: Connection) -> None:
+    try:
+        await connection.expect()
+    except BaseException:
+        connection.waiter = None
+        connection.give_up()
+        raise

@@ -1,0 +1,123 @@
+"""The reply on an httptools connection: reading, and giving the connection back."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+from llmgw_core.backends.transport.port import TransportError
+from llmgw_core.backends.transport.reply_parsing import BODY, DONE
+
+if TYPE_CHECKING:
+    from llmgw_core.backends.transport.connection import Connection
+
+
+class HttptoolsReply:
+    """See `UpstreamReply`. Header names are in lower case."""
+
+    __slots__ = ("_connection", "_ended", "_failure", "headers", "reused", "status")
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection: Connection | None = connection
+        self._failure: TransportError | None = None
+        self._ended = False
+        self.status = connection.status
+        self.headers = tuple(connection.headers)
+        self.reused = connection.reused
+
+    async def chunk(self) -> bytes:
+        """See `UpstreamReply.chunk`."""
+        connection = self._connection
+        if connection is None:
+            return self._afterwards()
+        while not connection.parts:
+            if connection.phase != BODY or connection.failure is not None:
+                return self._finish(connection)
+            await self._more(connection, connection.idle_deadline())
+        data = connection.take()
+        if connection.phase == DONE:
+            self._finish(connection)
+        return data
+
+    async def read(self, limit: int) -> bytes:
+        """See `UpstreamReply.read`."""
+        connection = self._connection
+        if connection is None:
+            return self._afterwards()
+        pieces: list[bytes] = []
+        size = 0
+        while True:
+            if connection.parts:
+                piece = connection.take()
+                size += len(piece)
+                if size > limit:
+                    connection.fail("too_large", f"the reply is larger than {limit} bytes")
+                    raise self._give_up(
+                        TransportError(
+                            "too_large",
+                            "body",
+                            f"the reply is larger than {limit} bytes",
+                            reused=self.reused,
+                            received=True,
+                        )
+                    )
+                pieces.append(piece)
+            if connection.phase != BODY or connection.failure is not None:
+                self._finish(connection)
+                return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            await self._more(
+                connection, min(connection.idle_deadline(), connection.total_deadline())
+            )
+
+    def abort(self) -> None:
+        """See `UpstreamReply.abort`."""
+        connection = self._connection
+        if connection is None:
+            return
+        if connection.phase == DONE:
+            self._finish(connection)
+            return
+        connection.fail("reset", "the reply was given up")
+        self._give_up(connection.error())
+
+    def __del__(self) -> None:
+        connection = self._connection
+        if connection is not None:
+            warnings.warn(
+                "a reply was neither read to its end nor aborted",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
+            connection.give_up()
+
+    async def _more(self, connection: Connection, deadline: float) -> None:
+        try:
+            await connection.wait(deadline)
+        except BaseException:
+            connection.waiter = None
+            raise
+
+    def _finish(self, connection: Connection) -> bytes:
+        if connection.failure is not None:
+            raise self._give_up(connection.error())
+        self._connection = None
+        connection.release()
+        return b""
+
+    def _give_up(self, error: TransportError) -> TransportError:
+        self._connection = None
+        self._failure = error
+        return error
+
+    def _afterwards(self) -> bytes:
+        failure = self._failure
+        if failure is None:
+            return b""
+        raise TransportError(
+            failure.kind,
+            failure.phase,
+            str(failure),
+            reused=failure.reused,
+            received=failure.received,
+        )

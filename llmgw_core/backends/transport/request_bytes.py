@@ -1,0 +1,116 @@
+"""From a request to the bytes of its head: pure, and refusing whatever could forge a second one.
+
+What repeats is encoded once per origin (request line with `host` and `accept-encoding`); what
+differs is joined and checked by counting line ends, which costs three scans in C.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from llmgw_core.backends.transport.port import HttpRequest, TransportError
+
+if TYPE_CHECKING:
+    from llmgw_core.domain.deployment import Origin
+
+OWN_HEADERS: Final = frozenset(
+    {
+        b"accept-encoding",
+        b"connection",
+        b"content-length",
+        b"expect",
+        b"host",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+"""Header names that the transport decides; a request that brings one is refused."""
+
+_NAME: Final = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+")
+_METHOD: Final = re.compile(r"[A-Z]+")
+_TARGET: Final = re.compile(r"/[\x21-\x7e]*")
+_HOST: Final = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?")
+_BODY_EXPECTED: Final = frozenset({"POST", "PUT", "PATCH"})
+_CACHE_ENTRIES: Final = 512
+_DEFAULT_PORT: Final = {"http": 80, "https": 443}
+
+
+def refused(message: str) -> TransportError:
+    """The error for a request that must not be sent; nothing has been."""
+    return TransportError("protocol", "connect", message)
+
+
+def host_header(origin: Origin) -> bytes:
+    """RFC 9112 section 3.2: the authority without the scheme's default port, IPv6 in brackets.
+
+    Raises `TransportError` for a scheme other than http and https or an impossible host.
+    """
+    if origin.scheme not in _DEFAULT_PORT:
+        raise refused("the scheme of an origin is http or https")
+    try:
+        host = origin.host.encode("idna").decode("ascii") if origin.host else ""
+    except UnicodeError:
+        host = ""
+    if _HOST.fullmatch(host) is None:
+        raise refused("the host of the origin is not a host name or an address")
+    if ":" in host:
+        host = f"[{host.partition('%')[0]}]"
+    if origin.port != _DEFAULT_PORT[origin.scheme]:
+        host = f"{host}:{origin.port}"
+    return host.encode("ascii")
+
+
+class RequestEncoder:
+    """Encodes request heads for one origin."""
+
+    __slots__ = ("_lines", "_names", "_suffix")
+
+    def __init__(self, origin: Origin) -> None:
+        self._suffix = (
+            b" HTTP/1.1\r\nhost: " + host_header(origin) + b"\r\naccept-encoding: identity"
+        )
+        self._lines: dict[tuple[str, str], bytes] = {}
+        self._names: set[bytes] = set()
+
+    def encode(self, request: HttpRequest) -> bytes:
+        """The head with its empty line. Raises `TransportError` (kind `protocol`, phase
+        `connect`) for anything that is not one well-formed head."""
+        method = request.method
+        line = self._lines.get((method, request.target)) or self._line(method, request.target)
+        names = self._names
+        parts = [line]
+        for name, value in request.headers:
+            if name not in names:
+                self._check_name(name)
+            parts.append(name + b": " + value)
+        if request.body:
+            parts.append(b"content-length: %d" % len(request.body))
+        elif method in _BODY_EXPECTED:
+            parts.append(b"content-length: 0")
+        parts.append(b"\r\n")
+        head = b"\r\n".join(parts)
+        # Each part but the last ends one line, the first has two more inside, the last is one.
+        ends = len(parts) + 2
+        if head.count(b"\n") != ends or head.count(b"\r") != ends or b"\0" in head:
+            raise refused("a header value contains CR, LF or NUL")
+        return head
+
+    def _line(self, method: str, target: str) -> bytes:
+        if _METHOD.fullmatch(method) is None:
+            raise refused("the method is not a word of capital letters")
+        if _TARGET.fullmatch(target) is None:
+            raise refused("the target is not a path of printable ASCII characters")
+        line = f"{method} {target}".encode("ascii") + self._suffix
+        if len(self._lines) >= _CACHE_ENTRIES:
+            self._lines.clear()
+        self._lines[method, target] = line
+        return line
+
+    def _check_name(self, name: bytes) -> None:
+        if _NAME.fullmatch(name) is None:
+            raise refused("a header name is not a token in lower case")
+        if name in OWN_HEADERS:
+            raise refused(f"the header {name.decode('ascii')!r} is the transport's own")
+        if len(self._names) < _CACHE_ENTRIES:
+            self._names.add(name)
