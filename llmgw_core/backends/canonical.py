@@ -113,23 +113,6 @@ class CanonicalSession:
                 break
         return CanonicalStreamReader(hide_usage=not self._request.usage_wanted)
 
-    def fold(self, reply: Reply) -> bytes:
-        """A complete chat completion as chunks: content, finish, and usage if it was asked for."""
-        document = msgspec.json.decode(reply.body)
-        base = {
-            key: value for key, value in document.items() if key not in ("choices", "usage")
-        } | {"object": "chat.completion.chunk"}
-        choices = []
-        for choice in document.get("choices") or ():
-            delta = dict(choice.pop("message", None) or {})
-            for index, tool_call in enumerate(delta.get("tool_calls") or ()):
-                tool_call.setdefault("index", index)
-            choices.append({**choice, "delta": delta})
-        events = [{**base, "choices": choices}]
-        if self._request.usage_wanted:
-            events.append({**base, "choices": [], "usage": document.get("usage")})
-        return b"".join(b"data: " + msgspec.json.encode(event) + b"\n\n" for event in events)
-
     def error(self, status: int, headers: Headers, body: bytes) -> UpstreamFailure:
         """See the port. A 4xx that is the client's fault goes back unchanged if it is a JSON
         object; an HTML page of some proxy on the way is not for clients.

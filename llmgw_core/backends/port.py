@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from llmgw_core.domain.failure import FailureKind, UpstreamFailure
+from llmgw_core.domain.reply import Reply
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,16 +21,6 @@ if TYPE_CHECKING:
     from llmgw_core.domain.call import Call, Headers
     from llmgw_core.domain.deployment import Deployment, Origin
     from llmgw_core.domain.usage import Usage
-
-
-class Reply(msgspec.Struct, frozen=True):
-    """A complete reply in OpenAI's form. `usage` is None when the upstream reported none;
-    `output_bytes` is then what the estimate is made from (UTF-8 bytes of produced text).
-    """
-
-    body: bytes
-    usage: Usage | None
-    output_bytes: int = 0
 
 
 class StreamReader(Protocol):
@@ -79,10 +70,6 @@ class Session(Protocol):
         """A reader for a streamed 2xx reply, or None when the upstream answered a stream
         request with one JSON document (then `fold` makes a stream of it).
         """
-        ...
-
-    def fold(self, reply: Reply) -> bytes:
-        """A complete reply as a stream of events, without the end marker."""
         ...
 
     def error(self, status: int, headers: Headers, body: bytes) -> UpstreamFailure:

@@ -15,6 +15,7 @@ from llmgw_core.backends.transport.port import Transport, TransportError
 from llmgw_core.domain.errors import GatewayError, overloaded, permission_denied, upstream_failed
 from llmgw_core.domain.failure import FailureKind, UpstreamFailure
 from llmgw_core.limits.port import Exceeded
+from llmgw_core.pipeline.lane import NO_PRICE
 from llmgw_core.routing.policy import next_step
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class Attempts:
             ordered = [deployment for deployment in ordered if deployment.model not in denied]
         if ordered:
             return ordered
-        if any(dropped.reason == "it has no price" for dropped in lane.candidates.dropped):
+        if any(dropped.reason == NO_PRICE for dropped in lane.candidates.dropped):
             raise overloaded("The model cannot be served: it has no price.", code="model_unpriced")
         raise permission_denied("No deployment of the model is in a zone that you may use.")
 
@@ -233,4 +234,3 @@ def _verdict(failure: UpstreamFailure) -> GatewayError:
             )
         case _:
             return upstream_failed("The model's backend failed.")
-

@@ -14,6 +14,9 @@ from llmgw_core.limits.port import Limiter, MeterSpec
 from llmgw_core.limits.specs import meters_for, model_meters
 from llmgw_core.routing.plan import Candidates, Rights, candidates
 
+NO_PRICE = "it has no price"
+_ANY_TIME = 2**62
+
 
 class Lane:
     """One principal on one model. `token_limit` is the smallest token limit that applies, None
@@ -82,8 +85,9 @@ class Lanes:
         model = self._models[name]
 
         def price(model_name: str, deployment: str) -> str | None:
-            unpriced = refuse_unpriced and not prices.priced(model_name, deployment)
-            return "it has no price" if unpriced else None
+            # A price that begins later is looked at again at every attempt.
+            unpriced = refuse_unpriced and prices.price(model_name, deployment, _ANY_TIME) is None
+            return NO_PRICE if unpriced else None
 
         rights = Rights(self._no_grant, self._no_zone, price)
         return Lane(

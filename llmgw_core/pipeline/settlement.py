@@ -121,9 +121,13 @@ class Settlement:
         """The running attempt met a connection that was dead already: it never happened."""
         self.attempt = None
 
-    def complete(self, usage: Usage | None, output_bytes: int, http_status: int = 200) -> None:
-        """The running attempt gave the whole reply."""
-        self._settle("completed", "ok", http_status, self._used(usage, output_bytes), "")
+    def complete(self, usage: Usage | None, output_bytes: int, *, gone: bool = False) -> None:
+        """The running attempt gave the whole reply, perhaps to a client that had `gone`."""
+        used = self._used(usage, output_bytes)
+        if gone:
+            self._settle("client_left", "ok", 499, used, "client_left")
+        else:
+            self._settle("completed", "ok", 200, used, "")
 
     def rejected(self, usage: Usage | None, output_bytes: int, error: GatewayError) -> None:
         """The reply was whole, but a hook does not let it through: it is paid nevertheless."""
@@ -194,9 +198,7 @@ class Settlement:
                 cost, charge = price.cost(usage), price.charge(usage)
         duration = int((books.clock() - attempt.started) * 1e6)
         self._attempts.append(
-            AttemptRecord(
-                deployment.id, deployment.model, outcome, status, duration, cost, charge
-            )
+            AttemptRecord(deployment.id, deployment.model, outcome, status, duration, cost, charge)
         )
         books.stats.attempts[deployment.id, outcome] += 1
         self.attempt = None

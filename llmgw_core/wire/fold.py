@@ -1,4 +1,4 @@
-"""A stream of chat chunks folded into the complete reply that it amounts to.
+"""A stream of chat chunks folded into the complete reply that it amounts to, and back.
 
 For whoever can only judge complete replies: text of equal fields is concatenated, tool calls are
 merged by their index, and the last value of anything else wins, as OpenAI's own clients do it.
@@ -32,6 +32,24 @@ def fold_chunks(stream: bytes) -> bytes:
     document["object"] = "chat.completion"
     document["choices"] = [choices[index] for index in sorted(choices)]
     return msgspec.json.encode(document)
+
+
+def unfold(body: bytes, *, usage_wanted: bool) -> bytes:
+    """A complete chat completion as a stream: one chunk with content and finish, then one with
+    the usage if it was asked for. The inverse of `fold_chunks`; the end marker is not included."""
+    document = msgspec.json.decode(body, type=dict[str, Any])
+    base = {key: value for key, value in document.items() if key not in ("choices", "usage")}
+    base["object"] = "chat.completion.chunk"
+    choices = []
+    for choice in document.get("choices") or ():
+        delta = dict(choice.pop("message", None) or {})
+        for index, tool_call in enumerate(delta.get("tool_calls") or ()):
+            tool_call.setdefault("index", index)
+        choices.append({**choice, "delta": delta})
+    events = [{**base, "choices": choices}]
+    if usage_wanted:
+        events.append({**base, "choices": [], "usage": document.get("usage")})
+    return b"".join(b"data: " + msgspec.json.encode(event) + b"\n\n" for event in events)
 
 
 def _merge_choice(whole: dict[str, Any], choice: dict[str, Any]) -> None:

@@ -1,0 +1,207 @@
+"""From a head to an admitted call: who calls, what they ask for, whether they may, whether now.
+
+Everything here costs nobody anything: a call that does not get through leaves no trace but a
+counter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from llmgw_core.domain.errors import (
+    GatewayError,
+    invalid_api_key,
+    invalid_request,
+    model_not_found,
+    overloaded,
+    permission_denied,
+    rate_limited,
+)
+from llmgw_core.limits.port import Exceeded
+from llmgw_core.pipeline.lane import Lanes
+from llmgw_core.pipeline.settlement import Settlement
+from llmgw_core.wire.request import BASE64_TOKENS, RequestView, decode_request
+
+if TYPE_CHECKING:
+    from llmgw_core.access.principals import PrincipalCache
+    from llmgw_core.accounting.prices import PriceBook
+    from llmgw_core.domain.access import Principal
+    from llmgw_core.domain.call import Body, Call, Head
+    from llmgw_core.domain.deployment import Model
+    from llmgw_core.hooks.host import PluginHost
+    from llmgw_core.limits.port import Limiter
+    from llmgw_core.pipeline.exchange import Exchange
+    from llmgw_core.pipeline.lane import Lane
+    from llmgw_core.pipeline.settlement import Books
+
+_BEARER = b"bearer "
+
+
+class Admission:
+    """Steps 1 to 4 of a call; one per gateway."""
+
+    def __init__(
+        self,
+        *,
+        host: PluginHost,
+        principals: PrincipalCache,
+        models: Mapping[str, Model],
+        limiter: Limiter,
+        prices: PriceBook,
+        books: Books,
+        body_bytes: int,
+        refuse_unpriced: bool,
+    ) -> None:
+        self._host = host
+        self._principals = principals
+        self._models = models
+        self._limiter = limiter
+        self._prices = prices
+        self._books = books
+        self._body_bytes = body_bytes
+        self._refuse_unpriced = refuse_unpriced
+
+    async def authenticate(self, exchange: Exchange) -> Lanes:
+        """Who calls. Nothing of the body has been read yet."""
+        call, host = exchange.call, self._host
+        if host.pre_auth:
+            call.head = await host.run_pre_auth(call.head, call)
+        if host.authenticate:
+            principal = await host.run_authenticate(call.head, call)
+            if principal is not None:
+                call.principal = principal
+                exchange.lanes = self._lanes(principal)
+                return exchange.lanes
+        key = presented_key(call.head)
+        entry = self._principals.lookup(key) or await self._principals.resolve(key)
+        call.principal = entry.principal
+        lanes: Lanes | None = entry.derived
+        if lanes is None:
+            lanes = entry.derived = self._lanes(entry.principal)
+        exchange.lanes = lanes
+        return lanes
+
+    async def read(self, exchange: Exchange, body: Body) -> RequestView:
+        """The request, decoded shallowly."""
+        call = exchange.call
+        kind = call.head.get(b"content-type")
+        if kind is not None and b"json" not in kind.lower():
+            raise GatewayError(
+                415,
+                "unsupported_media_type",
+                "The content type must be application/json.",
+                should_retry=False,
+            )
+        call.request = decode_request(await body.read(self._body_bytes), call.endpoint)
+        call.model = call.request.model
+        return call.request
+
+    def authorize(self, exchange: Exchange) -> Lane:
+        """The lane for the model that is asked for. A model that does not exist and one that is
+        not granted look the same."""
+        call, lanes = exchange.call, exchange.lanes
+        assert lanes is not None
+        lane = lanes.lane(call.model)
+        if lane is None:
+            raise model_not_found(call.model)
+        wanted = "chat" if call.endpoint == "chat.completions" else "embedding"
+        if lane.model.kind != wanted:
+            raise invalid_request(
+                f"The model '{call.model}' does not serve this endpoint.",
+                param="model",
+                code="unsupported_model",
+            )
+        if self._host.authorize:
+            denial = self._host.run_authorize(call, call.model)
+            if denial is not None:
+                raise permission_denied(denial)
+        exchange.lane = lane
+        return lane
+
+    async def reserve(self, exchange: Exchange) -> Settlement:
+        """One atomic reservation over every meter that applies. From here on the call is on the
+        books, whatever happens to it."""
+        lane, call = exchange.lane, exchange.call
+        assert lane is not None
+        if not self._books.journal.healthy:
+            raise overloaded("The gateway cannot keep its books at the moment.", retry_after=1.0)
+        input_tokens, tokens = self.demand(call, lane)
+        try:
+            exchange.reservation = await self._limiter.reserve(lane.bound, tokens)
+        except Exceeded as error:
+            raise _refusal(error, tokens) from None
+        exchange.reserved = tokens
+        exchange.settlement = Settlement(self._books, call, exchange.reservation, input_tokens)
+        return exchange.settlement
+
+    async def amend(self, exchange: Exchange) -> None:
+        """A hook has changed the request: authorise and reserve for what it is now."""
+        call, before = exchange.call, exchange.lane
+        assert exchange.reservation is not None and exchange.settlement is not None
+        lane = self.authorize(exchange)
+        input_tokens, tokens = self.demand(call, lane)
+        exchange.settlement.input_tokens = input_tokens
+        extra = None
+        if lane is not before:
+            extra = self._limiter.bind([spec for spec in lane.specs if spec.scope == "model"])
+        try:
+            await exchange.reservation.amend(tokens, extra)
+        except Exceeded as error:
+            raise _refusal(error, tokens) from None
+        exchange.reserved = tokens
+
+    def demand(self, call: Call, lane: Lane) -> tuple[int, int]:
+        """Tokens of input, and tokens to reserve: input plus the bound of the output that the
+        client gave. Without a bound the expected output is a guess, which must not make a call
+        impossible that may fit."""
+        request, estimator = call.request, self._books.estimator
+        input_tokens = request.exact_tokens
+        if input_tokens is None:
+            input_tokens = estimator.input_tokens(lane.model.name, request.text_bytes)
+            input_tokens += request.embedded * BASE64_TOKENS
+        if request.max_tokens is not None:
+            return input_tokens, input_tokens + request.max_tokens
+        tokens = input_tokens + estimator.expected_output(lane.model.name) * request.choices
+        if lane.token_limit is not None and input_tokens <= lane.token_limit < tokens:
+            tokens = lane.token_limit
+        return input_tokens, tokens
+
+    def _lanes(self, principal: Principal) -> Lanes:
+        return Lanes(
+            principal,
+            self._models,
+            self._limiter,
+            self._prices,
+            refuse_unpriced=self._refuse_unpriced,
+        )
+
+
+def presented_key(head: Head) -> str:
+    """The API key of a request: `authorization: Bearer KEY`, or `x-api-key` and `api-key` as
+    other clients send it. Raises `GatewayError` 401."""
+    value = head.get(b"authorization")
+    if value is not None and value[:7].lower() == _BEARER:
+        return value[7:].strip().decode("latin-1")
+    value = head.get(b"x-api-key") or head.get(b"api-key")
+    if value is None:
+        raise invalid_api_key("You did not provide an API key.")
+    return value.strip().decode("latin-1")
+
+
+def _refusal(error: Exceeded, tokens: int) -> GatewayError:
+    spec = error.spec
+    if error.never:
+        return invalid_request(
+            f"The request needs up to {tokens} tokens, more than the whole limit of {spec.limit}"
+            f" per minute on the {spec.scope}. Send less text or set a smaller max_tokens.",
+            code="request_exceeds_limit",
+        )
+    what = {
+        "requests": "requests per minute",
+        "tokens": "tokens per minute",
+        "parallel": "calls at the same time",
+    }[spec.unit]
+    return rate_limited(
+        f"Rate limit reached for the {spec.scope}: {spec.limit} {what}.", error.retry_after
+    )

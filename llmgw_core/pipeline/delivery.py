@@ -1,0 +1,218 @@
+"""Handing a good reply to the client: complete replies and streams, one contract for both.
+
+Order is everything here. The books are settled before the last byte leaves: for a complete reply
+before its first byte, for a stream before the end marker. Until the first content of a stream
+has been handed over (the content commit) a failure goes back to the attempts loop; after it the
+stream ends truthfully, with an error event and without an end marker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from llmgw_core.backends.transport.port import TransportError
+from llmgw_core.domain.errors import GatewayError, upstream_failed
+from llmgw_core.domain.failure import UpstreamFailure
+from llmgw_core.domain.reply import Reply
+from llmgw_core.limits.headers import ratelimit_headers
+from llmgw_core.wire.envelope import JSON, error_event
+from llmgw_core.wire.fold import fold_chunks, unfold
+
+if TYPE_CHECKING:
+    from llmgw_core.backends.port import Session, StreamReader
+    from llmgw_core.backends.transport.port import UpstreamReply
+    from llmgw_core.hooks.host import PluginHost
+    from llmgw_core.limits.port import Limiter
+    from llmgw_core.pipeline.exchange import Exchange
+
+END = b"data: [DONE]\n\n"
+HELD_BYTES = 64 * 1024
+"""Of leading events without content: beyond it the stream is handed over as it is."""
+DRAIN_SECONDS = 1.0
+"""How long the end of an upstream's body is waited for after the client has everything, so that
+its connection can be used again."""
+
+_SSE = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
+
+
+class Delivery:
+    """Delivers replies; one per gateway."""
+
+    def __init__(
+        self,
+        *,
+        host: PluginHost,
+        limiter: Limiter,
+        reply_bytes: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self._host = host
+        self._limiter = limiter
+        self._reply_bytes = reply_bytes
+        self._clock = clock
+
+    async def deliver(self, exchange: Exchange, session: Session, reply: UpstreamReply) -> None:
+        """Read a 2xx reply and hand it over, in the way that the request asked for."""
+        if not exchange.call.request.stream:
+            answer = await self._document(session, reply)
+            await self._finish_document(exchange, answer)
+            return
+        reader = session.stream(reply.status, reply.headers)
+        if reader is None:
+            answer = await self._document(session, reply)
+            await self._finish_unfolded(exchange, answer)
+        elif self._host.post_process:
+            await self._buffered(exchange, reply, reader)
+        else:
+            await self._stream(exchange, reply, reader)
+
+    async def hand_over(self, exchange: Exchange, answer: Reply) -> None:
+        """A reply that a hook gave instead of any upstream; nothing was used for it."""
+        settlement = exchange.settlement
+        assert settlement is not None
+        if self._host.post_process:
+            answer = await self._host.run_post_process(answer, exchange.call)
+        settlement.answered()
+        if exchange.call.request.stream:
+            folded = unfold(answer.body, usage_wanted=exchange.call.request.usage_wanted)
+            await exchange.start(200, self._head(exchange, _SSE))
+            await exchange.sink.finish(folded + END)
+        else:
+            await exchange.start(200, self._head(exchange, (JSON,)))
+            await exchange.sink.finish(answer.body)
+
+    def rate_headers(self, exchange: Exchange) -> Sequence[tuple[bytes, bytes]]:
+        """`x-ratelimit-*` of the tightest meters, once it is known which meters apply."""
+        if exchange.lane is None:
+            return ()
+        requests, tokens = self._limiter.state(exchange.lane.bound)
+        return ratelimit_headers(requests, tokens)
+
+    def _head(
+        self, exchange: Exchange, first: Sequence[tuple[bytes, bytes]]
+    ) -> list[tuple[bytes, bytes]]:
+        return [
+            *first,
+            (b"x-request-id", exchange.call.id.encode()),
+            *self.rate_headers(exchange),
+        ]
+
+    async def _document(self, session: Session, reply: UpstreamReply) -> Reply:
+        body = await reply.read(self._reply_bytes)
+        return session.reply(reply.status, reply.headers, body)
+
+    async def _processed(self, exchange: Exchange, answer: Reply) -> Reply:
+        """The answer after the plugins' `post_process`; one that rejects it is still paid for."""
+        if not self._host.post_process:
+            return answer
+        assert exchange.settlement is not None
+        try:
+            return await self._host.run_post_process(answer, exchange.call)
+        except GatewayError as error:
+            exchange.settlement.rejected(answer.usage, answer.output_bytes, error)
+            raise
+
+    async def _finish_document(self, exchange: Exchange, answer: Reply) -> None:
+        processed = await self._processed(exchange, answer)
+        assert exchange.settlement is not None
+        exchange.settlement.first_content = self._clock()
+        exchange.settlement.complete(answer.usage, answer.output_bytes, gone=exchange.sink.gone)
+        await exchange.start(200, self._head(exchange, (JSON,)))
+        await exchange.sink.finish(processed.body)
+
+    async def _finish_unfolded(self, exchange: Exchange, answer: Reply) -> None:
+        """A complete reply for a client that asked for a stream."""
+        processed = await self._processed(exchange, answer)
+        events = unfold(processed.body, usage_wanted=exchange.call.request.usage_wanted)
+        assert exchange.settlement is not None
+        exchange.settlement.first_content = self._clock()
+        exchange.settlement.complete(answer.usage, answer.output_bytes, gone=exchange.sink.gone)
+        await exchange.start(200, self._head(exchange, _SSE))
+        await exchange.sink.finish(events + END)
+
+    async def _buffered(
+        self, exchange: Exchange, reply: UpstreamReply, reader: StreamReader
+    ) -> None:
+        """A stream for plugins that can only judge complete replies: read to its end, folded,
+        judged, and handed over as a stream again. Never skipped."""
+        settlement = exchange.settlement
+        assert settlement is not None and settlement.attempt is not None
+        settlement.attempt.reader = reader
+        events = bytearray()
+        while not reader.done and (data := await reply.chunk()):
+            events += reader.feed(data)
+            if len(events) > self._reply_bytes:
+                raise UpstreamFailure("protocol", "the stream is too large to be judged whole")
+        events += reader.end()
+        await drain(reply)
+        try:
+            body = fold_chunks(bytes(events))
+        except msgspec.DecodeError:
+            raise UpstreamFailure("protocol", "an event of the stream is not valid") from None
+        await self._finish_unfolded(exchange, Reply(body, reader.usage, reader.output_bytes))
+
+    async def _stream(self, exchange: Exchange, reply: UpstreamReply, reader: StreamReader) -> None:
+        settlement = exchange.settlement
+        assert settlement is not None and settlement.attempt is not None
+        settlement.attempt.reader = reader
+        held = await self._until_content(reply, reader)
+        settlement.first_content = self._clock()
+        sink = exchange.sink
+        await exchange.start(200, self._head(exchange, _SSE))
+        if held:
+            await sink.write(held)
+        chunk, feed, write = reply.chunk, reader.feed, sink.write
+        try:
+            while not reader.done and (data := await chunk()):
+                out = feed(data)
+                if out:
+                    await write(out)
+            tail = reader.end()
+        except (UpstreamFailure, TransportError) as failure:
+            await self._broken(exchange, reader.pending(), failure)
+            return
+        settlement.complete(reader.usage, reader.output_bytes, gone=sink.gone)
+        await sink.finish(tail)
+        await drain(reply)
+
+    async def _until_content(self, reply: UpstreamReply, reader: StreamReader) -> bytes:
+        """The leading events up to and including the first content. What fails here has not been
+        seen by the client."""
+        held = b""
+        while not (reader.content or reader.done):
+            data = await reply.chunk()
+            if not data:
+                # An end without any content: legitimate only if the reader says so.
+                return held + reader.end().removesuffix(END)
+            held += reader.feed(data)
+            if len(held) > HELD_BYTES:
+                break
+        return held
+
+    async def _broken(
+        self, exchange: Exchange, accepted: bytes, failure: UpstreamFailure | TransportError
+    ) -> None:
+        """The upstream broke after the content commit: say so, and no end marker."""
+        assert exchange.settlement is not None
+        kind = failure.kind
+        error = upstream_failed("The stream was cut by the model's backend.", code="stream_cut")
+        exchange.settlement.incomplete(kind, error.code)
+        await exchange.sink.finish(accepted + error_event(error, exchange.call.id))
+
+
+async def drain(reply: UpstreamReply) -> None:
+    """Read the rest of a body that has nothing to say any more, or give its connection up."""
+    try:
+        async with asyncio.timeout(DRAIN_SECONDS):
+            while await reply.chunk():
+                pass
+    except (TransportError, TimeoutError):
+        reply.abort()

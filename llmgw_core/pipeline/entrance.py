@@ -1,0 +1,178 @@
+"""The HTTP-shaped entrance: one call from receipt to reply, in the order of its steps.
+
+It knows no ASGI: servers, the in-process client and tests come through `handle`. This is also
+the one edge where errors become replies, and the one place that catches what nobody expected;
+that counts in `bugs_total`, which every test run asserts to be zero.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from llmgw_core.domain.call import Call, ClientGone, Endpoint
+from llmgw_core.domain.errors import GatewayError, internal_error
+from llmgw_core.domain.failure import UpstreamFailure
+from llmgw_core.domain.reply import Reply
+from llmgw_core.pipeline.exchange import Exchange
+from llmgw_core.pipeline.identity import identify
+from llmgw_core.pipeline.listing import model_object, models_list
+from llmgw_core.wire.envelope import JSON, error_body, error_event, error_headers
+
+if TYPE_CHECKING:
+    from llmgw_core.domain.call import Body, Head, Sink
+    from llmgw_core.hooks.host import PluginHost
+    from llmgw_core.pipeline.admission import Admission
+    from llmgw_core.pipeline.attempts import Attempts
+    from llmgw_core.pipeline.delivery import Delivery
+    from llmgw_core.pipeline.stats import Stats
+
+log = logging.getLogger("llmgw.pipeline")
+
+CALLS: dict[str, Endpoint] = {
+    "/v1/chat/completions": "chat.completions",
+    "/v1/embeddings": "embeddings",
+    "/v1/embedding": "embeddings",
+}
+MODELS = "/v1/models"
+
+
+class Entrance:
+    """Takes requests; one per gateway."""
+
+    def __init__(
+        self,
+        *,
+        admission: Admission,
+        attempts: Attempts,
+        delivery: Delivery,
+        host: PluginHost,
+        stats: Stats,
+        clock: Callable[[], float],
+        wall_clock_ns: Callable[[], int],
+    ) -> None:
+        self._admission = admission
+        self._attempts = attempts
+        self._delivery = delivery
+        self._host = host
+        self._stats = stats
+        self._clock = clock
+        self._wall_clock_ns = wall_clock_ns
+
+    async def handle(self, head: Head, body: Body, sink: Sink) -> None:
+        """Answer one request completely, errors included. Raises only `CancelledError`."""
+        endpoint = CALLS.get(head.path)
+        started_ns = self._wall_clock_ns()
+        call = Call("", endpoint or "chat.completions", head, self._clock(), started_ns)
+        identify(call)
+        exchange = Exchange(call, sink)
+        try:
+            if endpoint is None:
+                await self._other(exchange)
+            elif head.method != "POST":
+                raise _wrong_method("POST")
+            else:
+                await self._call(exchange, body)
+        except GatewayError as error:
+            await self._refuse(exchange, error)
+        except UpstreamFailure as failure:
+            await self._pass_through(exchange, failure)
+        except ClientGone:
+            pass
+        except asyncio.CancelledError:
+            if not self._abandoned(exchange):
+                raise
+        except Exception:
+            self._stats.bugs_total += 1
+            log.exception("bug: call=%s", call.id)
+            await self._refuse(exchange, internal_error())
+        finally:
+            sink.on_gone = None
+            if exchange.settlement is not None:
+                exchange.settlement.interrupted()
+
+    async def _call(self, exchange: Exchange, body: Body) -> None:
+        admission, host, call = self._admission, self._host, exchange.call
+        await admission.authenticate(exchange)
+        await admission.read(exchange, body)
+        admission.authorize(exchange)
+        await admission.reserve(exchange)
+        exchange.stop_when_gone()
+        if host.pre_route:
+            answer = await host.run_pre_route(call.request, call)
+            if isinstance(answer, Reply):
+                await self._delivery.hand_over(exchange, answer)
+                return
+            if answer is not call.request:
+                call.request = answer
+                call.model = answer.model
+                await admission.amend(exchange)
+        await self._attempts.run(exchange, self._delivery.deliver)
+
+    async def _other(self, exchange: Exchange) -> None:
+        """`/v1/models` and `/v1/models/{id}`; anything else does not exist."""
+        head = exchange.call.head
+        if head.path != MODELS and not head.path.startswith(MODELS + "/"):
+            raise GatewayError(
+                404, "not_found", "There is nothing at this path.", should_retry=False
+            )
+        if head.method not in ("GET", "HEAD"):
+            raise _wrong_method("GET")
+        lanes = await self._admission.authenticate(exchange)
+        name = head.path.removeprefix(MODELS).removeprefix("/")
+        reply = model_object(lanes, name) if name else models_list(lanes)
+        await exchange.start(200, [JSON, (b"x-request-id", exchange.call.id.encode())])
+        await exchange.sink.finish(b"" if head.method == "HEAD" else reply)
+
+    async def _refuse(self, exchange: Exchange, error: GatewayError) -> None:
+        """The one place where an error becomes a reply."""
+        request_id = exchange.call.id
+        settlement = exchange.settlement
+        if settlement is None:
+            self._stats.refusals[error.code] += 1
+        else:
+            # A call that a hook or a limit stopped before any attempt is refused, else failed.
+            failed = settlement.attempts or settlement.attempt or error.status >= 500
+            settlement.unsuccessful("failed" if failed else "refused", error.status, error.code)
+        if exchange.replied:
+            await exchange.sink.finish(error_event(error, request_id))
+            return
+        headers = error_headers(error, request_id)
+        headers.extend(self._delivery.rate_headers(exchange))
+        await exchange.start(error.status, headers)
+        await exchange.sink.finish(error_body(error, request_id))
+
+    async def _pass_through(self, exchange: Exchange, failure: UpstreamFailure) -> None:
+        """The upstream says that the request is at fault: the client gets its own words."""
+        assert exchange.settlement is not None
+        exchange.settlement.unsuccessful("refused", failure.status, "upstream_refused")
+        headers = [
+            (b"content-type", failure.content_type),
+            (b"x-request-id", exchange.call.id.encode()),
+            (b"x-should-retry", b"false"),
+            *self._delivery.rate_headers(exchange),
+        ]
+        await exchange.start(failure.status, headers)
+        await exchange.sink.finish(failure.body)
+
+    def _abandoned(self, exchange: Exchange) -> bool:
+        """Settle a cancelled call. True when the reason is that its client has gone."""
+        left = exchange.stopped_by_client()
+        settlement = exchange.settlement
+        if settlement is not None and left:
+            if settlement.settled:
+                settlement.left_after_settlement()
+            else:
+                settlement.client_left()
+        return left
+
+
+def _wrong_method(allowed: str) -> GatewayError:
+    return GatewayError(
+        405,
+        "method_not_allowed",
+        f"This path is for {allowed} requests.",
+        should_retry=False,
+    )

@@ -1,0 +1,37 @@
+"""Ids of a call: its request id, and the W3C trace context that it takes part in.
+
+Request ids begin with the time, so that they sort; trace context is read from and written to
+`traceparent` (https://www.w3.org/TR/trace-context/, version 00).
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llmgw_core.domain.call import Call
+
+_PARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(?:-.*)?")
+_random = random.SystemRandom()
+# One seed from the system per process; ids have to be unique, not secret.
+_bits = random.Random(_random.getrandbits(256)).getrandbits  # noqa: S311 -- not a secret
+
+
+def new_id(started_ns: int) -> str:
+    """`req_` and 32 hexadecimal digits: 48 bits of milliseconds, 80 random ones."""
+    return f"req_{started_ns // 1_000_000:012x}{_bits(80):020x}"
+
+
+def identify(call: Call) -> None:
+    """Give `call` its id, and its place in the caller's trace or in one of its own."""
+    call.id = new_id(call.started_ns)
+    call.span_id = call.id[-16:]
+    given = call.head.get(b"traceparent")
+    found = _PARENT.fullmatch(given) if given is not None else None
+    if found is not None and found[1].strip(b"0") and found[2].strip(b"0"):
+        call.trace_id = found[1].decode()
+        call.parent_span = found[2].decode()
+    else:
+        call.trace_id = call.id[4:]
