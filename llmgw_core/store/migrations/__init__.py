@@ -1,0 +1,1 @@
+"""Alembic migrations, one file each in `versions/`; the file name begins with the revision."""

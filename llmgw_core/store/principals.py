@@ -1,0 +1,103 @@
+"""Principals as the database knows them: what the principal cache reads from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Table, and_, or_, select
+
+from llmgw_core.domain.access import Level, LevelKind, Limits, Principal
+from llmgw_core.store.tenancy_tables import (
+    api_keys,
+    memberships,
+    organizations,
+    teams,
+    tenancy_version,
+    users,
+)
+
+if TYPE_CHECKING:
+    from llmgw_core.store.engine import Store
+
+_LEVELS: tuple[tuple[LevelKind, Table], ...] = (
+    ("organization", organizations),
+    ("team", teams),
+    ("user", users),
+    ("key", api_keys),
+)
+_COLUMNS = ("id", "models", "zones", "rpm", "tpm", "parallel")
+
+_FIND = (
+    select(
+        *(table.c[name].label(f"{kind}_{name}") for kind, table in _LEVELS for name in _COLUMNS),
+        api_keys.c.expires_at,
+    )
+    .select_from(
+        api_keys.join(organizations, organizations.c.id == api_keys.c.organization_id)
+        .outerjoin(teams, teams.c.id == api_keys.c.team_id)
+        .outerjoin(users, users.c.id == api_keys.c.user_id)
+        .outerjoin(
+            memberships,
+            and_(
+                memberships.c.team_id == api_keys.c.team_id,
+                memberships.c.user_id == api_keys.c.user_id,
+            ),
+        )
+    )
+    .where(
+        api_keys.c.revoked.is_(False),
+        api_keys.c.disabled.is_(False),
+        organizations.c.disabled.is_(False),
+        or_(api_keys.c.team_id.is_(None), teams.c.disabled.is_(False)),
+        or_(api_keys.c.user_id.is_(None), users.c.disabled.is_(False)),
+        or_(
+            api_keys.c.team_id.is_(None),
+            api_keys.c.user_id.is_(None),
+            memberships.c.team_id.is_not(None),
+        ),
+    )
+)
+
+
+class StorePrincipals:
+    """The `PrincipalSource` of a store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def find(self, digest: bytes) -> Principal | None:
+        """The principal of the key with this SHA-256; None when there is none, or when it or a
+        level above is disabled, revoked or lacks its membership. Expiry is for the caller to
+        check. Raises `StoreUnavailable`."""
+        async with self._store.connect() as connection:
+            found = await connection.execute(_FIND.where(api_keys.c.digest == digest))
+            row = found.mappings().first()
+        return None if row is None else _principal(dict(row))
+
+    async def version(self) -> int:
+        """A number that grows with every write to the tenancy. Raises `StoreUnavailable`."""
+        async with self._store.connect() as connection:
+            return int((await connection.execute(select(tenancy_version.c.version))).scalar_one())
+
+
+def _principal(row: dict[str, Any]) -> Principal:
+    present = [kind for kind, _ in _LEVELS if row[f"{kind}_id"] is not None]
+    return Principal(
+        levels=tuple(_level(kind, row) for kind in present),
+        organization_id=row["organization_id"],
+        team_id=row["team_id"],
+        user_id=row["user_id"],
+        key_id=row["key_id"],
+        expires_at=row["expires_at"],
+    )
+
+
+def _level(kind: LevelKind, row: dict[str, Any]) -> Level:
+    models, zones = row[f"{kind}_models"], row[f"{kind}_zones"]
+    return Level(
+        kind=kind,
+        id=row[f"{kind}_id"],
+        models=None if models is None else tuple(models),
+        zones=None if zones is None else tuple(zones),
+        limits=Limits(row[f"{kind}_rpm"], row[f"{kind}_tpm"], row[f"{kind}_parallel"]),
+    )
