@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-import msgspec
-
 from llmgw_core.domain.failure import FailureKind, UpstreamFailure
 from llmgw_core.domain.reply import Reply
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import msgspec
 
     from llmgw_core.backends.transport.port import HttpRequest
     from llmgw_core.domain.call import Call, Headers

@@ -15,9 +15,10 @@ import pluggy
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llmgw_core.backends.port import Backend, Reply
+    from llmgw_core.backends.port import Backend
     from llmgw_core.domain.access import Principal
     from llmgw_core.domain.call import Call, Head
+    from llmgw_core.domain.reply import Reply
     from llmgw_core.domain.usage import UsageRecord
     from llmgw_core.wire.request import RequestView
 
@@ -81,4 +82,3 @@ HOOK_KINDS: dict[str, str] = {
     "post_process": "FOLD",
     "on_usage": "OBSERVE",
 }
-

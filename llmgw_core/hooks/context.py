@@ -1,0 +1,110 @@
+"""What the gateway gives a plugin. Everything opened through it is closed by the host."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from pathlib import Path
+
+    import aiohttp
+
+    from llmgw_core.domain.deployment import Deployment
+
+
+class Metrics:
+    """What a plugin counts, by name; the server exports it when it is asked."""
+
+    def __init__(self) -> None:
+        self.counters: defaultdict[str, float] = defaultdict(float)
+        """Only ever go up."""
+        self.gauges: dict[str, float] = {}
+        """The value now."""
+
+
+class PluginContext:
+    """The plugin's own: created by the gateway before the plugin, closed after it.
+
+    `clock` is monotonic seconds, `wall_clock` seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        data_dir: Path,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.name = name
+        self.logger = logging.getLogger(f"llmgw.plugin.{name}")
+        self.clock = clock
+        self.wall_clock = wall_clock
+        self.metrics = Metrics()
+        self._data_dir = data_dir
+        self._deployments_of: Callable[[str], tuple[Deployment, ...]] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._http: aiohttp.ClientSession | None = None
+
+    @property
+    def data_dir(self) -> Path:
+        """A directory for the plugin alone, readable by the gateway's user alone; made now if
+        there is none."""
+        self._data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self._data_dir
+
+    def bind(self, deployments_of: Callable[[str], tuple[Deployment, ...]]) -> None:
+        """Called by the gateway, once the models are known."""
+        self._deployments_of = deployments_of
+
+    def deployments(self, backend: str) -> tuple[Deployment, ...]:
+        """The deployments that name `backend`; known from `startup` on."""
+        if self._deployments_of is None:
+            message = "deployments are known from the hook `startup` on, not before"
+            raise RuntimeError(message)
+        return self._deployments_of(backend)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        """Run `coroutine` in a task that the host owns: it is cancelled at shutdown, and an
+        exception that ends it is logged. Needs a running loop: from `startup` on."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            coroutine.close()
+            raise
+        task = loop.create_task(coroutine, name=f"llmgw-{self.name}-{name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.logger.error("The task %s ended with an error.", task.get_name(), exc_info=error)
+
+    def http(self) -> aiohttp.ClientSession:
+        """An HTTP client of the plugin's own, made at the first use, closed at shutdown. For
+        what is not a model's backend."""
+        if self._http is None:
+            import aiohttp  # noqa: PLC0415 -- heavy, and few plugins need it
+
+            self._http = aiohttp.ClientSession()
+        return self._http
+
+    async def aclose(self, seconds: float) -> None:
+        """Cancel the tasks, wait up to `seconds` for them, close the HTTP client. Idempotent."""
+        tasks = set(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            _, pending = await asyncio.wait(tasks, timeout=seconds)
+            for task in pending:
+                self.logger.error("The task %s does not end.", task.get_name())
+        http, self._http = self._http, None
+        if http is not None:
+            await http.close()

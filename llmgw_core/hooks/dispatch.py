@@ -1,0 +1,96 @@
+"""The loops that call compiled hooks: fold, first, any. No loop is entered for an empty tuple if
+the caller looks first, and none allocates more than a hook needs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from llmgw_core.domain.errors import GatewayError
+from llmgw_core.domain.reply import Reply
+
+if TYPE_CHECKING:
+    from llmgw_core.domain.access import Principal
+    from llmgw_core.domain.call import Call, Head
+    from llmgw_core.hooks.compile import CompiledHook
+    from llmgw_core.wire.request import RequestView
+
+T = TypeVar("T")
+
+Hooks = tuple["CompiledHook", ...]
+
+_DENIED = "This request is not allowed."
+
+
+async def invoke(hook: CompiledHook, *arguments: Any) -> Any:
+    """The checked result of one implementation; None also when it failed and may. A plain
+    function is neither awaited nor timed."""
+    with hook:
+        result = hook.function(*arguments)
+        if result is None:
+            return None
+        if hook.is_coroutine or isinstance(result, Awaitable):
+            async with asyncio.timeout(hook.timeout):
+                result = await result
+        if result is not None and hook.returns:
+            hook.check(result)
+        return result
+    return None
+
+
+async def invoke_apart(hook: CompiledHook, *arguments: Any) -> None:
+    """As `invoke`, and a cancellation that is not ours (the plugin awaited something that was
+    cancelled) counts as its failure, so that it cannot end the task that it runs in."""
+    try:
+        await invoke(hook, *arguments)
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        hook.failed(error)
+
+
+async def fold(hooks: Hooks, value: T, call: Call) -> T:
+    """Each hook gets the value of the one before it; None leaves it unchanged."""
+    for hook in hooks:
+        result = await invoke(hook, value, call)
+        if result is not None:
+            value = result
+    return value
+
+
+async def first(hooks: Hooks, head: Head, call: Call) -> Principal | None:
+    """The first answer that is not None."""
+    for hook in hooks:
+        result: Principal | None = await invoke(hook, head, call)
+        if result is not None:
+            return result
+    return None
+
+
+async def fold_until_reply(hooks: Hooks, request: RequestView, call: Call) -> RequestView | Reply:
+    """As `fold`; a `Reply` ends it."""
+    for hook in hooks:
+        result: RequestView | Reply | None = await invoke(hook, request, call)
+        if isinstance(result, Reply):
+            return result
+        if result is not None:
+            request = result
+    return request
+
+
+def denial(hooks: Hooks, call: Call, model: str) -> str | None:
+    """The first sentence that denies. A hook that fails or raises denies too."""
+    for hook in hooks:
+        sentence: str | None = None
+        try:
+            with hook:
+                sentence = hook.function(call, model)
+                if sentence is not None:
+                    hook.check(sentence)
+        except GatewayError as error:
+            return error.message
+        if sentence is not None:
+            return sentence or _DENIED
+    return None
