@@ -6,7 +6,6 @@ counter.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from llmgw_core.domain.errors import (
@@ -21,9 +20,11 @@ from llmgw_core.domain.errors import (
 from llmgw_core.limits.port import Exceeded
 from llmgw_core.pipeline.lane import Lanes
 from llmgw_core.pipeline.settlement import Settlement
-from llmgw_core.wire.request import BASE64_TOKENS, RequestView, decode_request
+from llmgw_core.wire.request import BASE64_TOKENS, decode_request
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from llmgw_core.access.principals import PrincipalCache
     from llmgw_core.accounting.prices import PriceBook
     from llmgw_core.domain.access import Principal
@@ -82,8 +83,8 @@ class Admission:
         exchange.lanes = lanes
         return lanes
 
-    async def read(self, exchange: Exchange, body: Body) -> RequestView:
-        """The request, decoded shallowly."""
+    async def read(self, exchange: Exchange, body: Body) -> None:
+        """Read the request and decode it shallowly."""
         call = exchange.call
         kind = call.head.get(b"content-type")
         if kind is not None and b"json" not in kind.lower():
@@ -93,9 +94,9 @@ class Admission:
                 "The content type must be application/json.",
                 should_retry=False,
             )
-        call.request = decode_request(await body.read(self._body_bytes), call.endpoint)
-        call.model = call.request.model
-        return call.request
+        request = decode_request(await body.read(self._body_bytes), call.endpoint)
+        call.request = request
+        call.model = request.model
 
     def authorize(self, exchange: Exchange) -> Lane:
         """The lane for the model that is asked for. A model that does not exist and one that is
@@ -138,10 +139,10 @@ class Admission:
     async def amend(self, exchange: Exchange) -> None:
         """A hook has changed the request: authorise and reserve for what it is now."""
         call, before = exchange.call, exchange.lane
-        assert exchange.reservation is not None and exchange.settlement is not None
+        assert exchange.reservation is not None
         lane = self.authorize(exchange)
         input_tokens, tokens = self.demand(call, lane)
-        exchange.settlement.input_tokens = input_tokens
+        exchange.ticket.input_tokens = input_tokens
         extra = None
         if lane is not before:
             extra = self._limiter.bind([spec for spec in lane.specs if spec.scope == "model"])

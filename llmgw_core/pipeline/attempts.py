@@ -70,8 +70,7 @@ class Attempts:
     async def run(self, exchange: Exchange, deliver: Deliver) -> None:
         """Try candidates until one delivers. Raises `UpstreamFailure` of kind `client` (to be
         passed through) or `GatewayError` when none did."""
-        settlement = exchange.settlement
-        assert settlement is not None
+        settlement = exchange.ticket
         remaining = self._candidates(exchange)
         fresh = False
         while True:
@@ -127,7 +126,8 @@ class Attempts:
         """Before another model is used, its own meters join the reservation; a candidate that
         has no price at the time of the call is no candidate."""
         books, call, lane = self._books, exchange.call, exchange.lane
-        assert lane is not None and exchange.reservation is not None
+        assert lane is not None
+        assert exchange.reservation is not None
         if self._refuse_unpriced and (
             books.prices.price(deployment.model, deployment.id, call.started_ns) is None
         ):
@@ -146,8 +146,6 @@ class Attempts:
     async def _attempt(
         self, exchange: Exchange, deployment: Deployment, fresh: bool, deliver: Deliver
     ) -> None:
-        settlement = exchange.settlement
-        assert settlement is not None and settlement.attempt is not None
         backend = self._host.backends[deployment.backend]
         origin = backend.origin(deployment)
         session = backend.begin(exchange.call, deployment, deployment.credential)
@@ -157,7 +155,7 @@ class Attempts:
         else:
             exchange.stop_when_gone()
         requests = session.requests()
-        settlement.attempt.sent = True
+        exchange.ticket.sent()
         for request in requests[:-1]:
             reply = await transport.send(origin, request, deployment.timeouts, fresh=fresh)
             await reply.read(self._reply_bytes)

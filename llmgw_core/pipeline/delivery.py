@@ -9,7 +9,6 @@ stream ends truthfully, with an error event and without an end marker.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -23,6 +22,8 @@ from llmgw_core.wire.envelope import JSON, error_event
 from llmgw_core.wire.fold import fold_chunks, unfold
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from llmgw_core.backends.port import Session, StreamReader
     from llmgw_core.backends.transport.port import UpstreamReply
     from llmgw_core.hooks.host import PluginHost
@@ -76,8 +77,7 @@ class Delivery:
 
     async def hand_over(self, exchange: Exchange, answer: Reply) -> None:
         """A reply that a hook gave instead of any upstream; nothing was used for it."""
-        settlement = exchange.settlement
-        assert settlement is not None
+        settlement = exchange.ticket
         if self._host.post_process:
             answer = await self._host.run_post_process(answer, exchange.call)
         settlement.answered()
@@ -113,18 +113,16 @@ class Delivery:
         """The answer after the plugins' `post_process`; one that rejects it is still paid for."""
         if not self._host.post_process:
             return answer
-        assert exchange.settlement is not None
         try:
             return await self._host.run_post_process(answer, exchange.call)
         except GatewayError as error:
-            exchange.settlement.rejected(answer.usage, answer.output_bytes, error)
+            exchange.ticket.rejected(answer.usage, answer.output_bytes, error)
             raise
 
     async def _finish_document(self, exchange: Exchange, answer: Reply) -> None:
         processed = await self._processed(exchange, answer)
-        assert exchange.settlement is not None
-        exchange.settlement.first_content = self._clock()
-        exchange.settlement.complete(answer.usage, answer.output_bytes, gone=exchange.sink.gone)
+        exchange.ticket.first_content = self._clock()
+        exchange.ticket.complete(answer.usage, answer.output_bytes, gone=exchange.sink.gone)
         await exchange.start(200, self._head(exchange, (JSON,)))
         await exchange.sink.finish(processed.body)
 
@@ -132,9 +130,8 @@ class Delivery:
         """A complete reply for a client that asked for a stream."""
         processed = await self._processed(exchange, answer)
         events = unfold(processed.body, usage_wanted=exchange.call.request.usage_wanted)
-        assert exchange.settlement is not None
-        exchange.settlement.first_content = self._clock()
-        exchange.settlement.complete(answer.usage, answer.output_bytes, gone=exchange.sink.gone)
+        exchange.ticket.first_content = self._clock()
+        exchange.ticket.complete(answer.usage, answer.output_bytes, gone=exchange.sink.gone)
         await exchange.start(200, self._head(exchange, _SSE))
         await exchange.sink.finish(events + END)
 
@@ -143,9 +140,8 @@ class Delivery:
     ) -> None:
         """A stream for plugins that can only judge complete replies: read to its end, folded,
         judged, and handed over as a stream again. Never skipped."""
-        settlement = exchange.settlement
-        assert settlement is not None and settlement.attempt is not None
-        settlement.attempt.reader = reader
+        settlement = exchange.ticket
+        settlement.watch(reader)
         events = bytearray()
         while not reader.done and (data := await reply.chunk()):
             events += reader.feed(data)
@@ -160,9 +156,8 @@ class Delivery:
         await self._finish_unfolded(exchange, Reply(body, reader.usage, reader.output_bytes))
 
     async def _stream(self, exchange: Exchange, reply: UpstreamReply, reader: StreamReader) -> None:
-        settlement = exchange.settlement
-        assert settlement is not None and settlement.attempt is not None
-        settlement.attempt.reader = reader
+        settlement = exchange.ticket
+        settlement.watch(reader)
         held = await self._until_content(reply, reader)
         settlement.first_content = self._clock()
         sink = exchange.sink
@@ -201,10 +196,9 @@ class Delivery:
         self, exchange: Exchange, accepted: bytes, failure: UpstreamFailure | TransportError
     ) -> None:
         """The upstream broke after the content commit: say so, and no end marker."""
-        assert exchange.settlement is not None
         kind = failure.kind
         error = upstream_failed("The stream was cut by the model's backend.", code="stream_cut")
-        exchange.settlement.incomplete(kind, error.code)
+        exchange.ticket.incomplete(kind, error.code)
         await exchange.sink.finish(accepted + error_event(error, exchange.call.id))
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from llmgw_core.domain.call import Call, ClientGone, Endpoint
@@ -22,6 +21,8 @@ from llmgw_core.pipeline.listing import model_object, models_list
 from llmgw_core.wire.envelope import JSON, error_body, error_event, error_headers
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from llmgw_core.domain.call import Body, Head, Sink
     from llmgw_core.hooks.host import PluginHost
     from llmgw_core.pipeline.admission import Admission
@@ -146,8 +147,7 @@ class Entrance:
 
     async def _pass_through(self, exchange: Exchange, failure: UpstreamFailure) -> None:
         """The upstream says that the request is at fault: the client gets its own words."""
-        assert exchange.settlement is not None
-        exchange.settlement.unsuccessful("refused", failure.status, "upstream_refused")
+        exchange.ticket.unsuccessful("refused", failure.status, "upstream_refused")
         headers = [
             (b"content-type", failure.content_type),
             (b"x-request-id", exchange.call.id.encode()),

@@ -46,6 +46,12 @@ class Exchange:
         self._task: asyncio.Task[object] | None = None
         self._cancelled = False
 
+    @property
+    def ticket(self) -> Settlement:
+        """The settlement of a call that has been admitted."""
+        assert self.settlement is not None
+        return self.settlement
+
     def stop_when_gone(self) -> None:
         """From now on a client that leaves cancels this call, and with it the upstream's work."""
         self._task = asyncio.current_task()

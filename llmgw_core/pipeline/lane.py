@@ -3,16 +3,19 @@ the grant's decision, the meters that apply and the candidates that may serve it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmgw_core.access.decide import Access
-from llmgw_core.accounting.prices import PriceBook
-from llmgw_core.domain.access import Principal
-from llmgw_core.domain.deployment import Model
-from llmgw_core.limits.port import Limiter, MeterSpec
 from llmgw_core.limits.specs import meters_for, model_meters
 from llmgw_core.routing.plan import Candidates, Rights, candidates
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from llmgw_core.accounting.prices import PriceBook
+    from llmgw_core.domain.access import Principal
+    from llmgw_core.domain.deployment import Model
+    from llmgw_core.limits.port import Limiter, MeterSpec
 
 NO_PRICE = "it has no price"
 _ANY_TIME = 2**62

@@ -8,7 +8,6 @@ before the last byte of the reply leaves: a reply that arrived is on the books.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from llmgw_core.domain.usage import (
@@ -22,6 +21,8 @@ from llmgw_core.domain.usage import (
 from llmgw_core.pipeline.stats import DURATION_BUCKETS, Stats
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from llmgw_core.accounting.journal import Journal
     from llmgw_core.accounting.prices import PriceBook
     from llmgw_core.backends.port import StreamReader
@@ -103,10 +104,19 @@ class Settlement:
         """Attempts that have ended."""
         return len(self._attempts)
 
-    def begin(self, deployment: Deployment) -> Attempt:
+    def begin(self, deployment: Deployment) -> None:
         """A new attempt runs now."""
-        self.attempt = attempt = Attempt(deployment, self._books.clock())
-        return attempt
+        self.attempt = Attempt(deployment, self._books.clock())
+
+    def sent(self) -> None:
+        """The running attempt's request may reach the upstream from now on."""
+        if self.attempt is not None:
+            self.attempt.sent = True
+
+    def watch(self, reader: StreamReader) -> None:
+        """The running attempt streams: `reader` knows what it has produced so far."""
+        if self.attempt is not None:
+            self.attempt.reader = reader
 
     def failed(self, outcome: str, status: int) -> None:
         """The running attempt has failed and was not delivered; what it reported is paid."""
@@ -209,7 +219,7 @@ class Settlement:
         if self.settled:
             return
         self.settled = True
-        books, call, last = self._books, self._call, self.attempt
+        books, last = self._books, self.attempt
         if last is not None:
             self._close(last, outcome or status, http_status, usage)
         if self._spent is not None:

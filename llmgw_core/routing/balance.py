@@ -7,10 +7,12 @@ sum: over any run of picks the shares are exact, and a heavy deployment is not p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from llmgw_core.domain.deployment import Deployment
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llmgw_core.domain.deployment import Deployment
 
 
 class Balancer(Protocol):

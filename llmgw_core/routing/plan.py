@@ -7,12 +7,15 @@ a price; whatever fails one of these is dropped with its reason and never reache
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from llmgw_core.domain.deployment import Deployment, Model
-from llmgw_core.routing.balance import Balancer
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from llmgw_core.domain.deployment import Deployment, Model
+    from llmgw_core.routing.balance import Balancer
 
 
 class Dropped(msgspec.Struct, frozen=True):
@@ -69,9 +72,7 @@ def candidates(name: str, models: Mapping[str, Model], rights: Rights) -> Candid
         refusal = rights.model(model_name)
         for deployment in model.deployments:
             reason = (
-                refusal
-                or rights.zone(deployment.zone)
-                or rights.price(model_name, deployment.id)
+                refusal or rights.zone(deployment.zone) or rights.price(model_name, deployment.id)
             )
             if reason:
                 dropped.append(Dropped(deployment.id, reason))

@@ -8,9 +8,10 @@ fresh connection, without costing an attempt.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from llmgw_core.domain.failure import FailureKind
+if TYPE_CHECKING:
+    from llmgw_core.domain.failure import FailureKind
 
 Step = Literal["again", "next", "stop"]
 """`again`: same deployment, fresh connection. `next`: the next candidate. `stop`: give up."""
