@@ -24,8 +24,13 @@ def meters_for(principal: Principal, model: Model) -> tuple[MeterSpec, ...]:
     specs = [
         spec for level in principal.levels for spec in _meters(level.kind, level.id, level.limits)
     ]
-    specs.extend(_meters("model", model.name, model.limits))
+    specs.extend(model_meters(model))
     return tuple(specs)
+
+
+def model_meters(model: Model) -> tuple[MeterSpec, ...]:
+    """The meters of a model alone: what a call that falls back to it has to join."""
+    return tuple(_meters("model", model.name, model.limits))
 
 
 def _meters(scope: str, owner: str, limits: Limits) -> Iterator[MeterSpec]:
