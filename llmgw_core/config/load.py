@@ -58,10 +58,11 @@ def parse(
         raise ConfigErrors([ConfigError("the configuration must be a mapping of sections.")])
     config = decode(resolved, Config)
     raise_all(validate(config, today=today or dt.datetime.now(dt.UTC).date()))
-    return _with_absolute_paths(config, base)
+    return with_absolute_paths(config, base)
 
 
-def _with_absolute_paths(config: Config, base: Path) -> Config:
+def with_absolute_paths(config: Config, base: Path) -> Config:
+    """`config` with every relative path taken relative to `base`."""
     store, accounting = config.store, config.accounting
     return msgspec.structs.replace(
         config,
