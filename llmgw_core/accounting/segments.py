@@ -77,6 +77,16 @@ def read(path: Path, offset: int = 0) -> Iterator[tuple[Record, int]]:
         offset, finished = batch.offset, batch.finished
 
 
+def records(data: bytes) -> list[Record]:
+    """The records in `data`, a sequence of intact frames. Raises `Unreadable`."""
+    found: list[Record] = []
+    position = 0
+    while (frame := framing.intact(data, position)) is not None:
+        found.append(framing.decode(frame.payload))
+        position = frame.end
+    return found
+
+
 def read_batch(path: Path, offset: int, *, limit: int | None = None, maximum: int = 500) -> Batch:
     """Up to `maximum` records from `offset` on. `limit` is how far the writer has come, if that
     is known; without it the segment is taken as abandoned and ends at its zero tail.

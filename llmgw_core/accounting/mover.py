@@ -1,0 +1,231 @@
+"""The mover: carries records from journals into the ledger, in the background and in batches.
+
+It may crash, repeat itself or race with another one at any point: the ledger ignores calls
+that it has, so the only rule to keep is that nothing is deleted before it is stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+from llmgw_core.accounting import directory as directories
+from llmgw_core.accounting import segments
+from llmgw_core.accounting.directory import Directory, Progress
+from llmgw_core.domain.errors import StoreUnavailable
+from llmgw_core.domain.usage import DeliveryRecord, UsageRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from llmgw_core.accounting.framing import Record
+    from llmgw_core.accounting.journal import Journal
+    from llmgw_core.accounting.port import LedgerPort
+    from llmgw_core.accounting.segments import Damage, DamageKind
+
+log = logging.getLogger(__name__)
+
+MAX_PAUSE: Final = 30.0
+"""The longest pause between two attempts, in seconds, while the store is down."""
+
+
+def pause(interval: float, failures: int) -> float:
+    """Seconds until the next run after `failures` failed ones in a row: doubling, bounded."""
+    return max(interval, min(MAX_PAUSE, interval * (1 << min(failures, 16))))
+
+
+class Mover:
+    """Moves the records of `journal`, and of every orphaned journal below `root`.
+
+    `journal=None` only adopts. `interval` is the pause between two runs in seconds, `batch` how
+    many records one transaction stores. After `start()` it must be closed.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        journal: Journal | None,
+        ledger: LedgerPort,
+        *,
+        interval: float = 1.0,
+        batch: int = 500,
+    ) -> None:
+        self.moved = 0
+        """Records stored since the start, those that were known already included."""
+        self.failures = 0
+        """Runs that failed in a row."""
+        self.damage: Counter[DamageKind] = Counter()
+        """Places in journals that could not be read, by kind."""
+        self._root = root
+        self._journal = journal
+        self._ledger = ledger
+        self._interval = interval
+        self._batch = batch
+        self._progress: dict[str, Progress] = {}
+        self._busy = asyncio.Lock()
+        self._closing = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to move in the background."""
+        self._task = asyncio.create_task(self._run(), name="ledger mover")
+        self._task.add_done_callback(_report_end)
+
+    @property
+    def running(self) -> bool:
+        """Whether the background task is at work."""
+        return self._task is not None and not self._task.done()
+
+    @property
+    def backlog(self) -> int:
+        """Bytes of the own journal that are not in the ledger yet."""
+        if self._journal is None:
+            return 0
+        return sum(len(data) for data in self._journal.queued()) + sum(
+            extent.end - self._offset(extent.path) for extent in self._journal.extents()
+        )
+
+    async def move_once(self) -> int:
+        """Move everything that is there now; returns the number of records.
+        Raises `StoreUnavailable`."""
+        async with self._busy:
+            before = self.moved
+            if self._journal is not None:
+                await self._move_own(self._journal)
+            await self._move_orphans()
+            return self.moved - before
+
+    async def aclose(self, patience: float = 10.0) -> None:
+        """Stop, and move what can be moved within `patience` seconds; the rest stays in the
+        journal for the next process. May be called again."""
+        self._closing.set()
+        if self._task is not None:
+            await asyncio.wait({self._task})
+        try:
+            async with asyncio.timeout(patience):
+                await self.move_once()
+        except (StoreUnavailable, TimeoutError) as error:
+            log.warning("records stay in the journal until the next start: %s", error)
+
+    async def _run(self) -> None:
+        while not self._closing.is_set():
+            try:
+                await self.move_once()
+                self.failures = 0
+            except StoreUnavailable as error:
+                self.failures += 1
+                if self.failures == 1:
+                    log.warning("the ledger waits for the store: %s", error)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause(self._interval, self.failures)):
+                    await self._closing.wait()
+
+    async def _move_own(self, journal: Journal) -> None:
+        journal.check()
+        if not journal.retry():
+            await self._move_queue(journal)
+        journal.flush()
+        if journal.wants_spare:
+            await asyncio.to_thread(journal.prepare)
+        extents = journal.extents()
+        for extent in extents:
+            try:
+                await self._move_segment(
+                    journal.directory, extent.path, self._progress, limit=extent.end
+                )
+                if extent.closed:
+                    self._dispose(extent.path, self._progress)
+                    journal.forget(extent.path)
+            except FileNotFoundError:
+                # The open segment is looked after by `Journal.check`.
+                if extent.closed:
+                    lost = extent.end - self._offset(extent.path)
+                    log.error("%s was deleted with %d bytes not moved", extent.path, lost)  # noqa: TRY400 - expected, a traceback says nothing
+                    journal.forget(extent.path)
+            except OSError as error:
+                log.error("%s cannot be read: %s", extent.path, error)  # noqa: TRY400 - expected
+        last = extents[-1]
+        if self._offset(last.path) == last.end:
+            journal.moved_to = (last.path, last.end)
+
+    async def _move_queue(self, journal: Journal) -> None:
+        """The journal cannot be written, but perhaps the store can."""
+        items = journal.queued()
+        for item in items:
+            await self._store(segments.records(item))
+            journal.drop([item])
+
+    async def _move_orphans(self) -> None:
+        own = self._journal.directory.path if self._journal is not None else None
+        try:
+            for path in directories.others(self._root, own):
+                await self._adopt(path)
+        except OSError as error:
+            log.error("an abandoned journal cannot be adopted: %s", error)  # noqa: TRY400 - expected
+
+    async def _adopt(self, path: Path) -> None:
+        directory = directories.adopt(path)
+        if directory is None:
+            return
+        try:
+            progress = directory.load_progress()
+            for segment in directory.segments():
+                await self._move_segment(directory, segment, progress)
+                self._dispose(segment, progress)
+            directory.remove()
+        finally:
+            directory.close()
+
+    async def _move_segment(
+        self,
+        directory: Directory,
+        path: Path,
+        progress: dict[str, Progress],
+        *,
+        limit: int | None = None,
+    ) -> None:
+        known = progress.setdefault(path.name, Progress())
+        while limit is None or known.offset < limit:
+            batch = segments.read_batch(path, known.offset, limit=limit, maximum=self._batch)
+            await self._store(batch.records)
+            known.offset = batch.offset
+            for damage in batch.damage:
+                self._report(path, damage)
+                known.damaged |= damage.kind != "torn"
+            # A checkpoint only saves work; a full disk must not stop the moving.
+            with contextlib.suppress(OSError):
+                directory.save_progress(progress)
+            if batch.finished:
+                return
+
+    async def _store(self, records: Sequence[Record]) -> None:
+        if records:
+            await self._ledger.insert(
+                [record for record in records if isinstance(record, UsageRecord)],
+                [record for record in records if isinstance(record, DeliveryRecord)],
+            )
+            self.moved += len(records)
+
+    def _dispose(self, path: Path, progress: dict[str, Progress]) -> None:
+        if progress.pop(path.name, Progress()).damaged:
+            log.error("the damaged segment is kept as %s", directories.keep(path, self._root))
+        else:
+            path.unlink()
+
+    def _report(self, path: Path, damage: Damage) -> None:
+        self.damage[damage.kind] += 1
+        level = logging.WARNING if damage.kind == "torn" else logging.ERROR
+        log.log(level, "%s: bytes %d to %d are %s", path, damage.start, damage.end, damage.kind)
+
+    def _offset(self, path: Path) -> int:
+        known = self._progress.get(path.name)
+        return known.offset if known is not None else 0
+
+
+def _report_end(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        log.critical("the ledger mover died", exc_info=task.exception())
