@@ -7,14 +7,8 @@ import pytest
 
 from llmgw_core.limits.memory import MemoryLimiter
 from llmgw_core.limits.port import Exceeded, MeterSpec
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from llmgw_core.testing.limiter_machine import FakeClock
+from llmgw_core.testing.limiter_suite import LimiterSuite
 
 
 def rpm(limit: int, name: str = "team:t:rpm") -> MeterSpec:
@@ -34,7 +28,7 @@ async def use(limiter: MemoryLimiter, spec: MeterSpec, tokens: int = 0) -> None:
 
 
 async def test_meters_that_nobody_is_bound_to_are_collected_once_their_window_is_empty() -> None:
-    clock = Clock()
+    clock = FakeClock()
     limiter = MemoryLimiter(clock)
     most = 0
     for number in range(20_000):
@@ -45,7 +39,7 @@ async def test_meters_that_nobody_is_bound_to_are_collected_once_their_window_is
 
 
 async def test_a_meter_that_is_still_counting_is_not_collected() -> None:
-    clock = Clock()
+    clock = FakeClock()
     limiter = MemoryLimiter(clock)
     await use(limiter, rpm(1))
     for number in range(1000):
@@ -56,7 +50,7 @@ async def test_a_meter_that_is_still_counting_is_not_collected() -> None:
 
 
 async def test_a_meter_with_a_call_in_flight_is_not_collected() -> None:
-    clock = Clock()
+    clock = FakeClock()
     limiter = MemoryLimiter(clock)
     ticket = await limiter.reserve(limiter.bind([parallel(1)]), 0)
     for number in range(1000):
@@ -69,7 +63,7 @@ async def test_a_meter_with_a_call_in_flight_is_not_collected() -> None:
 
 
 async def test_a_cached_binding_and_a_new_one_count_together_after_a_long_silence() -> None:
-    clock = Clock()
+    clock = FakeClock()
     limiter = MemoryLimiter(clock)
     cached = limiter.bind([rpm(1)])
     for number in range(1000):
@@ -81,7 +75,7 @@ async def test_a_cached_binding_and_a_new_one_count_together_after_a_long_silenc
 
 
 async def test_binding_many_new_meters_at_once_keeps_all_of_them() -> None:
-    clock = Clock()
+    clock = FakeClock()
     limiter = MemoryLimiter(clock)
     specs = [rpm(1, f"key:{number}:rpm") for number in range(20)]
     bound = limiter.bind(specs)
@@ -92,21 +86,21 @@ async def test_binding_many_new_meters_at_once_keeps_all_of_them() -> None:
 
 
 async def test_closing_forgets_the_meters() -> None:
-    limiter = MemoryLimiter(Clock())
+    limiter = MemoryLimiter(FakeClock())
     await use(limiter, rpm(5))
     await limiter.aclose()
     assert len(limiter) == 0
 
 
 def test_an_id_counts_one_unit_only() -> None:
-    limiter = MemoryLimiter(Clock())
+    limiter = MemoryLimiter(FakeClock())
     limiter.bind([rpm(1, "same")])
     with pytest.raises(ValueError, match="'same' counts requests, not tokens"):
         limiter.bind([tpm(1, "same")])
 
 
 async def test_another_window_reshapes_the_meter_and_keeps_its_counts() -> None:
-    clock = Clock()
+    clock = FakeClock()
     limiter = MemoryLimiter(clock)
     await use(limiter, rpm(1))
     longer = MeterSpec("team:t:rpm", "team", "requests", 1, 3600.0)
@@ -117,7 +111,7 @@ async def test_another_window_reshapes_the_meter_and_keeps_its_counts() -> None:
 
 
 async def test_a_forgotten_reservation_warns_and_gives_its_parallel_slots_back() -> None:
-    limiter = MemoryLimiter(Clock())
+    limiter = MemoryLimiter(FakeClock())
     ticket = await limiter.reserve(limiter.bind([parallel(1)]), 0)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -147,8 +141,13 @@ async def test_a_reservation_reads_the_clock_once() -> None:
 
 
 def test_a_reservation_never_suspends() -> None:
-    limiter = MemoryLimiter(Clock())
+    limiter = MemoryLimiter(FakeClock())
     coroutine = limiter.reserve(limiter.bind([rpm(1), tpm(1), parallel(1)]), 1)
     with pytest.raises(StopIteration) as finished:
         coroutine.send(None)
     finished.value.value.settle(1)
+
+
+class TestMemoryLimiter(LimiterSuite):
+    def make_limiter(self, clock: FakeClock) -> MemoryLimiter:
+        return MemoryLimiter(clock)
