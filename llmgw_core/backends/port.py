@@ -35,8 +35,11 @@ class StreamReader(Protocol):
     done: bool
     """True once the end marker was seen. The marker itself is withheld: see `end`."""
     usage: Usage | None
-    output_bytes: int
-    """UTF-8 bytes of produced text so far (an estimate is allowed)."""
+
+    @property
+    def output_bytes(self) -> int:
+        """UTF-8 bytes of produced text so far (an estimate is allowed)."""
+        ...
 
     def feed(self, data: bytes) -> bytes:
         """Whole events to forward, or b"". Raises `UpstreamFailure` on an error event or a

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from typing import TYPE_CHECKING
 
 import msgspec
+
 from llmgw_core.backends.canonical import CanonicalSession
 from llmgw_core.domain.deployment import Origin
 from llmgw_core.domain.errors import ConfigError
 from llmgw_core.domain.failure import UpstreamFailure
 from llmgw_core.hooks.specs import hookimpl
-
 from llmgw_llamacpp.child import HOST
 from llmgw_llamacpp.engine import Engine, EngineError, Timing
 from llmgw_llamacpp.modelfile import ModelFileError
@@ -75,7 +74,7 @@ class LlamaCppPlugin:
     def __init__(self, config: Config, context: PluginContext) -> None:
         self._context = context
         self._backend = LlamaCppBackend()
-        self._timing = Timing(time.monotonic, asyncio.sleep, random.random)
+        self._timing = Timing(context.clock, asyncio.sleep, random.random)
 
     @hookimpl
     def register_backends(self) -> Sequence[Backend]:
@@ -87,20 +86,14 @@ class LlamaCppPlugin:
         """Start every engine at once and wait until all are ready.
 
         Raises `ConfigError` when one does not start; the others are stopped first."""
-        engines = [self._launch(each) for each in self._context.deployments(BACKEND)]
-        outcome: list[BaseException | None] = []
         try:
-            outcome = await asyncio.gather(
-                *(engine.started() for engine in engines), return_exceptions=True
-            )
-        finally:
-            if len(outcome) != len(engines) or any(outcome):
-                await self.shutdown()
-        for error in outcome:
+            engines = [self._launch(each) for each in self._context.deployments(BACKEND)]
+            await asyncio.gather(*(engine.started() for engine in engines))
+        except BaseException as error:
+            await self.shutdown()
             if isinstance(error, EngineError):
-                raise ConfigError(f"{error} What it said is in the log.")
-            if error is not None:
-                raise error
+                raise ConfigError(f"{error} What it said is in the log.") from error
+            raise
 
     @hookimpl
     async def shutdown(self) -> None:
@@ -128,3 +121,8 @@ class LlamaCppPlugin:
 
     def _changed(self, deployment_id: str) -> None:
         self._backend.changed(deployment_id)
+        engines = self._backend.engines.values()
+        metrics = self._context.metrics
+        metrics.counters["engine_restarts_total"] = sum(engine.restarts for engine in engines)
+        metrics.gauges["engines"] = len(engines)
+        metrics.gauges["engines_ready"] = sum(engine.state is State.READY for engine in engines)

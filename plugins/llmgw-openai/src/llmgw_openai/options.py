@@ -10,6 +10,7 @@ from functools import cached_property
 from urllib.parse import urlsplit
 
 import msgspec
+
 from llmgw_core.domain.deployment import Origin
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")
@@ -90,7 +91,9 @@ class OpenAIOptions(
         if url.scheme not in {"http", "https"} or not url.hostname:
             raise OptionError("base_url", "must look like https://host/v1 or http://host:port/v1.")
         if "@" in url.netloc:
-            raise OptionError("base_url", "must not contain a user; use the deployment's credential.")
+            raise OptionError(
+                "base_url", "must not contain a user; use the deployment's credential."
+            )
         if "?" in self.base_url or "#" in self.base_url:
             raise OptionError("base_url", "must not contain a query or a fragment.")
         if port == 0 or not _PATH.fullmatch(url.path) or not _is_host(url.hostname):

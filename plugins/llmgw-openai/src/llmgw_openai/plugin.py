@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+
 from llmgw_core.backends.canonical import CanonicalSession
 from llmgw_core.domain.errors import ConfigError
 from llmgw_core.hooks.specs import hookimpl
-
 from llmgw_openai.options import OpenAIOptions, OptionError
 
 if TYPE_CHECKING:
