@@ -84,7 +84,11 @@ class Backend(Protocol):
     """What a plugin registers. `Options` is the typed settings of one deployment."""
 
     name: str
-    Options: type[msgspec.Struct]
+
+    @property
+    def Options(self) -> type[msgspec.Struct]:  # noqa: N802 -- plugins write it as a class
+        """The type that a deployment's `options` are decoded into."""
+        ...
 
     def origin(self, deployment: Deployment) -> Origin:
         """Where this deployment's connections go now. Raises `UpstreamFailure` kind
