@@ -1,0 +1,111 @@
+"""What values are valid: names, addresses, grants, limits, expiry. Pure; every function gives
+the value back as it is stored, or raises `TenancyError` with a sentence."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+from llmgw_core.access import patterns
+from llmgw_core.tenancy.errors import TenancyError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llmgw_core.domain.access import Limits
+    from llmgw_core.tenancy.records import Role
+
+_ZONE = re.compile(r"[A-Za-z0-9._-]{1,50}")
+_LOOKS_LIKE_ID = re.compile(r"(org|team|user|key)_[0-9A-Za-z]{22}")
+_EMAIL = re.compile(r"[^@\s]+@[^@\s]+")
+_ROLES: dict[str, Role] = {"admin": "admin", "member": "member"}
+_LARGEST_LIMIT = 10**15
+_LONGEST_LIST = 1000
+
+
+def name(value: str) -> str:
+    """1 to 100 printable characters that cannot be mistaken for an id."""
+    if not 1 <= len(value) <= 100 or not value.isprintable() or value != value.strip():
+        raise TenancyError(
+            "A name consists of 1 to 100 printable characters, without spaces at its ends."
+        )
+    if _LOOKS_LIKE_ID.fullmatch(value):
+        raise TenancyError(f"The name '{value}' looks like an id; choose another one.")
+    return value
+
+
+def email(value: str | None) -> str | None:
+    """Something with one @ in it; whether mail arrives there is not ours to know."""
+    if value is not None and not (
+        len(value) <= 320 and value.isprintable() and _EMAIL.fullmatch(value)
+    ):
+        raise TenancyError("The e-mail address is not one.")
+    return value
+
+
+def actor(value: str) -> str:
+    """Who makes a change: 1 to 200 printable characters."""
+    if not 1 <= len(value) <= 200 or not value.isprintable():
+        raise TenancyError("The actor of a change must be named by 1 to 200 printable characters.")
+    return value
+
+
+def role(value: str) -> Role:
+    """`admin` or `member`."""
+    known = _ROLES.get(value)
+    if known is None:
+        raise TenancyError(f"A role is one of {', '.join(_ROLES)}.")
+    return known
+
+
+def models(values: Sequence[str] | None) -> list[str] | None:
+    """Patterns, without repetitions, in their order; None inherits."""
+    listed = _listed(values, "models")
+    for pattern in listed or ():
+        if problem := patterns.problem(pattern):
+            raise TenancyError(f"'{pattern[:200]}' cannot be granted: {problem}.")
+    return listed
+
+
+def zones(values: Sequence[str] | None) -> list[str] | None:
+    """Names of zones, without repetitions, in their order; None inherits."""
+    listed = _listed(values, "zones")
+    for zone in listed or ():
+        if not _ZONE.fullmatch(zone):
+            raise TenancyError(
+                f"'{zone[:200]}' is no zone: one consists of 1 to 50 letters, digits and . _ -"
+            )
+    return listed
+
+
+def limits(value: Limits) -> dict[str, Any]:
+    """The columns of a level's limits."""
+    columns = {"rpm": value.rpm, "tpm": value.tpm, "parallel": value.parallel}
+    for column, limit in columns.items():
+        if limit is None:
+            continue
+        # A bool is an int to Python, but no number to anybody else.
+        if type(limit) is not int or not 1 <= limit <= _LARGEST_LIMIT:
+            raise TenancyError(
+                f"The limit {column} is a whole number from 1 to {_LARGEST_LIMIT}, or none; "
+                "to stop all calls, disable the object."
+            )
+    return columns
+
+
+def expiry(value: float | None, now: float) -> float | None:
+    """A moment in the future, in seconds since the epoch."""
+    if value is None:
+        return None
+    if not math.isfinite(value) or value <= now:
+        raise TenancyError("The expiry of a key must lie in the future.")
+    return float(value)
+
+
+def _listed(values: Sequence[str] | None, what: str) -> list[str] | None:
+    if values is None:
+        return None
+    if isinstance(values, str) or len(values) > _LONGEST_LIST:
+        raise TenancyError(f"The {what} are a list of at most {_LONGEST_LIST} entries.")
+    return list(dict.fromkeys(values))
