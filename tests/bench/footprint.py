@@ -45,11 +45,11 @@ def install(directory: Path) -> Installed:
     shutil.rmtree(directory, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", directory], check=True)
     python = directory / "bin" / "python"
-    pip = [python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt"]
+    pip = [str(python), "-m", "pip", "install", "-q", "-c", str(ROOT / "constraints.txt")]
     names, size = _inventory(python)
     subprocess.run([*pip, f"{ROOT}[server]"], check=True)
     more_names, more_size = _inventory(python)
-    subprocess.run([*pip, "--no-deps", ROOT / "plugins" / "llmgw-openai"], check=True)
+    subprocess.run([*pip, "--no-deps", str(ROOT / "plugins" / "llmgw-openai")], check=True)
     return Installed(python, more_names - names, more_size - size)
 
 

@@ -45,7 +45,7 @@ class Run:
 
 
 def run(
-    kind: Kind, port: int, pid: int, keys: Path, seconds: int, settle: Callable[[int], None]
+    kind: Kind, port: int, pid: int, keys: Path, *, seconds: int, settle: Callable[[int], None]
 ) -> Run:
     """Load 127.0.0.1:`port` for `seconds`. `settle` is called with the number of answers and
     returns when the server has done all the work that they caused: it is counted too."""
@@ -54,7 +54,11 @@ def run(
     command += [f"-d{seconds + kind.drain}", "--timeout", "30s", "-s", str(SCRIPT)]
     before = cpu_seconds(pid)
     done = subprocess.run(
-        [*command, f"http://127.0.0.1:{port}/"], env=env, capture_output=True, text=True, check=False
+        [*command, f"http://127.0.0.1:{port}/"],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if done.returncode or not lines:

@@ -24,9 +24,9 @@ EXTRA_EVENTS = 3
 
 def _json_reply(value: Any) -> bytes:
     body = json.dumps(value).encode()
-    return (
-        b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
-        b"content-length: %d\r\n\r\n%s" % (len(body), body)
+    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (
+        len(body),
+        body,
     )
 
 
@@ -71,9 +71,7 @@ EMBEDDING = _json_reply(
     {
         "object": "list",
         "model": "fake",
-        "data": [
-            {"object": "embedding", "index": 0, "embedding": [i / 1000 for i in range(1536)]}
-        ],
+        "data": [{"object": "embedding", "index": 0, "embedding": [i / 1000 for i in range(1536)]}],
         "usage": {"prompt_tokens": 8, "total_tokens": 8},
     }
 )
