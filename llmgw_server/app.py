@@ -83,6 +83,11 @@ class Application:
             await receive()
             await send({"type": "websocket.close", "code": 1008, "reason": ""})
 
+    def end_calls(self) -> None:
+        """Cancel every call in flight; for a server whose drain is over."""
+        if self._calls is not None:
+            self._calls.end_calls()
+
     async def _page(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert self._gateway is not None
         assert self._pages is not None

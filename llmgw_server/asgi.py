@@ -43,8 +43,10 @@ class Exchange:
         "_scope",
         "_seen",
         "_send",
+        "ended",
         "gone",
         "on_gone",
+        "task",
         "watcher",
     )
 
@@ -52,6 +54,9 @@ class Exchange:
         self.gone = False
         self.on_gone: Callable[[], None] | None = None
         self.watcher: asyncio.Task[None] | None = None
+        self.task = asyncio.current_task()
+        self.ended = False
+        """The server ended this call; its cancellation is no failure."""
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -195,18 +200,23 @@ class Exchange:
         if self.on_gone is not None:
             self.on_gone()
 
-    def look(self, now: float, body_seconds: float) -> bool:
-        """The sweep's look at this call; `now` is monotonic. True: it need not look again."""
+    def look(self, now: float, body_seconds: float) -> None:
+        """The sweep's look at this call; `now` is monotonic."""
+        if self.watcher is not None or self._broken_off:
+            return
         if not self._seen:
             self._seen = now
         elif self._body_ended:
-            if self.watcher is None:
-                self.watch()
-            return True
-        elif self._reader is not None and not self._broken_off and now - self._seen >= body_seconds:
+            self.watch()
+        elif self._reader is not None and now - self._seen >= body_seconds:
             self._broken_off = True
             self._reader.cancel()
-        return False
+
+    def end(self) -> None:
+        """Cancel the call, because the server cannot wait for it."""
+        self.ended = True
+        if self.task is not None:
+            self.task.cancel()
 
     async def aclose(self) -> None:
         """End the watch. Idempotent."""
@@ -252,6 +262,10 @@ class CallEndpoint:
             self._arm()
         try:
             await self._handle(head, exchange, exchange)
+        except asyncio.CancelledError:
+            # Asked for by the call itself or by `end_calls`; a server would log it as a crash.
+            if not (exchange.gone or exchange.ended):
+                raise
         finally:
             self._calls.discard(exchange)
             if exchange.watcher is not None:
@@ -264,10 +278,15 @@ class CallEndpoint:
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
         now = loop.time()
-        done = [call for call in self._calls if call.look(now, self._body_seconds)]
-        self._calls.difference_update(done)
+        for call in self._calls:
+            call.look(now, self._body_seconds)
         if self._calls:
             self._arm()
+
+    def end_calls(self) -> None:
+        """Cancel every call in flight; for a server whose drain is over."""
+        for call in self._calls:
+            call.end()
 
     def close(self) -> None:
         """Stop looking; for the end of the application."""

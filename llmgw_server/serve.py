@@ -33,7 +33,7 @@ KEEP_ALIVE_SECONDS = 75
 HEAD_BYTES = 64 * 1024
 HTTP2_STREAMS = 1000
 GRACE_SECONDS = 5.0
-"""What a server may take to end after the drain; a client that does not read can stop one."""
+"""What a server may take to end after the drain: it flushes what clients have not read yet."""
 
 
 class ServeError(Exception):
@@ -41,12 +41,13 @@ class ServeError(Exception):
 
 
 class Server(Protocol):
-    """Serves `app` on `listener` until `stop` is set, then drains; see `SERVERS`."""
+    """Serves `app` on `listener` until `stop` is set; see `SERVERS`."""
 
     def __call__(
-        self, app: Application, listener: socket.socket, drain: float, stop: asyncio.Event
+        self, app: Application, listener: socket.socket, patience: float, stop: asyncio.Event
     ) -> Coroutine[object, object, None]:
-        """Return when the last connection has ended or `drain` seconds are over."""
+        """Return when the last connection has ended, at the latest `patience` seconds after
+        `stop`."""
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -94,7 +95,7 @@ def url_of(listener: socket.socket) -> str:
 
 
 async def _hypercorn(
-    app: Application, listener: socket.socket, drain: float, stop: asyncio.Event
+    app: Application, listener: socket.socket, patience: float, stop: asyncio.Event
 ) -> None:
     from hypercorn.asyncio import serve as hypercorn_serve
     from hypercorn.config import Config
@@ -109,7 +110,7 @@ async def _hypercorn(
     config.h11_max_incomplete_size = HEAD_BYTES
     config.keep_alive_max_requests = 2**31
     config.h2_max_concurrent_streams = HTTP2_STREAMS
-    config.graceful_timeout = drain
+    config.graceful_timeout = patience
     config.include_server_header = False
     config.include_date_header = False
     config.accesslog = None
@@ -118,7 +119,7 @@ async def _hypercorn(
 
 
 async def _uvicorn(
-    app: Application, listener: socket.socket, drain: float, stop: asyncio.Event
+    app: Application, listener: socket.socket, patience: float, stop: asyncio.Event
 ) -> None:
     try:
         import uvicorn
@@ -150,12 +151,10 @@ async def _uvicorn(
             date_header=False,
             backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=math.ceil(drain),
+            timeout_graceful_shutdown=math.ceil(patience),
         )
     )
     await server.serve(sockets=[listener])
-    if server.server_state.tasks:
-        await asyncio.wait(tuple(server.server_state.tasks))
 
 
 SERVERS: dict[str, Server] = {"hypercorn": _hypercorn, "uvicorn": _uvicorn}
@@ -169,23 +168,24 @@ async def serve_app(
     drain_seconds: float,
     stop: asyncio.Event,
 ) -> None:
-    """Serve on a bound `listener` until `stop` is set and the drain is over.
+    """Serve on a bound `listener` until `stop` is set, let running calls finish for
+    `drain_seconds`, end the others, and return within `GRACE_SECONDS` more.
 
-    `server` is a key of `SERVERS`. The end never takes longer than `drain_seconds` plus
-    `GRACE_SECONDS`.
+    `server` is a key of `SERVERS`. Raises `ServeError`.
     """
-    serving = asyncio.create_task(
-        SERVERS[server](app, listener, drain_seconds, stop), name="llmgw server"
-    )
-    asked = asyncio.create_task(stop.wait(), name="llmgw stop")
+    # Calls are ended here and not by the servers: both report what they cancel as crashes.
+    patience = drain_seconds + GRACE_SECONDS / 2
+    serving = asyncio.create_task(SERVERS[server](app, listener, patience, stop))
+    asked = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({serving, asked}, return_when=asyncio.FIRST_COMPLETED)
-        await asyncio.wait({serving}, timeout=drain_seconds + GRACE_SECONDS)
+        await asyncio.wait({serving}, timeout=drain_seconds)
+        app.end_calls()
+        await asyncio.wait({serving}, timeout=GRACE_SECONDS)
     finally:
         asked.cancel()
-        if not serving.done():
-            serving.cancel()
-            await asyncio.wait({serving}, timeout=GRACE_SECONDS)
+        serving.cancel()
+        await asyncio.wait({serving, asked}, timeout=GRACE_SECONDS)
     if serving.done() and not serving.cancelled():
         serving.result()
 

@@ -198,7 +198,9 @@ async def test_a_client_that_leaves_a_long_call_is_noticed_and_writes_become_sil
     assert watchers() == []
 
 
-async def test_a_call_that_its_owner_cancels_when_the_client_left_ends_quietly(kind: str) -> None:
+async def test_a_call_that_its_owner_cancels_when_the_client_left_ends_quietly(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
     begun = asyncio.Event()
 
     async def cancelled(head: Head, body: Body, sink: Sink) -> None:
@@ -217,7 +219,8 @@ async def test_a_call_that_its_owner_cancels_when_the_client_left_ends_quietly(k
         await begun.wait()
         writer.close()
         assert isinstance(await entrance.ended.get(), asyncio.CancelledError)
-        assert watchers() == []
+    assert watchers() == []
+    assert caplog.records == []
 
 
 async def test_a_stream_arrives_chunk_by_chunk_and_the_connection_stays(kind: str) -> None:

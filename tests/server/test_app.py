@@ -1,0 +1,214 @@
+"""The application around the adapter: health, metrics, envelopes, lifespan, request ids."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from llmgw_core.domain.errors import ConfigError
+from llmgw_server.app import Application
+
+from .conftest import Entrance, reply, running
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, MutableMapping
+
+    from llmgw_core.domain.call import Body, Head, Sink
+    from llmgw_core.gateway import Gateway
+
+
+async def ok(head: Head, body: Body, sink: Sink) -> None:
+    await reply(sink, head.path.encode())
+
+
+def get(path: str, extra: str = "") -> bytes:
+    return f"GET {path} HTTP/1.1\r\nhost: a\r\n{extra}\r\n".encode()
+
+
+async def test_health_says_live_and_ready_or_why_not(kind: str) -> None:
+    entrance = Entrance(ok)
+    async with running(entrance.application(), kind) as server:
+        status, headers, body = await server.exchange(get("/health/live"))
+        assert (status, json.loads(body)) == (200, {"status": "live"})
+        assert headers["x-request-id"] == "call-1"
+        status, _, body = await server.exchange(get("/health/ready"))
+        assert (status, json.loads(body)) == (200, {"status": "ready"})
+        entrance.reasons.append("The journal cannot be written.")
+        status, _, body = await server.exchange(get("/health/ready"))
+        assert status == 503
+        assert json.loads(body)["reasons"] == ["The journal cannot be written."]
+
+
+async def test_everything_under_v1_is_the_cores_and_nothing_else(kind: str) -> None:
+    async with running(Entrance(ok).application(), kind) as server:
+        assert (await server.exchange(get("/v1/health/live")))[2] == b"/v1/health/live"
+        for path in ("/v1", "/v2/models", "/"):
+            status, headers, body = await server.exchange(get(path))
+            error = json.loads(body)["error"]
+            assert (status, error["code"], error["type"]) == (
+                404,
+                "unknown_url",
+                "invalid_request_error",
+            )
+            assert error["request_id"] == headers["x-request-id"]
+            assert headers["content-type"] == "application/json"
+
+
+async def test_a_wrong_method_is_a_405_with_allow_in_the_envelope(kind: str) -> None:
+    async with running(Entrance(ok).application(), kind) as server:
+        status, headers, body = await server.exchange(
+            b"POST /health/live HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n"
+        )
+    assert status == 405
+    assert json.loads(body)["error"]["code"] == "method_not_allowed"
+    assert sorted(headers["allow"].split(", ")) == ["get", "head"]
+
+
+async def test_a_bug_in_a_page_is_a_500_without_its_traceback(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    entrance = Entrance(ok)
+    entrance.reasons = cast("list[str]", [object()])  # cannot be encoded
+    async with running(entrance.application(), kind) as server:
+        status, headers, body = await server.exchange(get("/health/ready"))
+    assert status == 500
+    assert json.loads(body)["error"]["code"] == "internal_error"
+    assert b"Traceback" not in body
+    assert "x-request-id" in headers
+    assert entrance.stats.bugs_total == 1
+    assert "object" in caplog.text  # the operator sees it
+
+
+async def test_metrics_show_what_was_counted_in_the_format_that_is_asked_for(kind: str) -> None:
+    entrance, other = Entrance(ok), Entrance(ok)
+    stats = entrance.stats
+    stats.requests["chat.completions", "m", 200] += 3
+    stats.tokens["m", "output"] += 12
+    stats.charge_nano["m"] += 2_500_000_000
+    stats.attempts["m/a", "ok"] += 3
+    stats.refusals["rate_limit_exceeded"] += 1
+    stats.durations["chat.completions"][0] += 2
+    stats.durations["chat.completions"][-1] += 1
+    stats.duration_us["chat.completions"] += 1_500_000
+    stats.in_flight = 4
+    async with running(entrance.application(), kind) as server:
+        status, headers, body = await server.exchange(get("/metrics"))
+        again = (await server.exchange(get("/metrics")))[2]
+        _, openmetrics, _ = await server.exchange(
+            get("/metrics", "accept: application/openmetrics-text\r\n")
+        )
+    lines = body.decode().splitlines()
+    assert status == 200
+    assert headers["content-type"].startswith("text/plain")
+    assert openmetrics["content-type"].startswith("application/openmetrics-text")
+    for line in (
+        'llmgw_requests_total{endpoint="chat.completions",model="m",status="200"} 3.0',
+        'llmgw_tokens_total{direction="output",model="m"} 12.0',
+        'llmgw_charge_total{model="m"} 2.5',
+        'llmgw_attempts_total{deployment="m/a",outcome="ok"} 3.0',
+        'llmgw_refusals_total{code="rate_limit_exceeded"} 1.0',
+        "llmgw_calls_in_flight 4.0",
+        "llmgw_bugs_total 0.0",
+        'llmgw_request_duration_seconds_bucket{endpoint="chat.completions",le="0.005"} 2.0',
+        'llmgw_request_duration_seconds_bucket{endpoint="chat.completions",le="+Inf"} 3.0',
+        'llmgw_request_duration_seconds_count{endpoint="chat.completions"} 3.0',
+        'llmgw_request_duration_seconds_sum{endpoint="chat.completions"} 1.5',
+    ):
+        assert line in lines
+    assert b'llmgw_tokens_total{direction="output",model="m"} 12.0' in again
+    async with running(other.application(), kind) as server:
+        assert b'model="m"' not in (await server.exchange(get("/metrics")))[2]
+
+
+async def test_websockets_are_refused(kind: str) -> None:
+    async with running(Entrance(ok).application(), kind) as server:
+        reader, _ = await server.send(
+            get(
+                "/v1/realtime",
+                "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n"
+                "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+            )
+        )
+        first = await reader.readline()
+    # uvicorn has no websockets here and treats the upgrade as the plain request that it is.
+    assert first.split()[1] == {"hypercorn": b"403", "uvicorn": b"200"}[kind]
+
+
+class Lifespan:
+    """The server's side of ASGI's lifespan, in memory."""
+
+    def __init__(self, application: Application) -> None:
+        self.received: asyncio.Queue[MutableMapping[str, Any]] = asyncio.Queue()
+        self.sent: asyncio.Queue[MutableMapping[str, Any]] = asyncio.Queue()
+        self.application = application
+        self._task = asyncio.ensure_future(
+            application({"type": "lifespan"}, self.received.get, self.sent.put)
+        )
+
+    async def step(self, event: str) -> MutableMapping[str, Any]:
+        self.received.put_nowait({"type": event})
+        return await self.sent.get()
+
+    async def ended(self) -> None:
+        await self._task
+
+
+async def request(application: Application, path: str) -> tuple[int, dict[bytes, bytes], bytes]:
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def receive() -> MutableMapping[str, Any]:
+        return {"type": "http.request"}
+
+    async def send(event: MutableMapping[str, Any]) -> None:
+        sent.append(event)
+
+    scope: dict[str, Any] = {"type": "http", "method": "GET", "path": path, "headers": []}
+    await application(scope | {"query_string": b""}, receive, send)
+    return sent[0]["status"], dict(sent[0]["headers"]), sent[1]["body"]
+
+
+async def test_a_factorys_gateway_lives_as_long_as_the_servers_lifespan() -> None:
+    states: list[str] = []
+
+    @asynccontextmanager
+    async def opening() -> AsyncIterator[Gateway]:
+        states.append("open")
+        yield cast("Gateway", Entrance(ok))
+        states.append("closed")
+
+    application = Application(opening())
+    status, headers, _ = await request(application, "/v1/models")
+    assert status == 503
+    assert headers[b"x-request-id"]
+    lifespan = Lifespan(application)
+    assert (await lifespan.step("lifespan.startup"))["type"] == "lifespan.startup.complete"
+    assert (await request(application, "/v1/models"))[0] == 200
+    assert states == ["open"]
+    assert (await lifespan.step("lifespan.shutdown"))["type"] == "lifespan.shutdown.complete"
+    await lifespan.ended()
+    assert states == ["open", "closed"]
+
+
+async def test_a_gateway_that_cannot_open_fails_the_start_with_a_sentence() -> None:
+    @asynccontextmanager
+    async def opening() -> AsyncIterator[Gateway]:
+        raise ConfigError("the zone is missing", path="models.m")
+        yield
+
+    lifespan = Lifespan(Application(opening()))
+    event = await lifespan.step("lifespan.startup")
+    assert event["type"] == "lifespan.startup.failed"
+    assert event["message"] == "models.m: the zone is missing"
+    await lifespan.ended()
+
+
+async def test_an_open_gateway_stays_its_owners() -> None:
+    lifespan = Lifespan(Entrance(ok).application())
+    await lifespan.step("lifespan.startup")
+    await lifespan.step("lifespan.shutdown")
+    await lifespan.ended()
+    assert (await request(lifespan.application, "/v1/models"))[0] == 200
