@@ -40,7 +40,7 @@ from llmgw_core.routing.balance import SmoothRoundRobin
 from llmgw_core.store.engine import Store
 from llmgw_core.store.ledger import Ledger
 from llmgw_core.store.principals import StorePrincipals
-from llmgw_core.tenancy import Tenancy
+from llmgw_core.tenancy.service import Tenancy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
