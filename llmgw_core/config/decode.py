@@ -95,7 +95,7 @@ def _located(error: msgspec.ValidationError, path: str) -> ConfigError:
     """The library's sentence without its quoted values, under the path that it names."""
     message, _, place = str(error).partition(" - at `$")
     below = place.removesuffix("`").replace("[...]", "[]")
-    if message.startswith("Invalid enum value"):
+    if message.startswith(("Invalid enum value", "Invalid value")):  # they quote it
         message = "Not one of the values that are allowed"
     message = message[:1].lower() + message[1:]
     return ConfigError(f"{message}.", path=(path + below).lstrip("."))

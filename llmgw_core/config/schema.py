@@ -6,7 +6,7 @@ raw here; the plugin host decodes them with the type that the plugin declares.
 
 from __future__ import annotations
 
-import datetime
+import datetime  # noqa: ICN001, TC003 -- msgspec reads the annotations at run time
 from decimal import Decimal
 from typing import Any, Literal
 

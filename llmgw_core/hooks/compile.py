@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from llmgw_core.domain.access import Principal
 from llmgw_core.domain.call import Head
+from llmgw_core.domain.errors import GatewayError
 from llmgw_core.domain.reply import Reply
 from llmgw_core.hooks.foreign import Foreign, OnFailure
 from llmgw_core.hooks.specs import HOOK_KINDS, GatewayHooks
@@ -57,8 +58,11 @@ class CompiledHook(Foreign):
     __slots__ = ("arguments", "function", "is_coroutine", "returns", "timeout")
 
     def __init__(self, hook: str, function: Callable[..., Any], config: PluginConfig) -> None:
-        closed: OnFailure = "continue" if config.on_error == "open" else "refuse"
-        super().__init__(config.name, hook, _FIXED_POLICY.get(hook, closed))
+        policy: OnFailure = "continue" if config.on_error == "open" else "refuse"
+        if hook in _FIXED_POLICY:
+            super().__init__(config.name, hook, _FIXED_POLICY[hook])
+        else:  # an answer of the plugin is none of its failures, open or not
+            super().__init__(config.name, hook, policy, passes=(GatewayError,))
         self.arguments = tuple(inspect.signature(function).parameters)
         self.function = _selecting(function, self.arguments, spec_arguments(hook))
         self.is_coroutine = inspect.iscoroutinefunction(function)
