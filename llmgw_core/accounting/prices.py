@@ -26,7 +26,11 @@ NANO = 10**9
 MILLION = 10**6
 
 MAX_PRICE = 10**9
-"""The dearest price in whole units: with it, amounts of a million tokens fit 64 bits."""
+"""The dearest price in whole units: a million tokens of it are the largest amount."""
+
+MAX_AMOUNT = 10**18
+"""The largest amount of one attempt in nano-units. An upstream that reports absurd numbers of
+tokens must not produce an amount that cannot be written down."""
 
 _EPOCH = dt.date(1970, 1, 1)
 _DAY_NS = 86_400 * NANO
@@ -59,7 +63,7 @@ class Rates:
         )
         if rest > 500_000 or (rest == 500_000 and units & 1):
             units += 1
-        return units + self.call
+        return max(-MAX_AMOUNT, min(MAX_AMOUNT, units + self.call))
 
 
 class Price:

@@ -144,12 +144,13 @@ def _shown(dimension: Dimension, value: str | int) -> str:
 
 def _line(by: Sequence[Dimension], row: Row[Any]) -> UsageRow:
     width = len(by)
-    shown = [_shown(by[index % width], row[index]) for index in range(2 * width)]
-    cost, cost_rest, charge, charge_rest = row[-4:]
+    values: list[Any] = list(row)
+    shown = [_shown(by[index % width], values[index]) for index in range(2 * width)]
+    cost, cost_rest, charge, charge_rest = values[-4:]
     return UsageRow(
         ids=tuple(shown[:width]),
         names=tuple(shown[width:]),
         cost=cost * _NANO + cost_rest,
         charge=charge * _NANO + charge_rest,
-        **dict(zip(_COUNTS, row[2 * width :], strict=False)),
+        **dict(zip(_COUNTS, values[2 * width : -4], strict=True)),
     )
