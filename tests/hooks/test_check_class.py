@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from llmgw_core.domain.errors import ConfigError
 from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.testing.plugins import host_of
