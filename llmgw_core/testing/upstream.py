@@ -210,6 +210,9 @@ class Upstream:
         self._changed.set()
 
     async def _run(self, peer: Peer, writer: asyncio.StreamWriter) -> None:
+        sock: socket.socket = writer.get_extra_info("socket")
+        # Else small pieces would wait for acknowledgements and arrive joined.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._send_buffer:
             writer.transport.set_write_buffer_limits(high=self._send_buffer)
         try:

@@ -1,0 +1,299 @@
+"""The transport on aiohttp, for installations that want its connector: happy eyeballs, another
+resolver, one client for everything.
+
+aiohttp's own conveniences are off: no redirects, no cookies, no decompression, no proxies or
+credentials from the environment. Its exceptions are mapped here, where the library is called.
+Where it cannot do what `httptools_transport` does: a `fresh` connection comes from a second
+connector with a limit of its own; idempotent requests on a reused connection that turns out to be
+closed are repeated by aiohttp itself; `received` is only true once a head has been parsed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from typing import TYPE_CHECKING, Literal
+
+import aiohttp
+from aiohttp import http_exceptions
+from yarl import URL
+
+from llmgw_core.backends.transport.port import TransportError
+from llmgw_core.backends.transport.request_bytes import RequestEncoder, refused
+from llmgw_core.backends.transport.tls import TlsContext
+
+if TYPE_CHECKING:
+    from types import SimpleNamespace
+
+    from llmgw_core.backends.transport.port import HttpRequest, TransportKind, TransportPhase
+    from llmgw_core.domain.deployment import Origin, Timeouts
+
+_Stage = Literal["connect", "pool", "send", "head"]
+
+
+class _Progress:
+    """How far one exchange has come, and the deadline that follows from it."""
+
+    def __init__(self, timeouts: Timeouts) -> None:
+        self.stage: _Stage = "connect"
+        self.reused = False
+        self.started = asyncio.get_running_loop().time()
+        self.total = self.started + timeouts.total
+        self.timeouts = timeouts
+        self.deadline = asyncio.timeout_at(min(self.started + timeouts.connect, self.total))
+
+    def connected(self, *, reused: bool) -> None:
+        self.reused = reused
+        self.stage = "send"
+        self._extend(self.timeouts.first_byte)
+
+    def sent(self) -> None:
+        self.stage = "head"
+        self._extend(self.timeouts.first_byte)
+
+    def _extend(self, seconds: float) -> None:
+        if not self.deadline.expired():
+            now = asyncio.get_running_loop().time()
+            self.deadline.reschedule(min(now + seconds, self.total))
+
+    def error(self, kind: TransportKind, message: str, *, received: bool = False) -> TransportError:
+        phase: TransportPhase = "connect" if self.stage == "pool" else self.stage
+        return TransportError(kind, phase, message, reused=self.reused, received=received)
+
+
+class AiohttpReply:
+    """See `UpstreamReply`. Header names are in lower case."""
+
+    __slots__ = ("_ended", "_failure", "_progress", "_response", "headers", "reused", "status")
+
+    def __init__(self, response: aiohttp.ClientResponse, progress: _Progress) -> None:
+        self._ended = False
+        self._failure: TransportError | None = None
+        self._response = response
+        self._progress = progress
+        self.status = response.status
+        self.headers = tuple((name.lower(), value) for name, value in response.raw_headers)
+        self.reused = progress.reused
+
+    async def chunk(self) -> bytes:
+        """See `UpstreamReply.chunk`."""
+        return await self._next(asyncio.get_running_loop().time() + self._progress.timeouts.idle)
+
+    async def read(self, limit: int) -> bytes:
+        """See `UpstreamReply.read`."""
+        pieces: list[bytes] = []
+        size = 0
+        while True:
+            idle = asyncio.get_running_loop().time() + self._progress.timeouts.idle
+            piece = await self._next(min(idle, self._progress.total))
+            if not piece:
+                return b"".join(pieces)
+            size += len(piece)
+            if size > limit:
+                raise self._fail("too_large", f"the reply is larger than {limit} bytes")
+            pieces.append(piece)
+
+    def abort(self) -> None:
+        """See `UpstreamReply.abort`."""
+        if not self._ended:
+            if not self._response.content.is_eof():
+                self._fail("reset", "the reply was given up")
+            self._ended = True
+            self._response.close()
+
+    def __del__(self) -> None:
+        if not self._ended:
+            warnings.warn(
+                "a reply was neither read to its end nor aborted",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
+            self._response.close()
+
+    async def _next(self, deadline: float) -> bytes:
+        if self._failure is not None:
+            raise self._copy(self._failure)
+        if self._ended:
+            return b""
+        try:
+            async with asyncio.timeout_at(deadline):
+                piece = await self._response.content.readany()
+        except TimeoutError:
+            raise self._fail("timeout", "the upstream took too long") from None
+        except http_exceptions.HttpProcessingError as error:
+            raise self._fail("protocol", f"the body is not HTTP/1.1: {error}") from error
+        except aiohttp.ClientPayloadError as error:
+            raise self._fail(_payload_kind(error), f"the body ended early: {error}") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._fail("reset", f"the connection was lost: {error}") from error
+        if not piece:
+            self._ended = True
+        return piece
+
+    def _fail(self, kind: TransportKind, message: str) -> TransportError:
+        self._ended = True
+        self._response.close()
+        self._failure = TransportError(kind, "body", message, reused=self.reused, received=True)
+        return self._failure
+
+    def _copy(self, failure: TransportError) -> TransportError:
+        return TransportError(failure.kind, "body", str(failure), reused=self.reused, received=True)
+
+
+class AiohttpTransport:
+    """See `Transport`; the limits mean the same as those of `HttptoolsTransport`. Belongs to the
+    event loop that it is first used in."""
+
+    def __init__(
+        self,
+        *,
+        max_connections: int = 1000,
+        keepalive: float = 15.0,
+        max_head: int = 65536,
+        high_water: int = 65536,
+    ) -> None:
+        self._max_connections = max_connections
+        self._keepalive = keepalive
+        self._max_head = max_head
+        self._high_water = high_water
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}
+        self._origins: dict[Origin, tuple[RequestEncoder, TlsContext | None]] = {}
+        self._closed = False
+
+    async def send(
+        self, origin: Origin, request: HttpRequest, timeouts: Timeouts, *, fresh: bool = False
+    ) -> AiohttpReply:
+        """See `Transport.send`."""
+        if self._closed:
+            raise TransportError("pool", "connect", "the transport is closed")
+        encoder, tls = self._origin(origin)
+        encoder.encode(request)
+        progress = _Progress(timeouts)
+        try:
+            async with progress.deadline:
+                context = True if tls is None else await tls.get()
+                response = await self._session(fresh=fresh).request(
+                    request.method,
+                    _url(origin, request.target),
+                    data=request.body or None,
+                    headers=_headers(request),
+                    allow_redirects=False,
+                    ssl=context,
+                    trace_request_ctx=progress,
+                )
+        except TimeoutError:
+            kind: TransportKind = "pool" if progress.stage == "pool" else "timeout"
+            raise progress.error(kind, "the upstream took too long") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise _send_error(error, progress) from error
+        if response.status == 101:
+            response.close()
+            raise progress.error("protocol", "unexpected reply status 101", received=True)
+        return AiohttpReply(response, progress)
+
+    async def aclose(self) -> None:
+        """See `Transport.aclose`."""
+        self._closed = True
+        for session in self._sessions.values():
+            await session.close()
+
+    def _origin(self, origin: Origin) -> tuple[RequestEncoder, TlsContext | None]:
+        known = self._origins.get(origin)
+        if known is None:
+            tls = TlsContext(origin) if origin.scheme == "https" else None
+            known = self._origins[origin] = (RequestEncoder(origin), tls)
+        return known
+
+    def _session(self, *, fresh: bool) -> aiohttp.ClientSession:
+        session = self._sessions.get(fresh)
+        if session is None:
+            session = self._sessions[fresh] = self._open_session(fresh=fresh)
+        return session
+
+    def _open_session(self, *, fresh: bool) -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(
+            limit=0,
+            limit_per_host=self._max_connections,
+            force_close=fresh,
+            keepalive_timeout=None if fresh else self._keepalive,
+        )
+        return aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
+            auto_decompress=False,
+            trust_env=False,
+            skip_auto_headers=("user-agent", "accept", "content-type"),
+            read_bufsize=self._high_water,
+            max_line_size=self._max_head,
+            max_field_size=self._max_head,
+            trace_configs=[_tracing()],
+        )
+
+
+def _url(origin: Origin, target: str) -> URL:
+    host = f"[{origin.host}]" if ":" in origin.host else origin.host
+    return URL(f"{origin.scheme}://{host}:{origin.port}{target}", encoded=True)
+
+
+def _headers(request: HttpRequest) -> list[tuple[str, str]]:
+    try:
+        pairs = [(name.decode("ascii"), value.decode()) for name, value in request.headers]
+    except UnicodeDecodeError:
+        raise refused("aiohttp sends header values in UTF-8 only") from None
+    return [*pairs, ("accept-encoding", "identity")]
+
+
+def _tracing() -> aiohttp.TraceConfig:
+    """Tells the `_Progress` of each request how far it has come."""
+    tracing = aiohttp.TraceConfig()
+
+    def progress(context: SimpleNamespace) -> _Progress:
+        found = context.trace_request_ctx
+        assert isinstance(found, _Progress)
+        return found
+
+    async def queued(_: object, context: SimpleNamespace, __: object) -> None:
+        progress(context).stage = "pool"
+
+    async def dequeued(_: object, context: SimpleNamespace, __: object) -> None:
+        progress(context).stage = "connect"
+
+    async def created(_: object, context: SimpleNamespace, __: object) -> None:
+        progress(context).connected(reused=False)
+
+    async def reused(_: object, context: SimpleNamespace, __: object) -> None:
+        progress(context).connected(reused=True)
+
+    async def sent(_: object, context: SimpleNamespace, __: object) -> None:
+        progress(context).sent()
+
+    tracing.on_connection_queued_start.append(queued)
+    tracing.on_connection_queued_end.append(dequeued)
+    tracing.on_connection_create_end.append(created)
+    tracing.on_connection_reuseconn.append(reused)
+    tracing.on_request_headers_sent.append(sent)
+    tracing.on_request_chunk_sent.append(sent)
+    return tracing
+
+
+def _send_error(error: Exception, progress: _Progress) -> TransportError:
+    message = f"{type(error).__name__}: {error}"
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return progress.error("dns", message)
+    if isinstance(error, aiohttp.ClientSSLError):
+        return progress.error("tls", message)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        cause = error.os_error
+        reset = isinstance(cause, ConnectionResetError | ConnectionAbortedError)
+        return progress.error("reset" if reset else "refused", message)
+    if isinstance(error, aiohttp.ClientResponseError):
+        large = isinstance(error.__cause__, http_exceptions.LineTooLong)
+        return progress.error("too_large" if large else "protocol", message, received=True)
+    return progress.error("reset", message)
+
+
+def _payload_kind(error: aiohttp.ClientPayloadError) -> TransportKind:
+    """A body that is cut is a reset; one that breaks the rules of chunks is not."""
+    return "reset" if "not completed" in str(error) else "protocol"

@@ -1,0 +1,53 @@
+"""Both transports keep the promises of the port."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import uvloop
+
+from llmgw_core.backends.transport.aiohttp_transport import AiohttpTransport
+from llmgw_core.backends.transport.httptools_transport import HttptoolsTransport
+from llmgw_core.testing.transport_suite import Setup, TransportSuite
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from llmgw_core.backends.transport.port import Transport
+    from llmgw_core.domain.deployment import Origin
+
+
+class TestHttptoolsOnAsyncio(TransportSuite):
+    def make_transport(self, setup: Setup) -> Transport:
+        return HttptoolsTransport(
+            max_connections=setup.max_connections,
+            keepalive=setup.keepalive,
+            max_head=setup.max_head,
+            high_water=setup.high_water,
+        )
+
+    def check_pool(self, transport: Transport, origin: Origin, *, idle: int) -> None:
+        assert isinstance(transport, HttptoolsTransport)
+        counts = transport.counts(origin)
+        assert (counts.connections, counts.idle, counts.waiting) == (idle, idle, 0)
+
+
+class TestHttptoolsOnUvloop(TestHttptoolsOnAsyncio):
+    @pytest.fixture
+    def event_loop_policy(self) -> asyncio.AbstractEventLoopPolicy:
+        policy: asyncio.AbstractEventLoopPolicy = uvloop.EventLoopPolicy()
+        return policy
+
+
+class TestAiohttp(TransportSuite):
+    caps_whole_head = False
+    knows_partial_heads = False
+
+    def make_transport(self, setup: Setup) -> Transport:
+        return AiohttpTransport(
+            max_connections=setup.max_connections,
+            keepalive=setup.keepalive,
+            max_head=setup.max_head,
+            high_water=setup.high_water,
+        )
