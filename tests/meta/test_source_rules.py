@@ -43,9 +43,8 @@ def _words(path: Path) -> set[str]:
             words.add(node.id)
         elif isinstance(node, ast.Attribute):
             words.add(node.attr)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if id(node) not in skipped:
-                words.add(node.value)
+        elif isinstance(node, ast.Constant) and id(node) not in skipped:
+            words.add(str(node.value))
     return words
 
 

@@ -1,0 +1,204 @@
+"""Pages of the reference that are read from the code, made whenever the site is built.
+
+MkDocs calls `on_files`. Nothing that is made here is kept in the repository, so it cannot be
+out of date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+import inspect
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+
+import msgspec
+from mkdocs.structure.files import File
+
+from llmgw_core.config import schema
+from llmgw_core.domain import errors
+from llmgw_core.domain.access import Limits
+from llmgw_core.domain.deployment import Timeouts
+from llmgw_core.hooks import specs
+from llmgw_core.pipeline.stats import Stats
+from llmgw_server import cli
+from llmgw_server.metrics import StatsCollector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.files import Files
+
+ROOT = Path(__file__).parent.parent
+SECTIONS: dict[str, type[msgspec.Struct]] = {
+    "The file": schema.Config,
+    "models.NAME": schema.ModelConfig,
+    "models.NAME.deployments[]": schema.DeploymentConfig,
+    "models.NAME.deployments[].timeouts": Timeouts,
+    "models.NAME.limits": Limits,
+    "models.NAME.prices[]": schema.PriceEntry,
+    "models.NAME.prices[].cost": schema.TokenPrices,
+    "plugins[]": schema.PluginConfig,
+    "server": schema.ServerConfig,
+    "store": schema.StoreConfig,
+    "accounting": schema.AccountingConfig,
+    "requests": schema.RequestLimits,
+}
+
+
+def _doc(thing: object) -> str:
+    return inspect.getdoc(thing) or ""
+
+
+def _table(*columns: str) -> list[str]:
+    return ["| " + " | ".join(columns) + " |", "| " + " | ".join("---" for _ in columns) + " |"]
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _kind(kind: Any) -> str:
+    """A type as a reader of YAML thinks of it."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        places = [f"`{place}`" for place, struct in SECTIONS.items() if struct is kind]
+        return "see " + " or ".join(places) if places else kind.__name__
+    arguments = [part for part in get_args(kind) if part not in {type(None), Ellipsis}]
+    name = str(getattr(kind, "__origin__", kind))
+    if "Literal" in name:
+        return " or ".join(f"`{word}`" for word in arguments)
+    if "dict" in name and arguments:
+        return f"mapping, values: {_kind(arguments[1])}"
+    if "tuple" in name and arguments:
+        return f"list, items: {_kind(arguments[0])}"
+    if arguments:
+        return _kind(arguments[0])
+    words = {"str": "text", "int": "integer", "float": "number", "bool": "true or false"}
+    short = getattr(kind, "__name__", "value")
+    return {**words, "Decimal": "number", "Any": "value"}.get(short, short)
+
+
+def _default(field: msgspec.structs.FieldInfo) -> str:
+    if field.required:
+        return "required"
+    value = field.default
+    if value is msgspec.NODEFAULT or isinstance(value, msgspec.Struct) or value in ((), {}, None):
+        return ""
+    return "empty" if value == "" else f"`{value}`"
+
+
+def configuration() -> str:
+    """Every section of the configuration file."""
+    lines = ["# Configuration", "", inspect.cleandoc(schema.__doc__ or ""), ""]
+    for place, struct in SECTIONS.items():
+        hints = get_type_hints(struct)
+        lines += [f"## {place}", "", _doc(struct), "", *_table("key", "value", "default")]
+        for field in msgspec.structs.fields(struct):
+            kind = _kind(hints[field.name])
+            lines.append(_row(f"`{field.encode_name}`", kind, _default(field)))
+        lines.append("")
+    return "\n".join(lines)
+
+
+def hooks() -> str:
+    """Every hook with its exact signature."""
+    lines = ["# Hooks", "", inspect.cleandoc(specs.__doc__ or ""), ""]
+    for name, kind in specs.HOOK_KINDS.items():
+        function = getattr(specs.GatewayHooks, name)
+        word = "async def" if inspect.iscoroutinefunction(function) else "def"
+        signature = str(inspect.signature(function)).replace("'", "")
+        lines += [f"## {name}", "", f"Kind: {kind}", ""]
+        lines += [f"    {word} {name}{signature}", "", _doc(function), ""]
+    return "\n".join(lines)
+
+
+def _sample(function: Callable[..., errors.GatewayError]) -> errors.GatewayError:
+    """An error as `function` makes it when only what is required is given."""
+    required = [
+        parameter
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.default is parameter.empty
+    ]
+    return function(*(1.0 if parameter.annotation == "float" else "" for parameter in required))
+
+
+def _codes() -> dict[str, set[str]]:
+    """Codes other than the default, by the function that makes the error with them."""
+    found: dict[str, set[str]] = {}
+    for path in sorted((ROOT / "llmgw_core").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                for keyword in node.keywords:
+                    if keyword.arg == "code" and isinstance(keyword.value, ast.Constant):
+                        found.setdefault(node.func.id, set()).add(keyword.value.value)
+    return found
+
+
+def error_table() -> str:
+    """Every error that a caller can get."""
+    lines = ["# Errors", "", inspect.cleandoc(errors.__doc__ or ""), ""]
+    lines += _table("status", "type", "code", "when")
+    codes = _codes()
+    for name, function in inspect.getmembers(errors, inspect.isfunction):
+        if get_type_hints(function).get("return") is errors.GatewayError:
+            error = _sample(function)
+            all_codes = sorted({error.code, *codes.get(name, set())})
+            text = " ".join(_doc(function).split())
+            text = re.sub(r"^[\d or]+(?=[: ]|for)[: ]*", "", text)
+            shown = ", ".join(f"`{code}`" for code in all_codes)
+            lines.append(_row(str(error.status), f"`{error.type}`", shown, text))
+    return "\n".join(lines) + "\n"
+
+
+def metrics() -> str:
+    """Every metric of the gateway itself."""
+    stats = Stats()
+    lines = ["# Metrics", "", "`/metrics` serves them in Prometheus' text format, together with"]
+    lines += ["those of the process.", "", *_table("metric", "type", "what")]
+    for family in StatsCollector(stats).collect():
+        name = family.name + ("_total" if family.type == "counter" else "")
+        lines.append(_row(f"`{name}`", family.type, family.documentation))
+    return "\n".join(lines) + "\n"
+
+
+def _parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """`parser` and everything below it, in the order of its help."""
+    yield parser
+    for action in parser._actions:  # argparse has no public way to ask
+        if isinstance(action, argparse._SubParsersAction):
+            for command in dict.fromkeys(action.choices.values()):
+                yield from _parsers(command)
+
+
+def command_line() -> str:
+    """The help of every command."""
+    os.environ["COLUMNS"] = "96"
+    lines = ["# Command line", "", inspect.cleandoc(cli.__doc__ or ""), ""]
+    for name, (module, summary) in cli.COMMANDS.items():
+        top = argparse.ArgumentParser(prog=f"llmgw-server {name}", description=f"{summary}.")
+        importlib.import_module(f"{cli.__name__}.{module}").configure(top, name)
+        for parser in _parsers(top):
+            level = "##" if parser is top else "###"
+            help_text = parser.format_help().rstrip().replace("\n", "\n    ")
+            lines += [f"{level} {parser.prog}", "", f"    {help_text}", ""]
+    return "\n".join(lines)
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "reference/configuration.md": configuration,
+    "reference/hooks.md": hooks,
+    "reference/errors.md": error_table,
+    "reference/metrics.md": metrics,
+    "reference/command-line.md": command_line,
+}
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """MkDocs' event: the pages are known, none is read yet."""
+    for path, make in PAGES.items():
+        files.append(File.generated(config, path, content=make()))
+    return files
