@@ -31,7 +31,7 @@ def upgrade() -> None:
         sa.Column("id", sa.Integer, autoincrement=False, nullable=False),
         sa.Column("version", sa.BigInteger, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_tenancy_version"),
-        sa.CheckConstraint("id = 1", name="ck_tenancy_version_single_row"),
+        sa.CheckConstraint("id = 1", name=op.f("ck_tenancy_version_single_row")),
     )
     op.bulk_insert(version, [{"id": 1, "version": 1}])
 
@@ -95,7 +95,7 @@ def _create_memberships() -> None:
         sa.PrimaryKeyConstraint("team_id", "user_id", name="pk_memberships"),
         _of("memberships", "team"),
         _of("memberships", "user"),
-        sa.CheckConstraint("role IN ('admin', 'member')", name="ck_memberships_role"),
+        sa.CheckConstraint("role IN ('admin', 'member')", name=op.f("ck_memberships_role")),
     )
     op.create_index("ix_memberships_user_id", "memberships", ["user_id"])
 
