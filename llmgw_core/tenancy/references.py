@@ -20,6 +20,8 @@ async def find(
 ) -> Row:
     """The row that `reference` (an id, else a name) means, within one organisation if given.
     Raises `NotFound`, or `TenancyError` when several have the name."""
+    if organization_id is not None and kind is ORGANIZATION:
+        raise TenancyError("An organisation lies in no other one; name it alone.")
     if not reference.isprintable():
         raise NotFound(f"There is no such {kind.word}.")
     row = await queries.by_id(connection, kind.level, reference)
