@@ -150,9 +150,9 @@ class Pages:
     async def metrics(self, request: Request) -> Response:
         """Prometheus metrics, in the format that the scraper asks for."""
         # Imported by the first scrape: half as big as the rest of the server.
-        from prometheus_client.exposition import choose_encoder
+        from prometheus_client.exposition import choose_encoder  # noqa: PLC0415 - first use
 
-        from llmgw_server.metrics import registry_of
+        from llmgw_server.metrics import registry_of  # noqa: PLC0415 - first use
 
         if self._registry is None:
             self._registry = registry_of(self._gateway)
@@ -186,7 +186,7 @@ def factory() -> Application:
     Reads the configuration file that LLMGW_CONFIG names (default `llmgw.yaml` in the working
     directory). The gateway is opened and closed by the server's lifespan events.
     """
-    from llmgw_core.gateway import Gateway
+    from llmgw_core.gateway import Gateway  # noqa: PLC0415 - first use
 
     return Application(Gateway.open(Path(os.environ.get(CONFIG_VARIABLE, "llmgw.yaml"))))
 

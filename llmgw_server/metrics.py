@@ -6,6 +6,7 @@ Imported by the first scrape only.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -19,14 +20,16 @@ from prometheus_client.registry import Collector
 from llmgw_core.pipeline.stats import DURATION_BUCKETS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
     from prometheus_client.metrics_core import Metric
 
     from llmgw_core.gateway import Gateway
+    from llmgw_core.hooks.host import PluginHost
     from llmgw_core.pipeline.stats import Stats
 
 NANO = 1e-9
+_UNFIT = re.compile(r"[^a-zA-Z0-9_]")
 
 
 class StatsCollector(Collector):
@@ -42,28 +45,28 @@ class StatsCollector(Collector):
             "llmgw_requests",
             "Replies by endpoint, model and HTTP status.",
             ["endpoint", "model", "status"],
-            {(e, m, str(s)): n for (e, m, s), n in stats.requests.items()},
+            (((e, m, str(s)), n) for (e, m, s), n in stats.requests.items()),
         )
         yield _counter(
-            "llmgw_tokens", "Tokens settled.", ["model", "direction"], dict(stats.tokens)
+            "llmgw_tokens", "Tokens settled.", ["model", "direction"], stats.tokens.items()
         )
         yield _counter(
             "llmgw_charge",
             "Charged to tenants, in units of the installation's currency.",
             ["model"],
-            {(model,): nano * NANO for model, nano in stats.charge_nano.items()},
+            (((model,), nano * NANO) for model, nano in stats.charge_nano.items()),
         )
         yield _counter(
             "llmgw_attempts",
             "Attempts on deployments by outcome.",
             ["deployment", "outcome"],
-            dict(stats.attempts),
+            stats.attempts.items(),
         )
         yield _counter(
             "llmgw_refusals",
             "Calls refused before admission, by error code.",
             ["code"],
-            {(code,): n for code, n in stats.refusals.items()},
+            (((code,), n) for code, n in stats.refusals.items()),
         )
         yield GaugeMetricFamily(
             "llmgw_calls_in_flight", "Admitted calls that are not settled.", stats.in_flight
@@ -91,11 +94,74 @@ class StatsCollector(Collector):
         return family
 
 
+class BooksCollector(Collector):
+    """The way of the books from the journal into the ledger."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    def collect(self) -> Iterator[Metric]:
+        """Every metric of the journal and its mover."""
+        journal, mover = self._gateway.journal, self._gateway.mover
+        yield GaugeMetricFamily(
+            "llmgw_journal_healthy", "1 while the journal can be written.", int(journal.healthy)
+        )
+        yield GaugeMetricFamily(
+            "llmgw_journal_backlog_bytes", "Journalled, not in the ledger.", mover.backlog
+        )
+        yield CounterMetricFamily(
+            "llmgw_ledger_moved", "Entries moved from the journal to the ledger.", mover.moved
+        )
+        yield GaugeMetricFamily(
+            "llmgw_ledger_failures", "Moves that failed since the last success.", mover.failures
+        )
+        yield _counter(
+            "llmgw_journal_damages",
+            "Damaged places found in journals, by kind.",
+            ["kind"],
+            (((str(kind),), number) for kind, number in mover.damage.items()),
+        )
+
+
+class PluginCollector(Collector):
+    """What plugins count themselves, and how often they failed."""
+
+    def __init__(self, host: PluginHost) -> None:
+        self._host = host
+
+    def collect(self) -> Iterator[Metric]:
+        """Every metric of and about plugins."""
+        yield _counter(
+            "llmgw_plugin_failures",
+            "Failures of plugins by hook.",
+            ["plugin", "hook"],
+            self._host.failures.items(),
+        )
+        yield _counter(
+            "llmgw_plugin_records_dropped",
+            "Records that an observer did not get.",
+            ["plugin"],
+            (((plugin,), number) for plugin, number in self._host.dropped.items()),
+        )
+        for plugin, context in self._host.contexts.items():
+            for name, value in context.metrics.counters.items():
+                yield CounterMetricFamily(_own(plugin, name), f"Counted by {plugin}.", value)
+            for name, value in context.metrics.gauges.items():
+                yield GaugeMetricFamily(_own(plugin, name), f"Measured by {plugin}.", value)
+
+
+def _own(plugin: str, name: str) -> str:
+    return "llmgw_plugin_" + _UNFIT.sub("_", f"{plugin}_{name}")
+
+
 def _counter(
-    name: str, text: str, labels: list[str], values: Mapping[tuple[str, ...], float]
+    name: str,
+    text: str,
+    labels: list[str],
+    values: Iterable[tuple[tuple[str, ...], float]],
 ) -> Metric:
     family = CounterMetricFamily(name, text, labels=labels)
-    for key, value in values.items():
+    for key, value in values:
         family.add_metric(list(key), value)
     return family
 
@@ -104,5 +170,7 @@ def registry_of(gateway: Gateway) -> CollectorRegistry:
     """A new registry with the metrics of `gateway` and of this process."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(StatsCollector(gateway.stats))
+    registry.register(BooksCollector(gateway))
+    registry.register(PluginCollector(gateway.host))
     ProcessCollector(registry=registry)
     return registry

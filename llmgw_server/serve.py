@@ -18,6 +18,7 @@ import socket
 from typing import TYPE_CHECKING, Protocol
 
 from llmgw_server.app import Application, create_app
+from llmgw_server.cli.errors import CommandError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -36,7 +37,7 @@ GRACE_SECONDS = 5.0
 """What a server may take to end after the drain: it flushes what clients have not read yet."""
 
 
-class ServeError(Exception):
+class ServeError(CommandError):
     """Serving is impossible; the text is one sentence with the remedy."""
 
 
@@ -97,8 +98,8 @@ def url_of(listener: socket.socket) -> str:
 async def _hypercorn(
     app: Application, listener: socket.socket, patience: float, stop: asyncio.Event
 ) -> None:
-    from hypercorn.asyncio import serve as hypercorn_serve
-    from hypercorn.config import Config
+    from hypercorn.asyncio import serve as hypercorn_serve  # noqa: PLC0415 - only if chosen
+    from hypercorn.config import Config  # noqa: PLC0415 - only if chosen
 
     config = Config()
     config.bind = [f"fd://{listener.detach()}"]
@@ -122,7 +123,7 @@ async def _uvicorn(
     app: Application, listener: socket.socket, patience: float, stop: asyncio.Event
 ) -> None:
     try:
-        import uvicorn
+        import uvicorn  # noqa: PLC0415 - only if chosen
     except ImportError:
         raise ServeError(
             "The server uvicorn is not installed: pip install 'llmgw[fast]'."
@@ -256,7 +257,7 @@ def run(
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
-        import uvloop
+        import uvloop  # noqa: PLC0415 - only if chosen
     except ImportError:
         return None
     return uvloop.new_event_loop

@@ -1,0 +1,76 @@
+"""The command line. Only the module of the command that is asked for gets imported.
+
+Exit codes: 0 done; 1 it could not be done (one sentence on standard error says why); 2 the
+command line is wrong; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+COMMANDS = {
+    "serve": ("serving", "run the gateway"),
+    "demo": ("demo", "run it with a small language model of its own, to try it out"),
+    "check": ("checking", "validate a configuration"),
+    "orgs": ("orgs", "manage organisations"),
+    "teams": ("teams", "manage teams and their members"),
+    "users": ("users", "manage users"),
+    "keys": ("keys", "manage API keys"),
+    "models": ("catalog", "list the configured models"),
+    "plugins": ("catalog", "list the installed plugins"),
+    "usage": ("usage", "what was used and what it cost"),
+}
+"""Command → its module in this package and its summary."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (default: this process's); returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser(next((word for word in arguments if not word.startswith("-")), ""))
+    args = parser.parse_args(arguments)
+    from llmgw_server.cli.errors import EXPECTED, sentence  # noqa: PLC0415 - not for --help
+
+    try:
+        args.run(args)
+        sys.stdout.flush()
+    except EXPECTED as error:
+        sys.stderr.write(f"llmgw-server: {sentence(error)}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of a pipe left; nothing more can be said to it, at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _parser(command: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="llmgw-server",
+        description="An LLM gateway: one OpenAI-compatible API for every model.",
+        epilog="Exit codes: 0 done, 1 not possible, 2 wrong command line, 130 interrupted.",
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, (module, summary) in COMMANDS.items():
+        sub = commands.add_parser(name, help=summary, description=summary.capitalize() + ".")
+        if name == command:
+            importlib.import_module(f"{__name__}.{module}").configure(sub, name)
+    return parser
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version  # noqa: PLC0415 - costs every other command time
+
+        sys.stdout.write(f"llmgw {version('llmgw')}\n")
+        parser.exit()

@@ -1,0 +1,136 @@
+"""Options that several commands share, and how their values are written."""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import os
+import re
+import time
+from typing import TYPE_CHECKING
+
+from msgspec import UNSET, UnsetType
+
+from llmgw_core.domain.access import Limits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from llmgw_core.tenancy.service import Grants
+
+DEFAULT_CONFIG = "llmgw.yaml"
+CONFIG_VARIABLE = "LLMGW_CONFIG"
+INHERIT = "inherit"
+NO_LIMIT = "none"
+_SPAN = re.compile(r"(\d+)([mhdw])")
+_UNITS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """`--config FILE`."""
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        default=os.environ.get(CONFIG_VARIABLE, DEFAULT_CONFIG),
+        help=f"the configuration (default: ${CONFIG_VARIABLE}, else {DEFAULT_CONFIG})",
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """`--json`."""
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def add_organization(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
+    """`--org`."""
+    parser.add_argument(
+        "--org", metavar="ORG", required=required, help="id or name of the organisation"
+    )
+
+
+def add_grants(parser: argparse.ArgumentParser) -> None:
+    """What a level may use: `--models`, `--zones`, `--rpm`, `--tpm`, `--parallel`."""
+    group = parser.add_argument_group("what it may use")
+    group.add_argument(
+        "--models",
+        type=names,
+        default=UNSET,
+        metavar="A,B*",
+        help=f"model names, wildcards or tag:NAME, separated by commas; `{INHERIT}` for what the"
+        " level above may use",
+    )
+    group.add_argument(
+        "--zones", type=names, default=UNSET, metavar="A,B", help=f"zones, or `{INHERIT}`"
+    )
+    for option, text in (
+        ("rpm", "requests in any 60 seconds"),
+        ("tpm", "tokens in any 60 seconds"),
+        ("parallel", "calls at once"),
+    ):
+        group.add_argument(
+            f"--{option}", type=limit, default=UNSET, metavar="N", help=f"{text}, or `{NO_LIMIT}`"
+        )
+
+
+def grants_of(args: argparse.Namespace) -> Grants:
+    """The grants of something new: what is not given is inherited."""
+    return {
+        "models": None if args.models is UNSET else args.models,
+        "zones": None if args.zones is UNSET else args.zones,
+        "limits": limits_of(args, Limits()),
+    }
+
+
+def limits_of(args: argparse.Namespace, old: Limits) -> Limits:
+    """`old` with the limits that are given."""
+    return Limits(
+        rpm=_given(args.rpm, old.rpm),
+        tpm=_given(args.tpm, old.tpm),
+        parallel=_given(args.parallel, old.parallel),
+    )
+
+
+def _given(value: int | UnsetType | None, old: int | None) -> int | None:
+    return old if value is UNSET else value
+
+
+def names(text: str) -> Sequence[str] | None:
+    """`a,b` as names, `inherit` as None."""
+    if text == INHERIT:
+        return None
+    return tuple(name for part in text.split(",") if (name := part.strip()))
+
+
+def limit(text: str) -> int | None:
+    """A number, or `none` as None."""
+    return None if text == NO_LIMIT else int(text)
+
+
+def moment(text: str, now: float, *, ahead: bool) -> float:
+    """Seconds since the epoch of an ISO date or time (UTC unless it says otherwise), or of a
+    span like `90d`, `12h`, `30m`, `2w` from `now`: ahead or back."""
+    if span := _SPAN.fullmatch(text):
+        seconds = int(span[1]) * _UNITS[span[2]]
+        return now + seconds if ahead else now - seconds
+    try:
+        value = dt.datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is neither a date like 2027-01-31 nor a span like 90d, 12h or 30m"
+        ) from None
+    return (value if value.tzinfo else value.replace(tzinfo=dt.UTC)).timestamp()
+
+
+def expiry(text: str) -> float | None:
+    """When something ends; `never` as None."""
+    return None if text == "never" else moment(text, time.time(), ahead=True)
+
+
+def past(text: str) -> dt.datetime:
+    """A moment of a report; a span counts back from now."""
+    return dt.datetime.fromtimestamp(moment(text, time.time(), ahead=False), dt.UTC)
+
+
+def run_with(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None]) -> None:
+    """What `main` calls for this command."""
+    parser.set_defaults(run=run)

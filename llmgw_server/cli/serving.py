@@ -1,0 +1,70 @@
+"""`serve`: run the gateway of a configuration."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmgw_core.config.load import load
+from llmgw_core.gateway import Gateway
+from llmgw_server.cli.errors import CommandError
+from llmgw_server.cli.options import add_config, run_with
+from llmgw_server.cli.output import remark, say_now
+from llmgw_server.serve import SERVERS, bind, run
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def configure(parser: argparse.ArgumentParser, _command: str) -> None:
+    """Add the options."""
+    add_config(parser)
+    parser.add_argument("--host", help="address to listen on (default: the configuration's)")
+    parser.add_argument("--port", type=port, help="port (default: the configuration's); 0: any")
+    parser.add_argument(
+        "--server",
+        choices=sorted(SERVERS),
+        help="ASGI server; uvicorn is the fast one and needs llmgw[fast]",
+    )
+    run_with(parser, _serve)
+
+
+def port(text: str) -> int:
+    """A port number."""
+    number = int(text)
+    if not 0 <= number <= 65535:
+        raise ValueError
+    return number
+
+
+def _serve(args: argparse.Namespace) -> None:
+    start_logging(logging.INFO)
+    path = Path(args.config)
+    config = load(path)
+    settings = config.server
+    if settings.workers != 1:
+        raise CommandError(
+            "More than one worker needs a limiter that they share, which is not configured;"
+            " set server.workers to 1."
+        )
+    host = args.host or settings.host
+    number = settings.port if args.port is None else args.port
+
+    async def ready(_gateway: Gateway, url: str) -> None:
+        say_now(f"llmgw is ready at {url}")
+
+    run(
+        Gateway.open(config, base_dir=path.absolute().parent),
+        bind(host, number),
+        server=args.server or settings.server,
+        ready=ready,
+    )
+    remark("llmgw has ended.")
+
+
+def start_logging(level: int) -> None:
+    """Log to standard error. The servers' own chatter stays out."""
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for name in ("hypercorn.error", "uvicorn", "asyncio"):
+        logging.getLogger(name).setLevel(logging.WARNING)
