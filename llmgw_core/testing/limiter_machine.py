@@ -35,12 +35,9 @@ CHOICES: dict[MeterUnit, list[int | None]] = {
 }
 LIMITS = st.fixed_dictionaries({meter: st.sampled_from(CHOICES[meter[1]]) for meter in METERS})
 TOKENS = st.integers(0, 40) | st.integers(0, 250)
+FRACTIONS = st.just(0.0) | st.integers(0, 64).map(lambda n: n / 64) | st.sampled_from([1.0, 2.0])
 # Multiples of 1/64 are exact in binary: the log compares instants, not roundings.
-STEPS = (
-    st.sampled_from([1 / 64, 0.25, 0.5, 1.0, 29.75, 59.5, 60.0, 60.5, 61.0])
-    | st.integers(0, 64 * 20).map(lambda n: n / 64)
-    | st.integers(0, 64 * 130).map(lambda n: n / 64)
-)
+SECONDS = st.sampled_from([0.0, 1 / 64, 0.5]) | st.integers(0, 64).map(lambda n: n / 64)
 
 
 class FakeClock:
@@ -78,17 +75,19 @@ class Held:
 
 
 class LimiterMachine(RuleBasedStateMachine):
-    """See the rules. A subclass says how the limiter is made and its precision in seconds."""
+    """See the rules. A subclass says how the limiter is made, and in seconds its precision and
+    the window of all meters (a short one repeats sooner)."""
 
     make: Callable[[FakeClock], Limiter]
     precision: float
+    window: float
 
     def __init__(self) -> None:
         super().__init__()
         self.clock = FakeClock()
         self.limiter = self.make(self.clock)
         self.loop = asyncio.new_event_loop()
-        self.logs = {f"{owner}:{unit}": Log(60.0, self.precision) for owner, unit in METERS}
+        self.logs = {f"{owner}:{unit}": Log(self.window, self.precision) for owner, unit in METERS}
         self.used = {f"{owner}:{unit}": 0 for owner, unit in METERS}
         self.held: list[Held] = []
         self.specs: dict[tuple[str, str], list[MeterSpec]] = {}
@@ -107,16 +106,16 @@ class LimiterMachine(RuleBasedStateMachine):
     def _bind(self, limits: dict[tuple[str, MeterUnit], int | None]) -> None:
         for call in CALLS:
             self.specs[call] = [
-                MeterSpec(f"{owner}:{unit}", owner, unit, limit)
+                MeterSpec(f"{owner}:{unit}", owner, unit, limit, self.window)
                 for (owner, unit), limit in limits.items()
                 if limit is not None and owner in ("team:t", *call)
             ]
             self.bound[call] = self.limiter.bind(self.specs[call])
 
-    @rule(step=STEPS)
-    def pass_time(self, step: float) -> None:
-        """Nothing happens for a while."""
-        self.clock.now += step
+    @rule(fraction=FRACTIONS, seconds=SECONDS)
+    def pass_time(self, fraction: float, seconds: float) -> None:
+        """Nothing happens for a part of the window and some seconds."""
+        self.clock.now += fraction * self.window + seconds
 
     @rule(call=st.sampled_from(CALLS), tokens=TOKENS, obey=st.booleans())
     def reserve(self, call: tuple[str, str], tokens: int, obey: bool) -> None:

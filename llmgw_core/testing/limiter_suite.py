@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from llmgw_core.limits.port import Limiter, MeterUnit
 
 EXAMPLES = settings(
-    max_examples=150,
+    max_examples=100,
     stateful_step_count=60,
     deadline=None,
     derandomize=True,
@@ -55,12 +55,14 @@ class LimiterSuite:
     def limiter(self, clock: FakeClock) -> Limiter:
         return self.make_limiter(clock)
 
-    def test_no_interleaving_breaks_a_limit_or_leaks(self) -> None:
+    @pytest.mark.parametrize("seconds", [60.0, 2.0])
+    def test_no_interleaving_breaks_a_limit_or_leaks(self, seconds: float) -> None:
         suite = self
 
         class Machine(LimiterMachine):
             make = staticmethod(suite.make_limiter)
             precision = suite.precision
+            window = seconds
 
         run_state_machine_as_test(Machine, settings=EXAMPLES)
 
@@ -255,6 +257,46 @@ class LimiterSuite:
             await limiter.reserve(limiter.bind(other), 0)
         ticket.release()
         (await limiter.reserve(limiter.bind(other), 0)).settle(0)
+
+    async def test_an_amendment_upwards_counts_anew_from_then_on(
+        self, limiter: Limiter, clock: FakeClock
+    ) -> None:
+        bound = limiter.bind([meter("tokens", 100)])
+        ticket = await limiter.reserve(bound, 40)
+        clock.now += 50
+        await ticket.amend(80)
+        clock.now += 50
+        _, tokens = limiter.state(bound)
+        assert tokens is not None
+        assert tokens.remaining == 20
+        ticket.settle(30)
+        _, tokens = limiter.state(bound)
+        assert tokens is not None
+        assert tokens.remaining == 70
+        assert 10 <= tokens.reset <= 10 + self.precision
+
+    @pytest.mark.parametrize("tokens", [40, 39])
+    async def test_an_amendment_not_upwards_counts_from_when_it_did(
+        self, limiter: Limiter, clock: FakeClock, tokens: int
+    ) -> None:
+        bound = limiter.bind([meter("tokens", 100)])
+        ticket = await limiter.reserve(bound, 40)
+        clock.now += 50
+        await ticket.amend(tokens, bound)
+        clock.now += 10 + self.precision
+        assert limiter.state(bound)[1] == MeterState(100, 100, 0.0)
+        ticket.settle(tokens)
+
+    async def test_a_meter_that_others_overdrew_does_not_hinder_going_to_another_model(
+        self, limiter: Limiter
+    ) -> None:
+        bound = limiter.bind([meter("tokens", 100)])
+        ticket, other = await limiter.reserve(bound, 40), await limiter.reserve(bound, 40)
+        other.settle(500)
+        await ticket.amend(40, limiter.bind([meter("requests", 1, "model:m")]))
+        with pytest.raises(Exceeded):
+            await ticket.amend(41)
+        ticket.settle(40)
 
     async def test_a_refused_amendment_changes_nothing(self, limiter: Limiter) -> None:
         team, other = [meter("tokens", 100)], [meter("parallel", 1, "model:m")]

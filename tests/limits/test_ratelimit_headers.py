@@ -3,11 +3,13 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmgw_core.limits.headers import duration, ratelimit_headers, retry_after
 from llmgw_core.limits.port import MeterState
+
+REPEATABLE = settings(derandomize=True, database=None, deadline=None)
 
 
 @pytest.mark.parametrize(
@@ -33,6 +35,7 @@ def test_a_duration_has_the_form_that_openai_documents(seconds: float, text: byt
     assert duration(seconds) == text
 
 
+@REPEATABLE
 @given(st.floats(0, 1e7))
 def test_a_duration_reads_back_as_the_same_time_rounded_up_to_a_millisecond(seconds: float) -> None:
     units = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
