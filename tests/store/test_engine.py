@@ -195,3 +195,20 @@ async def test_a_locked_database_is_unavailable_not_misconfigured(
     with pytest.raises(StoreUnavailable):
         await Store(f"sqlite:///{file}").open()
     connection.close()
+
+
+async def test_a_writer_cancelled_at_any_point_leaves_the_store_usable(store: Store) -> None:
+    async def increment() -> None:
+        async with store.begin() as connection:
+            await connection.execute(text("UPDATE tenancy_version SET version = version + 1"))
+
+    for turns in range(40):
+        task = asyncio.create_task(increment())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+    before = await scalar(store, "SELECT version FROM tenancy_version")
+    await increment()
+    assert isinstance(before, int)
+    assert await scalar(store, "SELECT version FROM tenancy_version") == before + 1
