@@ -177,7 +177,7 @@ def plugins(session: nox.Session, plugin: str) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """The documentation as a site in build/site; a broken link is an error."""
-    _install(session, "mkdocs", local=_everything())
+    _install(session, "mkdocs", local=[".[server]"])
     session.run("mkdocs", "build", "--strict", "--quiet")
     session.log("build/site/index.html")
 

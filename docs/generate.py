@@ -126,15 +126,15 @@ def _sample(function: Callable[..., errors.GatewayError]) -> errors.GatewayError
     return function(*(1.0 if parameter.annotation == "float" else "" for parameter in required))
 
 
-def _codes() -> dict[str, set[str]]:
-    """Codes other than the default, by the function that makes the error with them."""
+def _given(argument: str) -> dict[str, set[str]]:
+    """What `argument` is other than its default, by the function that makes the error."""
     found: dict[str, set[str]] = {}
     for path in sorted((ROOT / "llmgw_core").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 for keyword in node.keywords:
-                    if keyword.arg == "code" and isinstance(keyword.value, ast.Constant):
-                        found.setdefault(node.func.id, set()).add(keyword.value.value)
+                    if keyword.arg == argument and isinstance(keyword.value, ast.Constant):
+                        found.setdefault(node.func.id, set()).add(str(keyword.value.value))
     return found
 
 
@@ -142,15 +142,16 @@ def error_table() -> str:
     """Every error that a caller can get."""
     lines = ["# Errors", "", inspect.cleandoc(errors.__doc__ or ""), ""]
     lines += _table("status", "type", "code", "when")
-    codes = _codes()
+    codes, statuses = _given("code"), _given("status")
     for name, function in inspect.getmembers(errors, inspect.isfunction):
         if get_type_hints(function).get("return") is errors.GatewayError:
             error = _sample(function)
+            status = ", ".join(sorted({str(error.status), *statuses.get(name, set())}))
             all_codes = sorted({error.code, *codes.get(name, set())})
             text = " ".join(_doc(function).split())
             text = re.sub(r"^[\d or]+(?=[: ]|for)[: ]*", "", text)
             shown = ", ".join(f"`{code}`" for code in all_codes)
-            lines.append(_row(str(error.status), f"`{error.type}`", shown, text))
+            lines.append(_row(status, f"`{error.type}`", shown, text))
     return "\n".join(lines) + "\n"
 
 

@@ -1,7 +1,6 @@
 """Every hook there is: its signature, when it runs, and what its result means.
 
-The kinds (DESIGN: "Hooks and plugins"): START at start-up; FOLD in the configured order, each
-implementation gets the previous value and `None` means unchanged; FIRST until one answers;
+The kinds: START at start-up; FOLD in the configured order, each implementation gets the previous value and `None` means unchanged; FIRST until one answers;
 ALL where any denial wins; OBSERVE after the fact. Implementations may be plain functions or
 coroutines where the specification is a coroutine; they may take fewer arguments.
 """

@@ -45,7 +45,7 @@ def install(directory: Path) -> Installed:
     shutil.rmtree(directory, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", directory], check=True)
     python = directory / "bin" / "python"
-    pip = [str(python), "-m", "pip", "install", "-q", "-c", str(ROOT / "constraints.txt")]
+    pip = [str(python), "-m", "pip", "install", "-qq", "-c", str(ROOT / "constraints.txt")]
     names, size = _inventory(python)
     subprocess.run([*pip, f"{ROOT}[server]"], check=True)
     more_names, more_size = _inventory(python)

@@ -14,7 +14,7 @@ from report import Fact
 
 from llmgw_core.domain.access import Limits
 from llmgw_core.store.engine import Store
-from llmgw_core.tenancy import Tenancy
+from llmgw_core.tenancy.service import Tenancy
 
 if TYPE_CHECKING:
     from pathlib import Path

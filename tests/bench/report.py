@@ -101,7 +101,7 @@ def show(lines: list[Line], facts: list[Fact]) -> None:
     for fact in facts:
         bound = f"  (at most {fact.bound:g})" if fact.bound is not None else ""
         print(
-            f"{fact.name:<58} {fact.value:>10.3f} {fact.unit}{bound}"
+            f"{fact.name:<58} {round(fact.value, 3):>10,} {fact.unit}{bound}"
             f"{'' if fact.passed else '  ABOVE ITS BOUND'}"
         )
 
