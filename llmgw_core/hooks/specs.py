@@ -1,8 +1,9 @@
 """Every hook there is: its signature, when it runs, and what its result means.
 
-The kinds: START at start-up; FOLD in the configured order, each implementation gets the previous value and `None` means unchanged; FIRST until one answers;
-ALL where any denial wins; OBSERVE after the fact. Implementations may be plain functions or
-coroutines where the specification is a coroutine; they may take fewer arguments.
+The kinds: START at start-up; FOLD in the configured order, each implementation gets the
+previous value and `None` means unchanged; FIRST until one answers; ALL where any denial wins;
+OBSERVE after the fact. Implementations may be plain functions or coroutines where the
+specification is a coroutine; they may take fewer arguments.
 """
 
 from __future__ import annotations
