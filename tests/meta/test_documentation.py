@@ -109,7 +109,7 @@ async def test_the_embedding_example_answers(pages: dict[str, str], tmp_path: Pa
             stdout=asyncio.subprocess.PIPE,
         )
         output, _ = await process.communicate()
-    assert output.decode().startswith("200 {")
+    assert output.decode().splitlines()[-1].startswith("200 {")
 
 
 def test_the_plugin_of_the_how_to_passes_its_own_tests(
