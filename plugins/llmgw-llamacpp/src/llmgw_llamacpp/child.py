@@ -24,8 +24,11 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 HOST = "127.0.0.1"
 PR_SET_PDEATHSIG = 1
@@ -118,7 +121,7 @@ def parameters(engine: Any, settings: Settings, port: int) -> Any:
     return chosen
 
 
-def serve(settings: Settings, tell: Any) -> Any:
+def load(settings: Settings, tell: Callable[[Report], None]) -> Any:
     """Load the model and listen; returns the engine's server object.
 
     Raises RuntimeError when the engine refuses (what is wrong is on standard error)."""
@@ -127,18 +130,23 @@ def serve(settings: Settings, tell: Any) -> Any:
         tell(Report(taken=port))
         port = 0
     engine: Any = importlib.import_module("xllamacpp")
-    server = engine.Server(parameters(engine, settings, port))
-    tell(Report(port=urlsplit(server.listening_address).port or 0))
-    return server
+    return engine.Server(parameters(engine, settings, port))
 
 
-def wait_for_end() -> bool:
-    """Block until SIGTERM (True) or until the parent is gone (False)."""
+def catch_termination() -> int:
+    """From now on SIGTERM makes the returned descriptor readable instead of killing.
+
+    The engine's threads may be the ones to get the signal, so a handler alone would not wake
+    the main thread."""
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
-    # A wake-up descriptor, because the engine's threads may be the ones to get the signal.
     signal.set_wakeup_fd(wake)
     signal.signal(signal.SIGTERM, lambda _number, _frame: None)
+    return woken
+
+
+def wait_for_end(woken: int) -> bool:
+    """Block until SIGTERM (True) or until the parent is gone (False)."""
     while True:
         readable, _, _ = select.select([0, woken], [], [])
         if woken in readable:
@@ -163,11 +171,13 @@ def main() -> int:
     if settings is None or os.getppid() != settings["parent"]:
         return 0
     try:
-        server = serve(settings, tell)
+        server = load(settings, tell)
     except (RuntimeError, OSError, ValueError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    if not wait_for_end():
+    woken = catch_termination()  # before the parent knows that it may ask for it
+    tell(Report(port=urlsplit(server.listening_address).port or 0))
+    if not wait_for_end(woken):
         os._exit(0)  # nobody is left to wait for answers
     del server
     return 0

@@ -121,6 +121,11 @@ class Engine:
         self._obituary = f"the engine {name} was stopped before it was ready."
 
     @property
+    def exit_status(self) -> int | None:
+        """How the last child ended: its exit status, or the negative number of the signal."""
+        return self._process.returncode if self._process else None
+
+    @property
     def pid(self) -> int:
         """The process id of the child, 0 if there is none."""
         return self._process.pid if self._process else 0
@@ -165,7 +170,12 @@ class Engine:
             self._tasks.create_task(self._run_child())
         elif action is Action.WAIT:
             delay = restart_delay(self._failures, self._timing.randomness())
-            self._logger.warning("engine %s ended; restarting in %.1f s", self.name, delay)
+            self._logger.warning(
+                "engine %s ended (status %s); restarting in %.1f s",
+                self.name,
+                self.exit_status,
+                delay,
+            )
             self._set_timer(delay, Event.DUE)
         elif action is Action.TERMINATE:
             self._set_timer(self._stop_grace, Event.OVERDUE)

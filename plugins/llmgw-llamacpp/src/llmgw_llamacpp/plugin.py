@@ -34,7 +34,7 @@ class LlamaCppBackend:
     """The backend `llamacpp`: OpenAI's form, spoken to a child of this process."""
 
     name = BACKEND
-    Options = LlamaCppOptions
+    Options: type[msgspec.Struct] = LlamaCppOptions
 
     def __init__(self) -> None:
         self.engines: dict[str, Engine] = {}

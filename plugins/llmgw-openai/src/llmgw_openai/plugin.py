@@ -25,7 +25,7 @@ class OpenAIBackend:
     """The backend `openai`."""
 
     name = "openai"
-    Options = OpenAIOptions
+    Options: type[msgspec.Struct] = OpenAIOptions
 
     def origin(self, deployment: Deployment) -> Origin:
         """See the port."""

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from llmgw_jsonlog import JsonLogPlugin
+
+from llmgw_core.config.schema import PluginConfig
+from llmgw_core.domain.errors import ConfigError
+from llmgw_core.domain.usage import Usage, UsageRecord
+from llmgw_core.hooks.context import PluginContext
+from llmgw_core.testing.plugins import host_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from llmgw_core.hooks.host import PluginHost
+
+
+def record(call_id: str) -> UsageRecord:
+    return UsageRecord(
+        call_id=call_id,
+        started_ns=0,
+        endpoint="embeddings",
+        organization_id="org-1",
+        team_id=None,
+        user_id=None,
+        key_id="key-1",
+        model="m",
+        served_model="m",
+        deployment="m/d",
+        zone="onprem",
+        stream=False,
+        status="completed",
+        http_status=200,
+        error_code="",
+        usage=Usage(3, 0),
+        cost=0,
+        charge=0,
+        currency="USD",
+        duration_us=5,
+        first_content_us=4,
+        attempts=(),
+    )
+
+
+def host_with(directory: Path, **config: Any) -> PluginHost:
+    section = PluginConfig(name="jsonlog", config=config)
+    return host_of(directory, ("jsonlog", JsonLogPlugin), configs=(section,))
+
+
+async def test_every_observed_call_becomes_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "calls.jsonl"
+    host = host_with(tmp_path, output=str(path))
+    await host.startup()
+    for number in range(3):
+        host.observe_usage(record(f"call-{number}"))
+    await host.shutdown(5.0)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["call_id"] for line in lines] == ["call-0", "call-1", "call-2"]
+    assert host.contexts["jsonlog"].metrics.counters == {"lines_written_total": 3}
+    assert not host.failures
+
+
+@pytest.mark.parametrize("output", ["stdout", "stderr"])
+async def test_lines_can_go_to_a_standard_stream(
+    output: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    host = host_with(tmp_path, output=output)
+    await host.startup()
+    host.observe_usage(record("call-7"))
+    await host.shutdown(5.0)
+    written = capfd.readouterr()
+    text = written.out if output == "stdout" else written.err
+    assert json.loads(text)["call_id"] == "call-7"
+
+
+def test_standard_output_is_the_default() -> None:
+    assert JsonLogPlugin.Config().output == "stdout"
+
+
+def test_other_settings_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="prompts"):
+        host_with(tmp_path, prompts=True)
+
+
+async def test_a_lost_line_is_counted_and_said_once_a_minute(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    time = 1000.0
+    context = PluginContext("jsonlog", data_dir=tmp_path / "data", clock=lambda: time)
+    plugin = JsonLogPlugin(JsonLogPlugin.Config(output=str(tmp_path / "no" / "calls")), context)
+    said = []
+    with caplog.at_level(logging.WARNING):
+        for time in (1000.0, 1001.0, 1059.9, 1060.0, 1061.0):
+            await plugin.on_usage(record("call-1"))
+            said.append(len(caplog.records))
+    assert said == [1, 1, 1, 2, 2]
+    assert "4 lines could not be written" in caplog.messages[1]
+    assert "No such file" in caplog.messages[1]
+    assert context.metrics.counters == {"lines_lost_total": 5}
+    await plugin.shutdown()
+
+
+async def test_nothing_observed_opens_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "calls.jsonl"
+    host = host_with(tmp_path, output=str(path))
+    await host.startup()
+    await host.shutdown(1.0)
+    assert not path.exists()
