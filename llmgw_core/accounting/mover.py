@@ -149,7 +149,9 @@ class Mover:
             except OSError as error:
                 log.error("%s cannot be read: %s", extent.path, error)  # noqa: TRY400 - expected
         last = extents[-1]
-        if self._offset(last.path) == last.end:
+        known = self._progress.get(last.path.name, Progress())
+        # A damaged one is left for the adopter, who keeps it.
+        if known.offset == last.end and not known.damaged:
             journal.moved_to = (last.path, last.end)
 
     async def _move_queue(self, journal: Journal) -> None:
