@@ -298,6 +298,34 @@ class LimiterSuite:
             await ticket.amend(41)
         ticket.settle(40)
 
+    async def test_meters_that_were_added_count_the_end_of_a_long_stream_too(
+        self, limiter: Limiter, clock: FakeClock
+    ) -> None:
+        added = limiter.bind([meter("tokens", 100, "model:m")])
+        ticket = await limiter.reserve(limiter.bind([]), 10)
+        await ticket.amend(10, added)
+        clock.now += 100
+        ticket.settle(50)
+        for wait in (0, 59):
+            clock.now += wait
+            _, tokens = limiter.state(added)
+            assert tokens is not None
+            assert tokens.remaining == 60
+
+    async def test_an_amendment_after_a_long_pause_counts_for_a_whole_window(
+        self, limiter: Limiter, clock: FakeClock
+    ) -> None:
+        bound = limiter.bind([meter("tokens", 100)])
+        ticket = await limiter.reserve(bound, 40)
+        clock.now += 100
+        await ticket.amend(60)
+        for wait in (0, 59):
+            clock.now += wait
+            _, tokens = limiter.state(bound)
+            assert tokens is not None
+            assert tokens.remaining == 40
+        ticket.settle(60)
+
     async def test_a_refused_amendment_changes_nothing(self, limiter: Limiter) -> None:
         team, other = [meter("tokens", 100)], [meter("parallel", 1, "model:m")]
         holder = await limiter.reserve(limiter.bind(other), 0)

@@ -60,6 +60,15 @@ def test_who_waits_as_told_finds_room_and_just_before_there_was_none(
     assert window.total + 1 <= limit
 
 
+def test_a_wait_is_true_in_spite_of_rounding() -> None:
+    for n in range(5000):
+        now = 1e6 + n * 0.1037
+        window = Window(60.0, tick_of(now))
+        window.add(1)
+        window.advance(tick_of(now + window.time_until_room(1, 1, now)))
+        assert window.total == 0
+
+
 def test_room_comes_exactly_when_the_oldest_slots_have_left() -> None:
     window = Window(60.0, tick_of(100.0))
     for at, amount in ((100.2, 10), (110.7, 20), (130.0, 30)):
