@@ -4,7 +4,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from llmgw_core.access.principals import PrincipalCache
 from llmgw_core.store.engine import Store
+from llmgw_core.tenancy.service import Tenancy
+from llmgw_core.testing.principal_source import CountingSource, SettableClock
+from llmgw_core.testing.tenants import Tenant, create_tenant
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -22,3 +26,41 @@ async def store(url: str) -> AsyncIterator[Store]:
     await store.open()
     yield store
     await store.aclose()
+
+
+@pytest.fixture
+def clock() -> SettableClock:
+    return SettableClock(1000.0)
+
+
+@pytest.fixture
+def wall() -> SettableClock:
+    return SettableClock(1_800_000_000.0)
+
+
+@pytest.fixture
+def source(store: Store) -> CountingSource:
+    return CountingSource(store)
+
+
+@pytest.fixture
+async def cache(
+    source: CountingSource, clock: SettableClock, wall: SettableClock
+) -> AsyncIterator[PrincipalCache]:
+    cache = PrincipalCache(source, clock=clock, wall_clock=wall, staleness=5.0, serve_stale=60.0)
+    yield cache
+    await cache.aclose()
+
+
+@pytest.fixture
+async def tenant(store: Store) -> Tenant:
+    return await create_tenant(store)
+
+
+@pytest.fixture
+async def elsewhere(url: str, store: Store) -> AsyncIterator[Tenancy]:
+    """The administrator of another process: another engine on the same file."""
+    other = Store(url)
+    await other.open()
+    yield Tenancy(other)
+    await other.aclose()

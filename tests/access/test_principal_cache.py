@@ -9,101 +9,19 @@ import pytest
 
 from llmgw_core.access import keys, principals
 from llmgw_core.access.principals import PrincipalCache
-from llmgw_core.domain.errors import GatewayError
-from llmgw_core.store.engine import Store
-from llmgw_core.store.principals import StorePrincipals
-from llmgw_core.tenancy.records import KEY, ORGANIZATION, TEAM
-from llmgw_core.tenancy.service import Tenancy
+from llmgw_core.tenancy.records import KEY, TEAM
+from llmgw_core.testing.principal_source import CountingSource, SettableClock, status_of
 from llmgw_core.testing.tenants import Tenant, create_tenant
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from llmgw_core.domain.access import Principal
+    from llmgw_core.store.engine import Store
+    from llmgw_core.tenancy.service import Tenancy
 
 ADMIN = "admin"
 
 
-class Clock:
-    def __init__(self, now: float) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Counting:
-    """The real source, counted; `gate` holds back its answers."""
-
-    def __init__(self, store: Store) -> None:
-        self._source = StorePrincipals(store)
-        self.finds = 0
-        self.versions = 0
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.asked = asyncio.Event()
-
-    async def find(self, digest: bytes) -> Principal | None:
-        self.finds += 1
-        found = await self._source.find(digest)
-        self.asked.set()
-        await self.gate.wait()
-        return found
-
-    async def version(self) -> int:
-        self.versions += 1
-        version = await self._source.version()
-        self.asked.set()
-        await self.gate.wait()
-        return version
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock(1000.0)
-
-
-@pytest.fixture
-def wall() -> Clock:
-    return Clock(1_800_000_000.0)
-
-
-@pytest.fixture
-def source(store: Store) -> Counting:
-    return Counting(store)
-
-
-@pytest.fixture
-async def cache(source: Counting, clock: Clock, wall: Clock) -> AsyncIterator[PrincipalCache]:
-    cache = PrincipalCache(source, clock=clock, wall_clock=wall, staleness=5.0, serve_stale=60.0)
-    yield cache
-    await cache.aclose()
-
-
-@pytest.fixture
-async def tenant(store: Store) -> Tenant:
-    return await create_tenant(store)
-
-
-@pytest.fixture
-async def elsewhere(url: str, store: Store) -> AsyncIterator[Tenancy]:
-    """The administrator of another process: another engine on the same file."""
-    other = Store(url)
-    await other.open()
-    yield Tenancy(other)
-    await other.aclose()
-
-
-async def status_of(cache: PrincipalCache, key: str) -> int:
-    try:
-        await cache.resolve(key)
-    except GatewayError as error:
-        return error.status
-    return 200
-
-
 async def test_a_key_is_read_once_and_then_known_at_once(
-    cache: PrincipalCache, source: Counting, tenant: Tenant
+    cache: PrincipalCache, source: CountingSource, tenant: Tenant
 ) -> None:
     assert cache.lookup(tenant.key) is None
     entry = await cache.resolve(tenant.key)
@@ -121,7 +39,7 @@ async def test_a_key_is_read_once_and_then_known_at_once(
 
 
 async def test_a_key_disabled_by_another_process_is_refused_within_the_staleness(
-    cache: PrincipalCache, clock: Clock, tenant: Tenant, elsewhere: Tenancy
+    cache: PrincipalCache, clock: SettableClock, tenant: Tenant, elsewhere: Tenancy
 ) -> None:
     await cache.resolve(tenant.key)
     await elsewhere.disable(KEY, tenant.key_id, actor=ADMIN)
@@ -146,7 +64,7 @@ async def test_a_poll_makes_a_change_known_before_the_staleness_is_over(
 
 
 async def test_polling_keeps_entries_fresh_without_reading_them(
-    cache: PrincipalCache, clock: Clock, source: Counting, tenant: Tenant
+    cache: PrincipalCache, clock: SettableClock, source: CountingSource, tenant: Tenant
 ) -> None:
     entry = await cache.resolve(tenant.key)
     for _ in range(50):
@@ -157,7 +75,7 @@ async def test_polling_keeps_entries_fresh_without_reading_them(
 
 
 async def test_overdue_polling_is_made_good_by_resolving(
-    cache: PrincipalCache, clock: Clock, source: Counting, tenant: Tenant
+    cache: PrincipalCache, clock: SettableClock, source: CountingSource, tenant: Tenant
 ) -> None:
     entry = await cache.resolve(tenant.key)
     clock.now += 100.0
@@ -168,7 +86,7 @@ async def test_overdue_polling_is_made_good_by_resolving(
 
 
 async def test_derived_data_lives_as_long_as_the_principal_is_the_same(
-    cache: PrincipalCache, source: Counting, tenant: Tenant, elsewhere: Tenancy
+    cache: PrincipalCache, source: CountingSource, tenant: Tenant, elsewhere: Tenancy
 ) -> None:
     entry = await cache.resolve(tenant.key)
     entry.derived = compiled = object()
@@ -186,7 +104,7 @@ async def test_derived_data_lives_as_long_as_the_principal_is_the_same(
 
 
 async def test_a_change_during_a_read_leaves_its_result_unverified(
-    cache: PrincipalCache, source: Counting, tenant: Tenant, elsewhere: Tenancy
+    cache: PrincipalCache, source: CountingSource, tenant: Tenant, elsewhere: Tenancy
 ) -> None:
     await cache.poll()
     source.gate.clear()
@@ -207,7 +125,7 @@ async def test_a_change_during_a_read_leaves_its_result_unverified(
 
 @pytest.mark.parametrize("key", ["", "sk-other", "sk-llmgw-" + "a" * 49, "sk-llmgw-\ud800"])
 async def test_malformed_keys_are_refused_without_a_read(
-    cache: PrincipalCache, source: Counting, key: str
+    cache: PrincipalCache, source: CountingSource, key: str
 ) -> None:
     assert cache.lookup(key) is None
     assert await status_of(cache, key) == 401
@@ -215,7 +133,7 @@ async def test_malformed_keys_are_refused_without_a_read(
 
 
 async def test_an_unknown_key_is_read_once_until_something_changes(
-    cache: PrincipalCache, source: Counting, elsewhere: Tenancy
+    cache: PrincipalCache, source: CountingSource, elsewhere: Tenancy
 ) -> None:
     unknown = keys.generate(secrets.token_bytes)
     for _ in range(5):
@@ -237,7 +155,7 @@ async def test_a_new_key_works_at_once_although_others_were_refused(
 
 
 async def test_a_key_expires_by_the_wall_clock_on_every_path(
-    cache: PrincipalCache, store: Store, wall: Clock
+    cache: PrincipalCache, store: Store, wall: SettableClock
 ) -> None:
     tenant = await create_tenant(store, "brief", expires_at=wall.now + 10)
     entry = await cache.resolve(tenant.key)
@@ -250,76 +168,8 @@ async def test_a_key_expires_by_the_wall_clock_on_every_path(
     assert await status_of(cache, tenant.key) == 401
 
 
-async def test_known_keys_are_served_stale_while_the_store_is_down(
-    cache: PrincipalCache, store: Store, clock: Clock, source: Counting, tenant: Tenant
-) -> None:
-    entry = await cache.resolve(tenant.key)
-    await store.aclose()
-    clock.now += 5.0
-    for _ in range(20):
-        assert await cache.resolve(tenant.key) is entry
-    assert not cache.store_up
-    assert source.versions == 2, "a store that is down is not asked by every call"
-    clock.now += 55.0
-    assert await cache.resolve(tenant.key) is entry
-    clock.now += 0.1
-    with pytest.raises(GatewayError) as refused:
-        await cache.resolve(tenant.key)
-    assert (refused.value.status, refused.value.retry_after) == (503, 2.0)
-
-
-async def test_entries_that_await_a_new_reading_are_served_too_when_the_store_goes_down(
-    cache: PrincipalCache, store: Store, tenant: Tenant, elsewhere: Tenancy
-) -> None:
-    entry = await cache.resolve(tenant.key)
-    await elsewhere.create_organization("unrelated", actor=ADMIN)
-    await cache.poll()
-    await store.aclose()
-    assert await cache.resolve(tenant.key) is entry
-
-
-async def test_unknown_keys_are_503_while_the_store_is_down(
-    cache: PrincipalCache, store: Store, tenant: Tenant, source: Counting
-) -> None:
-    await cache.poll()
-    await store.aclose()
-    for _ in range(5):
-        assert await status_of(cache, tenant.key) == 503
-    assert source.finds == 1
-    assert await status_of(cache, "sk-llmgw-nonsense") == 401
-
-
-async def test_the_cache_recovers_with_the_store_and_sees_what_was_missed(
-    cache: PrincipalCache, store: Store, clock: Clock, tenant: Tenant, elsewhere: Tenancy
-) -> None:
-    await cache.resolve(tenant.key)
-    await store.aclose()
-    clock.now += 10.0
-    assert await status_of(cache, tenant.key) == 200
-    await elsewhere.disable(ORGANIZATION, tenant.organization_id, actor=ADMIN)
-    await store.open()
-    clock.now += 2.0
-    assert await status_of(cache, tenant.key) == 401
-    assert cache.store_up
-
-
-async def test_a_store_that_hangs_counts_as_down(
-    cache: PrincipalCache,
-    clock: Clock,
-    source: Counting,
-    tenant: Tenant,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(principals, "_READ_TIMEOUT", 0.01)
-    entry = await cache.resolve(tenant.key)
-    clock.now += 5.0
-    source.gate.clear()
-    assert await cache.resolve(tenant.key) is entry
-    assert not cache.store_up
-
-
 async def test_a_herd_shares_one_read(
-    cache: PrincipalCache, source: Counting, tenant: Tenant
+    cache: PrincipalCache, source: CountingSource, tenant: Tenant
 ) -> None:
     entries = await asyncio.gather(*(cache.resolve(tenant.key) for _ in range(200)))
     assert len({id(entry) for entry in entries}) == 1
@@ -327,7 +177,7 @@ async def test_a_herd_shares_one_read(
 
 
 async def test_a_caller_that_leaves_does_not_take_the_shared_read_with_it(
-    cache: PrincipalCache, source: Counting, tenant: Tenant
+    cache: PrincipalCache, source: CountingSource, tenant: Tenant
 ) -> None:
     await cache.poll()
     source.gate.clear()
@@ -343,7 +193,7 @@ async def test_a_caller_that_leaves_does_not_take_the_shared_read_with_it(
 
 
 async def test_the_least_recently_used_keys_are_forgotten(
-    source: Counting, clock: Clock, wall: Clock, store: Store
+    source: CountingSource, clock: SettableClock, wall: SettableClock, store: Store
 ) -> None:
     made = [(await create_tenant(store, f"org {n}")).key for n in range(3)]
     cache = PrincipalCache(source, clock=clock, wall_clock=wall, capacity=2)
@@ -382,62 +232,9 @@ async def test_no_plaintext_key_stays_in_memory(cache: PrincipalCache, tenant: T
         waiting += gc.get_referents(thing)
 
 
-async def test_the_loop_polls_often_enough_and_survives_outages(
-    source: Counting, clock: Clock, wall: Clock, store: Store, tenant: Tenant
-) -> None:
-    slept: list[float] = []
-    turn = asyncio.Event()
-    idle = asyncio.Event()
-
-    async def sleep(seconds: float) -> None:
-        slept.append(seconds)
-        idle.set()
-        await turn.wait()
-        turn.clear()
-        clock.now += seconds
-
-    async def next_poll() -> None:
-        idle.clear()
-        turn.set()
-        await idle.wait()
-
-    cache = PrincipalCache(source, clock=clock, wall_clock=wall, sleep=sleep, staleness=5.0)
-    cache.start()
-    cache.start()
-    await idle.wait()
-    entry = await cache.resolve(tenant.key)
-    for _ in range(10):
-        await next_poll()
-        assert cache.lookup(tenant.key) is entry
-    assert set(slept) == {2.0}
-    await store.aclose()
-    up = []
-    for _ in range(3):
-        await next_poll()
-        up.append(cache.store_up)
-    await store.open()
-    await next_poll()
-    assert [*up, cache.store_up] == [False, False, False, True]
-    assert cache.lookup(tenant.key) is entry
-    await cache.aclose()
-    await cache.aclose()
-    assert source.finds == 1
-
-
-async def test_closing_ends_reads_that_hang(
-    cache: PrincipalCache, source: Counting, tenant: Tenant
-) -> None:
-    await cache.poll()
-    source.gate.clear()
-    source.asked.clear()
-    resolving = asyncio.create_task(cache.resolve(tenant.key))
-    await source.asked.wait()
-    await cache.aclose()
-    await asyncio.wait([resolving])
-    assert resolving.cancelled()
-
-
 @pytest.mark.parametrize(("staleness", "capacity"), [(0.0, 1), (1.0, 0)])
-def test_senseless_settings_are_refused(source: Counting, staleness: float, capacity: int) -> None:
+def test_senseless_settings_are_refused(
+    source: CountingSource, staleness: float, capacity: int
+) -> None:
     with pytest.raises(ValueError, match="positive"):
         PrincipalCache(source, staleness=staleness, capacity=capacity)

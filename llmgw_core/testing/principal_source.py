@@ -1,0 +1,63 @@
+"""For tests of the principal cache: a clock to turn, and the real source, counted and held."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from llmgw_core.domain.errors import GatewayError
+from llmgw_core.store.principals import StorePrincipals
+
+if TYPE_CHECKING:
+    from llmgw_core.access.principals import PrincipalCache
+    from llmgw_core.domain.access import Principal
+    from llmgw_core.store.engine import Store
+
+
+class SettableClock:
+    """A clock that stands still at `now` (seconds) until a test moves it."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        """The time that was set."""
+        return self.now
+
+
+class CountingSource:
+    """The principals of `store`. `finds` and `versions` count the reads; while `gate` is
+    cleared, answers are held back after `asked` was set."""
+
+    def __init__(self, store: Store) -> None:
+        self._source = StorePrincipals(store)
+        self.finds = 0
+        self.versions = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.asked = asyncio.Event()
+
+    async def find(self, digest: bytes) -> Principal | None:
+        """As the port says."""
+        self.finds += 1
+        found = await self._source.find(digest)
+        self.asked.set()
+        await self.gate.wait()
+        return found
+
+    async def version(self) -> int:
+        """As the port says."""
+        self.versions += 1
+        version = await self._source.version()
+        self.asked.set()
+        await self.gate.wait()
+        return version
+
+
+async def status_of(cache: PrincipalCache, key: str) -> int:
+    """The HTTP status with which `key` is refused; 200 when it is not."""
+    try:
+        await cache.resolve(key)
+    except GatewayError as error:
+        return error.status
+    return 200
