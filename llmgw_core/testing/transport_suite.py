@@ -6,7 +6,9 @@ do what others do, it says so in the attributes of `TransportCases`, and the sui
 the case or expects the difference:
 
 - `caps_whole_head`: aiohttp caps each line of a head, not their sum;
-- `knows_partial_heads`: aiohttp does not say that a connection died within a head.
+- `knows_partial_heads`: aiohttp does not say that a connection died within a head;
+- `notices_broken_chunks`: aiohttp's reader waits on, until the idle timeout;
+- `notices_surplus`: aiohttp takes what arrives on a resting connection for the next reply.
 """
 
 from __future__ import annotations

@@ -88,6 +88,8 @@ class Peer:
 
     async def send(self, data: bytes) -> None:
         """Send, and return when the socket has taken all of it."""
+        if self._writer.transport.is_closing():
+            raise ConnectionResetError("the client has closed the connection")
         self._writer.write(data)
         await self._writer.drain()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,17 @@ import trustme
 from llmgw_core.testing.transport_suite import TlsFiles
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from pathlib import Path
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """A test class may name the event loop that its tests run on."""
+    assert config is item.config
+    cls = item.cls if isinstance(item, pytest.Function) else None
+    return {"loop": getattr(cls, "loop_factory", asyncio.new_event_loop)}
 
 
 @pytest.fixture(scope="session")

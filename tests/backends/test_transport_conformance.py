@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
 import uvloop
 
 from llmgw_core.backends.transport.aiohttp_transport import AiohttpTransport
@@ -12,8 +11,6 @@ from llmgw_core.backends.transport.httptools_transport import HttptoolsTransport
 from llmgw_core.testing.transport_suite import Setup, TransportSuite
 
 if TYPE_CHECKING:
-    import asyncio
-
     from llmgw_core.backends.transport.port import Transport
     from llmgw_core.domain.deployment import Origin
 
@@ -34,15 +31,14 @@ class TestHttptoolsOnAsyncio(TransportSuite):
 
 
 class TestHttptoolsOnUvloop(TestHttptoolsOnAsyncio):
-    @pytest.fixture
-    def event_loop_policy(self) -> asyncio.AbstractEventLoopPolicy:
-        policy: asyncio.AbstractEventLoopPolicy = uvloop.EventLoopPolicy()
-        return policy
+    loop_factory = staticmethod(uvloop.new_event_loop)
 
 
 class TestAiohttp(TransportSuite):
     caps_whole_head = False
     knows_partial_heads = False
+    notices_broken_chunks = False
+    notices_surplus = False
 
     def make_transport(self, setup: Setup) -> Transport:
         return AiohttpTransport(

@@ -5,14 +5,19 @@ aiohttp's own conveniences are off: no redirects, no cookies, no decompression, 
 credentials from the environment. Its exceptions are mapped here, where the library is called.
 Where it cannot do what `httptools_transport` does: a `fresh` connection comes from a second
 connector with a limit of its own; idempotent requests on a reused connection that turns out to be
-closed are repeated by aiohttp itself; `received` is only true once a head has been parsed.
+closed are repeated by aiohttp itself; `received` is only true once a head has been parsed; the
+cap is one of single lines of a head; a broken chunk is noticed by the idle timeout only; bytes
+that arrive on a resting connection are taken for the reply to the next request, so that it is
+for upstreams that are trusted not to send any.
 """
 
 from __future__ import annotations
 
 import asyncio
+import io
 import warnings
-from typing import TYPE_CHECKING, Literal
+import weakref
+from typing import TYPE_CHECKING, Final, Literal
 
 import aiohttp
 from aiohttp import http_exceptions
@@ -28,6 +33,7 @@ if TYPE_CHECKING:
     from llmgw_core.backends.transport.port import HttpRequest, TransportKind, TransportPhase
     from llmgw_core.domain.deployment import Origin, Timeouts
 
+_IN_ONE_WRITE: Final = 1 << 18
 _Stage = Literal["connect", "pool", "send", "head"]
 
 
@@ -64,7 +70,16 @@ class _Progress:
 class AiohttpReply:
     """See `UpstreamReply`. Header names are in lower case."""
 
-    __slots__ = ("_ended", "_failure", "_progress", "_response", "headers", "reused", "status")
+    __slots__ = (
+        "__weakref__",
+        "_ended",
+        "_failure",
+        "_progress",
+        "_response",
+        "headers",
+        "reused",
+        "status",
+    )
 
     def __init__(self, response: aiohttp.ClientResponse, progress: _Progress) -> None:
         self._ended = False
@@ -159,13 +174,14 @@ class AiohttpTransport:
         self._high_water = high_water
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self._origins: dict[Origin, tuple[RequestEncoder, TlsContext | None]] = {}
+        self._replies: weakref.WeakSet[AiohttpReply] = weakref.WeakSet()
         self._closed = False
 
     async def send(
         self, origin: Origin, request: HttpRequest, timeouts: Timeouts, *, fresh: bool = False
     ) -> AiohttpReply:
         """See `Transport.send`."""
-        if self._closed:
+        if self._is_closed():
             raise TransportError("pool", "connect", "the transport is closed")
         encoder, tls = self._origin(origin)
         encoder.encode(request)
@@ -176,7 +192,7 @@ class AiohttpTransport:
                 response = await self._session(fresh=fresh).request(
                     request.method,
                     _url(origin, request.target),
-                    data=request.body or None,
+                    data=_body(request),
                     headers=_headers(request),
                     allow_redirects=False,
                     ssl=context,
@@ -187,16 +203,29 @@ class AiohttpTransport:
             raise progress.error(kind, "the upstream took too long") from None
         except (aiohttp.ClientError, OSError) as error:
             raise _send_error(error, progress) from error
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._is_closed() and task is not None and not task.cancelling():
+                # Closing the connector cancels those who wait for a connection.
+                raise progress.error("pool", "the transport was closed") from None
+            raise
         if response.status == 101:
             response.close()
             raise progress.error("protocol", "unexpected reply status 101", received=True)
-        return AiohttpReply(response, progress)
+        reply = AiohttpReply(response, progress)
+        self._replies.add(reply)
+        return reply
 
     async def aclose(self) -> None:
         """See `Transport.aclose`."""
         self._closed = True
+        for reply in tuple(self._replies):
+            reply.abort()
         for session in self._sessions.values():
             await session.close()
+
+    def _is_closed(self) -> bool:
+        return self._closed
 
     def _origin(self, origin: Origin) -> tuple[RequestEncoder, TlsContext | None]:
         known = self._origins.get(origin)
@@ -235,6 +264,12 @@ class AiohttpTransport:
 def _url(origin: Origin, target: str) -> URL:
     host = f"[{origin.host}]" if ":" in origin.host else origin.host
     return URL(f"{origin.scheme}://{host}:{origin.port}{target}", encoded=True)
+
+
+def _body(request: HttpRequest) -> bytes | io.BytesIO | None:
+    if len(request.body) > _IN_ONE_WRITE:
+        return io.BytesIO(request.body)
+    return request.body or None
 
 
 def _headers(request: HttpRequest) -> list[tuple[str, str]]:
@@ -289,9 +324,16 @@ def _send_error(error: Exception, progress: _Progress) -> TransportError:
         reset = isinstance(cause, ConnectionResetError | ConnectionAbortedError)
         return progress.error("reset" if reset else "refused", message)
     if isinstance(error, aiohttp.ClientResponseError):
-        large = isinstance(error.__cause__, http_exceptions.LineTooLong)
-        return progress.error("too_large" if large else "protocol", message, received=True)
+        if _caused_by_size(error):
+            return progress.error("too_large", "the head of the reply is too large", received=True)
+        return progress.error("protocol", "the reply is not HTTP/1.1", received=True)
     return progress.error("reset", message)
+
+
+def _caused_by_size(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, http_exceptions.LineTooLong):
+        error = error.__cause__
+    return error is not None
 
 
 def _payload_kind(error: aiohttp.ClientPayloadError) -> TransportKind:

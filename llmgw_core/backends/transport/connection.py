@@ -25,14 +25,11 @@ _TIMER_GRAIN: Final = 0.002
 class Owner(Protocol):
     """Who keeps account of connections."""
 
-    def opened(self, connection: Connection) -> None:
-        """The connection exists."""
-
     def gave_up(self, connection: Connection) -> None:
         """The connection cannot be used again. Called once."""
 
     def closed(self, connection: Connection) -> None:
-        """The socket is closed. Called once after `opened`."""
+        """The socket is closed."""
 
     def rested(self, connection: Connection) -> None:
         """The exchange is over and the connection can carry another one."""
@@ -44,6 +41,7 @@ class Connection(ReplyParsing, asyncio.Protocol):
 
     __slots__ = (
         "_deadline",
+        "_given_up",
         "_loop",
         "_owner",
         "_read_paused",
@@ -70,6 +68,7 @@ class Connection(ReplyParsing, asyncio.Protocol):
         self._read_paused = self._write_paused = False
         self._unsent: memoryview | None = None
         self._timeouts = Timeouts()
+        self._given_up = False
         self.alive = False
         self.holds_slot = False
         self.reused = False
@@ -153,6 +152,7 @@ class Connection(ReplyParsing, asyncio.Protocol):
 
     def give_up(self) -> None:
         """Close now. Idempotent."""
+        self._given_up = True
         self._deadline = math.inf
         self._unsent = None
         if self._timer is not None:
@@ -175,13 +175,15 @@ class Connection(ReplyParsing, asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket is open (and TLS agreed)."""
+        if self._given_up:  # uvloop connects to the end what was cancelled meanwhile
+            cast("asyncio.Transport", transport).abort()
+            return
         self._transport = cast("asyncio.Transport", transport)  # uvloop's has no common base
         self.alive = True
         # With no tolerance, `pause_writing` says exactly whether everything has left this
         # process; asyncio's TLS transport would count an empty buffer as full at 0.
         encrypted = transport.get_extra_info("sslcontext") is not None
         self._transport.set_write_buffer_limits(high=1 if encrypted else 0, low=0)
-        self._owner.opened(self)
 
     def data_received(self, data: bytes) -> None:
         """Parse, buffer, wake whoever waits; bytes outside an exchange end the connection."""

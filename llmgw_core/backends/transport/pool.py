@@ -102,10 +102,6 @@ class OriginPool:
 
     # Owner, as connections see it
 
-    def opened(self, connection: Connection) -> None:
-        """See `connection.Owner`."""
-        self._open.add(connection)
-
     def closed(self, connection: Connection) -> None:
         """See `connection.Owner`."""
         self._open.discard(connection)
@@ -198,6 +194,8 @@ class OriginPool:
             connection.give_up()
             raise
         connection.holds_slot = True
+        # Not before: of a connection whose opening was cancelled uvloop never reports the end.
+        self._open.add(connection)
         return connection
 
     async def _open_socket(self, connection: Connection) -> None:

@@ -55,6 +55,11 @@ class TransportCases:
     """False: only single lines of a head are capped."""
     knows_partial_heads = True
     """False: `received` stays False until a head is complete."""
+    notices_broken_chunks = True
+    """False: the reader of a body with broken chunks learns it by the idle timeout."""
+    notices_surplus = True
+    """False: bytes that arrive after a reply, while the connection rests, are taken for the reply
+    to the next request: use such a transport with trusted upstreams only."""
 
     def make_transport(self, setup: Setup) -> Transport:
         """The transport under test; called inside the running event loop."""
