@@ -118,16 +118,13 @@ def adopt(path: Path) -> Directory | None:
         fd = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    try:
+    directory = Directory(path, fd)
+    with contextlib.suppress(BlockingIOError):
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if (path / LOCK_NAME).stat().st_ino == os.fstat(fd).st_ino:
-            return Directory(path, fd)
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    except BaseException:
-        os.close(fd)
-        raise
-    os.close(fd)
+        # Whoever held the lock before may have removed the directory by now.
+        if directory.present():
+            return directory
+    directory.close()
     return None
 
 

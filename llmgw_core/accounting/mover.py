@@ -101,7 +101,9 @@ class Mover:
 
     async def aclose(self, patience: float = 10.0) -> None:
         """Stop, and move what can be moved within `patience` seconds; the rest stays in the
-        journal for the next process. May be called again."""
+        journal for the next process. To be closed before the journal; may be called again."""
+        if self._closing.is_set():
+            return
         self._closing.set()
         if self._task is not None:
             await asyncio.wait({self._task})

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from llmgw_core.domain.usage import AttemptRecord, Usage, UsageRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from llmgw_core.accounting.journal import Journal
+    from llmgw_core.store.ledger import Ledger
 
 STARTED_NS = 1_770_000_000 * 10**9
 """2026-02-02 02:40:00 UTC."""
@@ -41,3 +47,19 @@ def usage_record(number: int = 0, **changes: Any) -> UsageRecord:
         attempts=(_ATTEMPT,),
     )
     return msgspec.structs.replace(record, **changes)
+
+
+def call_ids(numbers: Iterable[int]) -> list[str]:
+    """The ids of the calls `numbers`."""
+    return [f"call-{number}" for number in numbers]
+
+
+def append_calls(journal: Journal, numbers: Iterable[int]) -> None:
+    """Put the records of the calls `numbers` into `journal`."""
+    for number in numbers:
+        journal.append_usage(usage_record(number))
+
+
+async def stored_ids(ledger: Ledger) -> list[str]:
+    """The ids of all calls on the books, in the order of commits."""
+    return [row.record.call_id for row in await ledger.rows(limit=1_000_000)]

@@ -180,6 +180,21 @@ def test_on_a_full_disk_records_wait_and_are_written_once_there_is_room(
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
 
 
+def test_a_delivery_that_does_not_fit_on_a_full_disk_waits_too(small_disk: Path) -> None:
+    journal = Journal(small_disk / "journal", segment_bytes=4096)
+    ballast = small_disk / "ballast"
+    fill(ballast)
+    flushed = 0
+    while journal.healthy:
+        journal.append_delivery(LEFT)
+        journal.flush()
+        flushed += 1
+    ballast.unlink()
+    assert journal.retry()
+    assert on_disk(small_disk / "journal") == [LEFT] * flushed
+    journal.close()
+
+
 def test_a_limit_on_file_size_is_survived_the_same_way(
     root: Path, open_journal: Callable[..., Journal]
 ) -> None:

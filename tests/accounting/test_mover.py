@@ -1,14 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
 import shutil
-import signal
-import subprocess
-import sys
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,27 +10,15 @@ from llmgw_core.accounting import directory as directories
 from llmgw_core.accounting.mover import MAX_PAUSE, Mover, pause
 from llmgw_core.domain.errors import StoreUnavailable
 from llmgw_core.domain.usage import DeliveryRecord, UsageRecord
-from llmgw_core.testing.usage_records import usage_record
+from llmgw_core.testing.usage_records import append_calls, call_ids, stored_ids, usage_record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from llmgw_core.accounting.journal import Journal
     from llmgw_core.store.engine import Store
     from llmgw_core.store.ledger import Ledger
-
-
-async def ids(ledger: Ledger) -> list[str]:
-    return [row.record.call_id for row in await ledger.rows(limit=100_000)]
-
-
-def call_ids(numbers: range) -> list[str]:
-    return [f"call-{number}" for number in numbers]
-
-
-def append(journal: Journal, numbers: range) -> None:
-    for number in numbers:
-        journal.append_usage(usage_record(number))
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -68,14 +49,14 @@ async def test_everything_that_was_appended_is_moved_once(
 ) -> None:
     journal = open_journal()
     mover = Mover(root, journal, ledger, batch=7)
-    append(journal, range(50))
+    append_calls(journal, range(50))
     assert mover.backlog > 0
     assert await mover.move_once() == 50
     assert mover.backlog == 0
     assert await mover.move_once() == 0
-    append(journal, range(50, 60))
+    append_calls(journal, range(50, 60))
     assert await mover.move_once() == 10
-    assert await ids(ledger) == call_ids(range(60))
+    assert await stored_ids(ledger) == call_ids(range(60))
     assert mover.moved == 60
 
 
@@ -83,7 +64,7 @@ async def test_moved_segments_are_deleted_and_the_open_one_stays(
     root: Path, open_journal: Callable[..., Journal], ledger: Ledger
 ) -> None:
     journal = open_journal()
-    append(journal, range(50))
+    append_calls(journal, range(50))
     assert len(journal.directory.segments()) > 1
     await Mover(root, journal, ledger).move_once()
     assert journal.directory.segments() == [journal.extents()[0].path]
@@ -93,7 +74,7 @@ async def test_the_next_segment_is_allocated_by_the_mover(
     root: Path, open_journal: Callable[..., Journal], ledger: Ledger
 ) -> None:
     journal = open_journal()
-    append(journal, range(10))
+    append_calls(journal, range(10))
     await Mover(root, journal, ledger).move_once()
     assert (journal.directory.path / "spare").exists()
 
@@ -103,7 +84,7 @@ async def test_a_delivery_updates_the_row_of_its_call_early_or_late(
 ) -> None:
     journal = open_journal()
     mover = Mover(root, journal, ledger)
-    append(journal, range(2))
+    append_calls(journal, range(2))
     journal.append_delivery(DeliveryRecord("call-0", "client_left", 77))
     await mover.move_once()
     journal.append_delivery(DeliveryRecord("call-1", "client_left", 88))
@@ -125,14 +106,14 @@ async def test_a_crash_between_insertion_and_checkpoint_doubles_nothing(
         raise Crash
 
     journal = open_journal()
-    append(journal, range(30))
+    append_calls(journal, range(30))
     journal.append_delivery(DeliveryRecord("call-3", "client_left", 1))
     journal.close()
     with pytest.raises(Crash):
         await Mover(root, None, Bystander(ledger, crash), batch=10).move_once()
     assert await ledger.count() == 10
     assert await Mover(root, None, ledger, batch=10).move_once() == 31
-    assert await ids(ledger) == call_ids(range(30))
+    assert await stored_ids(ledger) == call_ids(range(30))
     (total,) = await ledger.usage([])
     assert total.calls == 30
 
@@ -141,9 +122,9 @@ async def test_a_restart_reads_again_only_what_the_checkpoint_does_not_cover(
     root: Path, open_journal: Callable[..., Journal], ledger: Ledger
 ) -> None:
     journal = open_journal(segment_bytes=100_000)
-    append(journal, range(40))
+    append_calls(journal, range(40))
     await Mover(root, journal, ledger).move_once()
-    append(journal, range(40, 45))
+    append_calls(journal, range(40, 45))
     journal.close()
     bystander = Bystander(ledger)
     await Mover(root, None, bystander).move_once()
@@ -155,28 +136,46 @@ async def test_without_its_checkpoint_an_orphan_is_replayed_with_the_same_result
     root: Path, open_journal: Callable[..., Journal], ledger: Ledger
 ) -> None:
     journal = open_journal()
-    append(journal, range(20))
+    append_calls(journal, range(20))
     await Mover(root, journal, ledger).move_once()
-    append(journal, range(20, 25))
+    append_calls(journal, range(20, 25))
     journal.close()
     (journal.directory.path / "checkpoint").unlink()
     await Mover(root, None, ledger).move_once()
-    assert await ids(ledger) == call_ids(range(25))
+    assert await stored_ids(ledger) == call_ids(range(25))
 
 
 async def test_an_orphan_is_adopted_and_removed_and_a_living_journal_is_left_alone(
     root: Path, open_journal: Callable[..., Journal], ledger: Ledger
 ) -> None:
     orphan, living, own = open_journal(), open_journal(), open_journal()
-    append(orphan, range(20))
-    append(living, range(20, 40))
+    append_calls(orphan, range(20))
+    append_calls(living, range(20, 40))
     orphan.close()
     await Mover(root, own, ledger).move_once()
-    assert await ids(ledger) == call_ids(range(20))
+    assert await stored_ids(ledger) == call_ids(range(20))
     assert directories.others(root, None) == [living.directory.path, own.directory.path]
     living.close()
     await Mover(root, own, ledger).move_once()
-    assert await ids(ledger) == call_ids(range(40))
+    assert await stored_ids(ledger) == call_ids(range(40))
+
+
+async def test_without_any_journal_there_is_nothing_to_move(root: Path, ledger: Ledger) -> None:
+    mover = Mover(root, None, ledger)
+    assert await mover.move_once() == 0
+    assert mover.backlog == 0
+
+
+async def test_an_orphan_that_vanishes_before_it_is_locked_is_no_loss(
+    root: Path, open_journal: Callable[..., Journal]
+) -> None:
+    journal = open_journal()
+    journal.close()
+    path = journal.directory.path
+    shutil.rmtree(path)
+    assert directories.adopt(path) is None
+    path.write_text("a file")
+    assert directories.adopt(path) is None
 
 
 async def test_two_movers_at_once_adopt_every_orphan_exactly_once(
@@ -184,13 +183,13 @@ async def test_two_movers_at_once_adopt_every_orphan_exactly_once(
 ) -> None:
     for start in range(0, 100, 10):
         journal = open_journal()
-        append(journal, range(start, start + 10))
+        append_calls(journal, range(start, start + 10))
         journal.close()
     one, two = Bystander(ledger), Bystander(ledger)
     movers = [Mover(root, None, bystander, batch=3) for bystander in (one, two)]
     await asyncio.gather(*(mover.move_once() for mover in movers))
     assert one.records + two.records == 100
-    assert sorted(await ids(ledger)) == sorted(call_ids(range(100)))
+    assert sorted(await stored_ids(ledger)) == sorted(call_ids(range(100)))
     assert directories.others(root, None) == []
 
 
@@ -199,7 +198,7 @@ async def test_a_closed_journal_that_was_moved_leaves_no_directory(
 ) -> None:
     journal = open_journal()
     mover = Mover(root, journal, ledger)
-    append(journal, range(3))
+    append_calls(journal, range(3))
     await mover.aclose()
     await mover.aclose()
     journal.close()
@@ -212,12 +211,12 @@ async def test_a_closed_journal_with_a_record_after_the_last_move_stays(
 ) -> None:
     journal = open_journal()
     mover = Mover(root, journal, ledger)
-    append(journal, range(3))
+    append_calls(journal, range(3))
     await mover.aclose()
-    append(journal, range(3, 4))
+    append_calls(journal, range(3, 4))
     journal.close()
     await Mover(root, None, ledger).move_once()
-    assert await ids(ledger) == call_ids(range(4))
+    assert await stored_ids(ledger) == call_ids(range(4))
 
 
 async def test_while_the_store_is_down_nothing_is_lost_and_the_mover_keeps_trying(
@@ -230,7 +229,7 @@ async def test_while_the_store_is_down_nothing_is_lost_and_the_mover_keeps_tryin
     journal = open_journal()
     await store.aclose()
     mover = Mover(root, journal, ledger, interval=0.001)
-    append(journal, range(30))
+    append_calls(journal, range(30))
     with pytest.raises(StoreUnavailable):
         await mover.move_once()
     mover.start()
@@ -241,7 +240,7 @@ async def test_while_the_store_is_down_nothing_is_lost_and_the_mover_keeps_tryin
         await until(lambda: mover.running)
         await mover.aclose()
         await until(lambda: not mover.running)
-    assert await ids(ledger) == call_ids(range(30))
+    assert await stored_ids(ledger) == call_ids(range(30))
     assert caplog.text.count("waits for the store") == 1
 
 
@@ -253,14 +252,14 @@ async def test_closing_while_the_store_is_down_leaves_the_records_for_the_next_s
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     journal = open_journal()
-    append(journal, range(5))
+    append_calls(journal, range(5))
     await store.aclose()
     await Mover(root, journal, ledger).aclose()
     journal.close()
     assert "stay in the journal" in caplog.text
     await store.open()
     await Mover(root, None, ledger).move_once()
-    assert await ids(ledger) == call_ids(range(5))
+    assert await stored_ids(ledger) == call_ids(range(5))
 
 
 def test_pauses_double_and_stay_bounded() -> None:
@@ -279,7 +278,7 @@ async def test_a_bug_in_the_ledger_ends_the_mover_loudly(
         raise ZeroDivisionError
 
     journal = open_journal()
-    append(journal, range(1))
+    append_calls(journal, range(1))
     mover = Mover(root, journal, Bystander(ledger, bug), interval=0.001)
     mover.start()
     async with asyncio.timeout(20):
@@ -292,162 +291,18 @@ async def test_records_that_the_journal_cannot_take_go_straight_to_the_ledger(
 ) -> None:
     journal = open_journal()
     mover = Mover(root, journal, ledger)
-    append(journal, range(3))
+    append_calls(journal, range(3))
     shutil.rmtree(root)
     root.write_text("in the way")
-    append(journal, range(3, 5))
+    append_calls(journal, range(3, 5))
     assert await mover.move_once() == 5
     assert journal.failure
-    append(journal, range(5, 7))
+    append_calls(journal, range(5, 7))
     assert mover.backlog > 0
     assert await mover.move_once() == 2
     root.unlink()
     await mover.move_once()
-    append(journal, range(7, 8))
+    append_calls(journal, range(7, 8))
     await mover.move_once()
     assert journal.healthy
-    assert await ids(ledger) == call_ids(range(8))
-
-
-async def test_a_closed_segment_that_was_deleted_is_reported(
-    root: Path,
-    open_journal: Callable[..., Journal],
-    ledger: Ledger,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    journal = open_journal()
-    append(journal, range(20))
-    journal.extents()[0].path.unlink()
-    mover = Mover(root, journal, ledger)
-    await mover.move_once()
-    assert "bytes not moved" in caplog.text
-    moved = await ids(ledger)
-    assert moved
-    assert moved == call_ids(range(20 - len(moved), 20))
-    assert mover.backlog == 0
-
-
-async def test_damage_is_counted_reported_and_the_segment_kept(
-    root: Path,
-    open_journal: Callable[..., Journal],
-    ledger: Ledger,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    journal = open_journal()
-    append(journal, range(20))
-    first = journal.extents()[0].path
-    data = bytearray(first.read_bytes())
-    data[50] ^= 0xFF
-    first.write_bytes(data)
-    mover = Mover(root, journal, ledger)
-    await mover.move_once()
-    assert await ids(ledger) == call_ids(range(1, 20))
-    assert mover.damage == {"corrupt": 1}
-    (kept,) = (root / "damaged").iterdir()
-    assert kept.read_bytes() == data
-    assert str(kept) in caplog.text
-    await mover.move_once()
-    assert kept.exists()
-
-
-async def test_damage_in_the_open_segment_outlives_the_process(
-    root: Path, open_journal: Callable[..., Journal], ledger: Ledger
-) -> None:
-    journal = open_journal()
-    append(journal, range(3))
-    with journal.extents()[0].path.open("r+b") as file:
-        file.seek(50)
-        file.write(b"\xff\xff")
-    await Mover(root, journal, ledger).aclose()
-    journal.close()
-    await Mover(root, None, ledger).move_once()
-    assert await ids(ledger) == call_ids(range(1, 3))
-    (kept,) = (root / "damaged").iterdir()
-    assert kept.stat().st_size == 4096
-
-
-async def test_a_torn_end_is_reported_and_forgotten(
-    root: Path,
-    open_journal: Callable[..., Journal],
-    ledger: Ledger,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    journal = open_journal()
-    append(journal, range(2))
-    path, end, _ = journal.extents()[0]
-    journal.close()
-    with path.open("r+b") as file:
-        file.seek(end - 20)
-        file.write(bytes(20))
-    mover = Mover(root, None, ledger)
-    await mover.move_once()
-    assert await ids(ledger) == call_ids(range(1))
-    assert mover.damage == {"torn": 1}
-    assert [record.levelno for record in caplog.records] == [logging.WARNING]
-    assert list(root.iterdir()) == []
-
-
-async def test_a_journal_that_cannot_be_read_stops_no_other(
-    root: Path,
-    open_journal: Callable[..., Journal],
-    ledger: Ledger,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    journal = open_journal()
-    append(journal, range(20))
-    blocked = journal.extents()[0].path
-    blocked.rename(root / "aside")
-    blocked.mkdir()
-    mover = Mover(root, journal, ledger)
-    await mover.move_once()
-    assert "cannot be read" in caplog.text
-    assert 0 < await ledger.count() < 20
-    blocked.rmdir()
-    (root / "aside").rename(blocked)
-    await mover.move_once()
-    assert sorted(await ids(ledger)) == sorted(call_ids(range(20)))
-
-
-async def test_an_orphan_that_cannot_be_read_is_reported(
-    root: Path, ledger: Ledger, caplog: pytest.LogCaptureFixture
-) -> None:
-    segment = root / "1-1-1" / "00000000.segment"
-    segment.mkdir(parents=True)
-    await Mover(root, None, ledger).move_once()
-    assert "cannot be adopted" in caplog.text
-    assert segment.exists()
-
-
-@contextmanager
-def appending(root: Path, name: str) -> Iterator[subprocess.Popen[bytes]]:
-    script = Path(__file__).with_name("appending_process.py")
-    with subprocess.Popen(
-        [sys.executable, str(script), str(root), name],
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-@pytest.mark.parametrize("acknowledgements", [1, 40, 400])
-async def test_what_a_killed_process_acknowledged_is_on_the_books(
-    root: Path, ledger: Ledger, acknowledgements: int
-) -> None:
-    with appending(root, "a") as process:
-        assert process.stdout is not None
-        for _ in range(acknowledgements):
-            process.stdout.readline()
-        mover = Mover(root, None, ledger)
-        assert await mover.move_once() == 0
-        process.send_signal(signal.SIGKILL)
-        rest = process.stdout.read().split()
-    acknowledged = int(rest[-1]) + 1 if rest else acknowledgements
-    await mover.move_once()
-    stored = await ids(ledger)
-    # The kill may have come between an append and its acknowledgement, never the other way.
-    assert stored == [f"a-{number}" for number in range(len(stored))]
-    assert len(stored) in {acknowledged, acknowledged + 1}
-    assert list(root.iterdir()) == []
+    assert await stored_ids(ledger) == call_ids(range(8))

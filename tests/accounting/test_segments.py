@@ -145,6 +145,11 @@ def test_records_larger_than_the_window_are_read(tmp_path: Path) -> None:
     data = FRAMES[0] + framing.frame_usage(large) + FRAMES[2]
     path = segment(tmp_path, data + bytes(1000))
     assert [record for record, _ in segments.read(path)] == [RECORDS[0], large, RECORDS[2]]
+    damaged = bytearray(data)
+    damaged[ENDS[0] + 100] ^= 1
+    batch = segments.read_batch(segment(tmp_path, bytes(damaged[:-1])), 0)
+    assert batch.records == RECORDS[:1]
+    assert [damage.kind for damage in batch.damage] == ["corrupt"]
 
 
 def test_more_records_than_a_window_holds_are_all_read(tmp_path: Path) -> None:
