@@ -1,0 +1,105 @@
+"""A whole gateway in one line, for tests: models on `ModelServer`s, a tenant with a key, its books.
+
+    async with install(tmp_path, {"m": [at(server)]}) as installed:
+        reply = await installed.client.chat("m")
+        [record] = await installed.records()
+
+Nothing in it is a stand-in: the database, the journal and the sockets are real.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from llmgw_core.config.schema import (
+    AccountingConfig,
+    Config,
+    DeploymentConfig,
+    ModelConfig,
+    PriceEntry,
+    RequestLimits,
+    TokenPrices,
+)
+from llmgw_core.gateway import Gateway
+from llmgw_core.testing.canonical_plugin import CanonicalPlugin
+from llmgw_core.testing.client import Client
+from llmgw_core.testing.tenants import Tenant, create_tenant
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from llmgw_core.config.schema import PluginConfig
+    from llmgw_core.domain.usage import UsageRecord
+
+    Install = Callable[..., Awaitable["Installation"]]
+    """`install` as a fixture gives it to tests: without directory, closed by the fixture."""
+
+INPUT_PRICE, OUTPUT_PRICE = 1000, 2000
+"""Nano-units per token of every model that says nothing else."""
+PRICES = (PriceEntry(dt.date(2020, 1, 1), TokenPrices(input=Decimal(1), output=Decimal(2))),)
+
+
+def at(upstream: Any, name: str = "a", *, zone: str = "onprem", **fields: Any) -> DeploymentConfig:
+    """A deployment on whatever has a `port`, or on a port number. `fields` are those of
+    `DeploymentConfig`."""
+    port = upstream if isinstance(upstream, int) else upstream.port
+    return DeploymentConfig(name, "canonical", zone, options={"port": port}, **fields)
+
+
+def served_by(*deployments: DeploymentConfig, **fields: Any) -> ModelConfig:
+    """A model; `fields` are those of `ModelConfig`, prices have a default."""
+    return ModelConfig(deployments=deployments, **{"prices": PRICES, **fields})
+
+
+class Installation(msgspec.Struct, frozen=True):
+    """A running gateway, a tenant, and a client that has the tenant's key."""
+
+    gateway: Gateway
+    tenant: Tenant
+    client: Client
+
+    async def another(self, name: str, **narrowing: Any) -> Client:
+        """A client of a further tenant; `narrowing` as for `create_tenant`."""
+        tenant = await create_tenant(self.gateway.store, name, **narrowing)
+        return Client(self.gateway, tenant.key)
+
+    async def records(self) -> list[UsageRecord]:
+        """What is on the books, in order, after the journal was moved into the ledger."""
+        await self.gateway.mover.move_once()
+        return [row.record for row in await self.gateway.ledger.rows()]
+
+
+@asynccontextmanager
+async def install(
+    directory: Path,
+    models: Mapping[str, Sequence[DeploymentConfig] | ModelConfig],
+    *,
+    tenant: Mapping[str, Any] | None = None,
+    plugins: Sequence[tuple[str, type[Any]]] = (),
+    sections: Sequence[PluginConfig] = (),
+    requests: RequestLimits | None = None,
+    accounting: AccountingConfig | None = None,
+) -> AsyncIterator[Installation]:
+    """Start a gateway whose data lie in `directory`. `tenant` are arguments of
+    `create_tenant`, `sections` the configuration of `plugins`. Journal records stay where they
+    are until somebody asks for them."""
+    config = Config(
+        models={
+            name: model if isinstance(model, ModelConfig) else served_by(*model)
+            for name, model in models.items()
+        },
+        plugins=tuple(sections),
+        requests=requests or RequestLimits(),
+        accounting=accounting or AccountingConfig(move_interval=3600.0, segment_bytes=1 << 20),
+    )
+    enabled = [("canonical", CanonicalPlugin), *plugins]
+    directory.mkdir(parents=True, exist_ok=True)
+    async with Gateway.open(config, base_dir=directory, plugins=enabled) as gateway:
+        created = await create_tenant(gateway.store, **(tenant or {}))
+        yield Installation(gateway, created, Client(gateway, created.key))

@@ -1,0 +1,74 @@
+"""What holds for every test: no call ends in a bug, none stays on the books."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from llmgw_core.pipeline.stats import Stats
+from llmgw_core.testing.installation import install
+from llmgw_core.testing.model_server import ModelServer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from llmgw_core.testing.installation import Install, Installation
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The marker by which a test says that it provokes a bug."""
+    config.addinivalue_line(
+        "markers", "bugs(count): this many unexpected exceptions are provoked on purpose"
+    )
+
+
+@pytest.fixture(autouse=True)
+def clean_stats(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[list[Stats]]:
+    """Every `Stats` made in a test ends without bugs and without calls in flight."""
+    made: list[Stats] = []
+    original = Stats.__init__
+
+    def recorded(self: Stats) -> None:
+        original(self)
+        made.append(self)
+
+    monkeypatch.setattr(Stats, "__init__", recorded)
+    yield made
+    marker = request.node.get_closest_marker("bugs")
+    expected = 0 if marker is None else marker.args[0]
+    assert sum(stats.bugs_total for stats in made) == expected
+    assert [stats.in_flight for stats in made] == [0] * len(made)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[ModelServer]:
+    """An upstream that works."""
+    async with ModelServer() as upstream:
+        yield upstream
+
+
+@pytest.fixture
+async def sibling() -> AsyncIterator[ModelServer]:
+    """A second one."""
+    async with ModelServer() as upstream:
+        yield upstream
+
+
+@pytest.fixture
+async def installed(tmp_path: Path) -> AsyncIterator[Install]:
+    """Opens gateways with `llmgw_core.testing.installation.install`; the fixture closes them."""
+    async with AsyncExitStack() as stack:
+        count = 0
+
+        async def opened(models: dict[str, Any], **options: Any) -> Installation:
+            nonlocal count
+            count += 1
+            directory = tmp_path / f"gateway-{count}"
+            return await stack.enter_async_context(install(directory, models, **options))
+
+        yield opened
