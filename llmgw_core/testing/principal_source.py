@@ -26,15 +26,17 @@ class SettableClock:
 
 
 class CountingSource:
-    """The principals of `store`. `finds` and `versions` count the reads; while `gate` is
-    cleared, answers are held back after `asked` was set."""
+    """The principals of `store`. `finds` and `versions` count the reads; while `find_gate` or
+    `version_gate` is cleared, the answers that were read are held back, and `asked` is set."""
 
     def __init__(self, store: Store) -> None:
         self._source = StorePrincipals(store)
         self.finds = 0
         self.versions = 0
-        self.gate = asyncio.Event()
-        self.gate.set()
+        self.find_gate = asyncio.Event()
+        self.find_gate.set()
+        self.version_gate = asyncio.Event()
+        self.version_gate.set()
         self.asked = asyncio.Event()
 
     async def find(self, digest: bytes) -> Principal | None:
@@ -42,7 +44,7 @@ class CountingSource:
         self.finds += 1
         found = await self._source.find(digest)
         self.asked.set()
-        await self.gate.wait()
+        await self.find_gate.wait()
         return found
 
     async def version(self) -> int:
@@ -50,7 +52,7 @@ class CountingSource:
         self.versions += 1
         version = await self._source.version()
         self.asked.set()
-        await self.gate.wait()
+        await self.version_gate.wait()
         return version
 
 

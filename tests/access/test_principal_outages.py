@@ -86,7 +86,7 @@ async def test_a_store_that_hangs_counts_as_down(
     monkeypatch.setattr(principals, "_READ_TIMEOUT", 0.01)
     entry = await cache.resolve(tenant.key)
     clock.now += 5.0
-    source.gate.clear()
+    source.version_gate.clear()
     assert await cache.resolve(tenant.key) is entry
     assert not cache.store_up
 
@@ -137,7 +137,7 @@ async def test_closing_ends_reads_that_hang(
     cache: PrincipalCache, source: CountingSource, tenant: Tenant
 ) -> None:
     await cache.poll()
-    source.gate.clear()
+    source.find_gate.clear()
     source.asked.clear()
     resolving = asyncio.create_task(cache.resolve(tenant.key))
     await source.asked.wait()
