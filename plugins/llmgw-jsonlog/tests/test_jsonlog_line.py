@@ -5,9 +5,9 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from llmgw_jsonlog.line import encode_line
 
 from llmgw_core.domain.usage import NO_USAGE, AttemptRecord, Usage, UsageRecord
+from llmgw_jsonlog.line import encode_line
 
 
 def record(**changes: Any) -> UsageRecord:

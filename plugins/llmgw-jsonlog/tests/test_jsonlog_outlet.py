@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+
 from llmgw_jsonlog.outlet import FileOutlet, StreamOutlet
 
 if TYPE_CHECKING:
@@ -83,9 +84,12 @@ async def test_a_directory_that_vanishes_loses_lines_until_it_is_back(tmp_path: 
 
 
 async def test_a_full_disk_is_an_error() -> None:
-    with open("/dev/full", "wb", buffering=0) as full:  # noqa: PTH123  the device, unbuffered
+    descriptor = os.open("/dev/full", os.O_WRONLY)
+    try:
         with pytest.raises(OSError, match="No space left"):
-            await StreamOutlet(full.fileno()).write(b"1\n")
+            await StreamOutlet(descriptor).write(b"1\n")
+    finally:
+        os.close(descriptor)
 
 
 async def test_a_line_that_was_cut_does_not_spoil_the_next(outlet: FileOutlet, path: Path) -> None:
@@ -136,8 +140,9 @@ async def test_a_slow_reader_delays_lines_but_not_the_event_loop() -> None:
             await asyncio.sleep(0)  # the loop turns
         assert not any(task.done() for task in waiting)
         assert len(os.read(reading, 4096)) == 4096
-        await asyncio.gather(*waiting)
-        assert os.read(reading, 4096) == b"1\n2\n"
+        for task, line in zip(waiting, (b"1\n", b"2\n"), strict=True):
+            await task
+            assert os.read(reading, 4096) == line
         outlet.close()
         os.fstat(writing)
     finally:

@@ -5,13 +5,13 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from llmgw_jsonlog import JsonLogPlugin
 
 from llmgw_core.config.schema import PluginConfig
 from llmgw_core.domain.errors import ConfigError
 from llmgw_core.domain.usage import Usage, UsageRecord
 from llmgw_core.hooks.context import PluginContext
 from llmgw_core.testing.plugins import host_of
+from llmgw_jsonlog import JsonLogPlugin
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,12 +89,13 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
 async def test_a_lost_line_is_counted_and_said_once_a_minute(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    time = 1000.0
-    context = PluginContext("jsonlog", data_dir=tmp_path / "data", clock=lambda: time)
+    times = [1000.0]
+    context = PluginContext("jsonlog", data_dir=tmp_path / "data", clock=lambda: times[-1])
     plugin = JsonLogPlugin(JsonLogPlugin.Config(output=str(tmp_path / "no" / "calls")), context)
     said = []
     with caplog.at_level(logging.WARNING):
-        for time in (1000.0, 1001.0, 1059.9, 1060.0, 1061.0):
+        for now in (1000.0, 1001.0, 1059.9, 1060.0, 1061.0):
+            times.append(now)
             await plugin.on_usage(record("call-1"))
             said.append(len(caplog.records))
     assert said == [1, 1, 1, 2, 2]

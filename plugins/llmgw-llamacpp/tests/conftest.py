@@ -11,7 +11,9 @@ import select
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
+
 from llmgw_llamacpp.engine import HEALTH_INTERVAL, Engine, Timing
 from llmgw_llamacpp.options import LlamaCppOptions, child_settings
 from llmgw_llamacpp.supervision import FINAL
@@ -63,7 +65,8 @@ class Engines:
 
     def make(self, **options: Any) -> Engine:
         """An engine under supervision, at the beginning of its start."""
-        given = LlamaCppOptions(**({"gguf": WEIGHTS, "threads": 1, "context": 1024} | options))
+        settings = {"gguf": WEIGHTS, "threads": 1, "context": 1024} | options
+        given = msgspec.convert(settings, LlamaCppOptions)
         engine = Engine(
             "smollm2/here",
             child_settings(given, "smollm2"),

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from llmgw_llamacpp import child
 from llmgw_llamacpp.engine import Engine, EngineError, is_healthy
 from llmgw_llamacpp.options import LlamaCppOptions, child_settings
@@ -44,7 +45,7 @@ CHAT = "/v1/chat/completions"
 
 async def child_of(engine: Engine) -> int:
     while not engine.pid:
-        await asyncio.sleep(0)
+        await engine.changed()
     return engine.pid
 
 
@@ -321,7 +322,7 @@ async def main():
                     logger=logging.getLogger(), timing=timing)
     task = asyncio.create_task(engine.supervise())
     while not engine.pid:
-        await asyncio.sleep(0)
+        await engine.changed()
     if sys.argv[1] == "ready":
         await engine.started()
     print(engine.pid, flush=True)

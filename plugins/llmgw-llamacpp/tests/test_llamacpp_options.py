@@ -1,15 +1,16 @@
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
-from llmgw_llamacpp import child
-from llmgw_llamacpp.options import LlamaCppOptions, check_options, child_settings
 
 from llmgw_core.domain.errors import ConfigError
+from llmgw_llamacpp import child
+from llmgw_llamacpp.options import LlamaCppOptions, check_options, child_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,9 +87,8 @@ def test_the_child_is_told_what_was_configured(tmp_path: Path) -> None:
 
 
 def parameters(**changes: Any) -> Any:
-    import xllamacpp
-
-    return child.parameters(xllamacpp, child_settings(options(**changes), "smollm2"), 0)
+    engine = importlib.import_module("xllamacpp")
+    return child.parameters(engine, child_settings(options(**changes), "smollm2"), 0)
 
 
 def test_every_slot_has_the_whole_context() -> None:

@@ -10,9 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
-from llmgw_llamacpp.options import LlamaCppOptions
-from llmgw_llamacpp.plugin import LlamaCppBackend, LlamaCppPlugin
-from llmgw_llamacpp.supervision import State
 
 from llmgw_core.backends.transport.httptools_transport import HttptoolsTransport
 from llmgw_core.config.schema import PluginConfig
@@ -22,6 +19,9 @@ from llmgw_core.domain.errors import ConfigError
 from llmgw_core.domain.failure import UpstreamFailure
 from llmgw_core.testing.plugins import host_of
 from llmgw_core.wire.request import decode_request
+from llmgw_llamacpp.options import LlamaCppOptions
+from llmgw_llamacpp.plugin import LlamaCppBackend, LlamaCppPlugin
+from llmgw_llamacpp.supervision import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -148,8 +148,7 @@ async def test_a_model_file_that_went_after_the_check_stops_the_start(
 async def test_an_interrupted_start_leaves_no_engine(tmp_path: Path) -> None:
     host = host_for(tmp_path, deployment("one"))
     starting = asyncio.ensure_future(host.startup())
-    while not backend_of(host).engines:
-        await asyncio.sleep(0)
+    await asyncio.sleep(0)  # the task begins
     engine = backend_of(host).engines["smollm2/one"]
     await engine.reached(State.STARTING)
     starting.cancel()
@@ -160,7 +159,7 @@ async def test_an_interrupted_start_leaves_no_engine(tmp_path: Path) -> None:
 
 def test_a_model_file_that_is_not_there_is_found_by_the_check(tmp_path: Path) -> None:
     host = host_for(tmp_path)
-    with pytest.raises(ConfigError, match="nowhere.gguf cannot be read"):
+    with pytest.raises(ConfigError, match=r"nowhere\.gguf cannot be read"):
         backend_of(host).check(deployment("one", gguf="nowhere.gguf"))
 
 

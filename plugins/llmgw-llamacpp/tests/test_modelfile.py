@@ -4,6 +4,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+
 from llmgw_llamacpp.modelfile import ModelFileError, locate
 
 if TYPE_CHECKING:

@@ -156,7 +156,11 @@ class Engine:
     async def reached(self, *states: State) -> None:
         """Wait until the engine is in one of `states`."""
         while self.state not in states:
-            await self._changed.wait()
+            await self.changed()
+
+    async def changed(self) -> None:
+        """Wait for the next change of `state` or `pid`."""
+        await self._changed.wait()
 
     def _advance(self, event: Event) -> None:
         before, (state, action) = self.state, step(self.state, event)
@@ -186,6 +190,9 @@ class Engine:
 
     def _enter(self, state: State) -> None:
         self.state = state
+        self._announce()
+
+    def _announce(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
         self._on_change()
@@ -243,6 +250,7 @@ class Engine:
             self.last_lines.append(str(error))
         else:
             self._process = process
+            self._announce()
             await self._attend(process)
         finally:
             self._events.put_nowait(Event.EXITED)

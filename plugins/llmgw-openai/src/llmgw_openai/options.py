@@ -117,7 +117,7 @@ class OpenAIOptions(
         name, _, scheme = self.auth_header.partition(":")
         name, scheme = name.strip().lower(), scheme.strip()
         usable = name == "authorization" or name not in RESERVED
-        if not usable or not _TOKEN.fullmatch(name) or (scheme and not _VALUE.fullmatch(scheme)):
+        if not usable or not _TOKEN.fullmatch(name) or (scheme and not is_header_value(scheme)):
             raise OptionError("auth_header", "must be a header's name, or NAME: SCHEME.")
         if (name, scheme) == ("authorization", "Bearer"):
             return b"", b""
@@ -129,12 +129,17 @@ class OpenAIOptions(
         pairs += [(name.lower(), value) for name, value in self.headers.items()]
         seen: set[str] = {auth_name.decode()}
         for name, value in pairs:
-            if not _TOKEN.fullmatch(name) or not _VALUE.fullmatch(value):
+            if not _TOKEN.fullmatch(name) or not is_header_value(value):
                 raise OptionError("headers", f"{name!r} or its value is not valid in HTTP.")
             if name in RESERVED or name in seen:
                 raise OptionError("headers", f"{name!r} is set by the gateway or given twice.")
             seen.add(name)
         return tuple((name.encode(), value.encode("latin-1")) for name, value in pairs)
+
+
+def is_header_value(text: str) -> bool:
+    """Whether `text` can be the value of a header."""
+    return _VALUE.fullmatch(text) is not None
 
 
 def _is_host(host: str) -> bool:

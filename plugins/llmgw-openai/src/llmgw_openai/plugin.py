@@ -10,7 +10,7 @@ import msgspec
 from llmgw_core.backends.canonical import CanonicalSession
 from llmgw_core.domain.errors import ConfigError
 from llmgw_core.hooks.specs import hookimpl
-from llmgw_openai.options import OpenAIOptions, OptionError
+from llmgw_openai.options import OpenAIOptions, OptionError, is_header_value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,12 +46,14 @@ class OpenAIBackend:
         )
 
     def check(self, deployment: Deployment) -> None:
-        """See the port: the address, the headers and the TLS files."""
+        """See the port: the address, the headers, the credential and the TLS files."""
         options: OpenAIOptions = deployment.options
         try:
             origin = options.upstream.origin
         except OptionError as error:
             raise ConfigError(str(error), path=error.option) from error
+        if deployment.credential and not is_header_value(deployment.credential):
+            raise ConfigError("contains a character that no header can carry.", path="credential")
         for name in ("ca_file", "client_cert", "client_key"):
             path = getattr(origin, name)
             if path and not Path(path).is_file():
