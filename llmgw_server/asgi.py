@@ -9,7 +9,7 @@ when the call has.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmgw_core.domain.call import ClientGone, Head
 from llmgw_core.domain.errors import GatewayError
@@ -38,6 +38,7 @@ class Exchange:
         "_body_ended",
         "_broken_off",
         "_finished",
+        "_held",
         "_reader",
         "_receive",
         "_scope",
@@ -63,6 +64,7 @@ class Exchange:
         self._body_ended = False
         self._broken_off = False
         self._finished = False
+        self._held: dict[str, Any] | None = None
         self._reader: asyncio.Task[object] | None = None
         self._seen = 0.0
 
@@ -116,14 +118,22 @@ class Exchange:
     # ------------------------------------------------------------------ sink
 
     async def start(self, status: int, headers: Headers) -> None:
-        """Send the head of the reply; see `Sink.start`."""
+        """Send the head of the reply, or keep it until the body begins; see `Sink.start`."""
         if self.gone:
             return
         if not self._body_ended and self._http1() and (self._broken_off or self._owes_body()):
             # Nobody wants the rest of the body. HTTP/2 has no such header field.
             headers = [*headers, (b"connection", b"close")]
+        head = {"type": "http.response.start", "status": status, "headers": headers}
+        for name, value in headers:
+            if name == b"content-length" or value.startswith(b"text/event-stream"):
+                break
+        else:
+            # If all of the body comes next, its length goes into the head.
+            self._held = head
+            return
         try:
-            await self._send({"type": "http.response.start", "status": status, "headers": headers})
+            await self._send(head)
         except OSError:
             self._left()
 
@@ -134,6 +144,9 @@ class Exchange:
         if self.watcher is None:
             self.watch()
         try:
+            if self._held is not None:
+                head, self._held = self._held, None
+                await self._send(head)
             await self._send({"type": "http.response.body", "body": data, "more_body": True})
         except OSError:
             self._left()
@@ -145,6 +158,11 @@ class Exchange:
         # Before the last send, because servers report a disconnect after a complete reply, too.
         self._finished = True
         try:
+            if self._held is not None:
+                if data or self._scope["method"] != "HEAD":
+                    length = (b"content-length", b"%d" % len(data))
+                    self._held["headers"] = [*self._held["headers"], length]
+                await self._send(self._held)
             if not self._body_ended and not self._broken_off and self._owes_body():
                 await self._send({"type": "http.response.body", "body": data, "more_body": True})
                 await self._linger()

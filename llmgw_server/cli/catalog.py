@@ -79,9 +79,8 @@ def _plugins(args: argparse.Namespace) -> None:
             "order": enabled[name].order if name in enabled else None,
             "hooks": enabled[name].hooks if name in enabled else None,
         }
-        for name in sorted(found, key=lambda name: (name not in enabled, name))
+        for name in (*enabled, *sorted(set(found) - set(enabled)))
     ]
-    rows.sort(key=lambda row: row["order"] or len(rows) + 1)
     _print(args, rows, ("order", "name", "distribution", "version", "hooks"), "plugins")
 
 

@@ -20,7 +20,7 @@ from llmgw_core.config.load import load
 from llmgw_core.gateway import Gateway
 from llmgw_core.tenancy.errors import NotFound
 from llmgw_core.tenancy.records import ORGANIZATION, TEAM, USER, Kind, LevelInfo
-from llmgw_server.cli.demo_text import CHAT_MODEL, CONFIGURATION, GREETING
+from llmgw_server.cli.demo_text import CHAT_MODEL, CONFIGURATION, GREETING, QUESTION
 from llmgw_server.cli.errors import CommandError
 from llmgw_server.cli.options import run_with
 from llmgw_server.cli.output import remark, say_now
@@ -65,6 +65,7 @@ def _demo(args: argparse.Namespace) -> None:
                 url=url,
                 key=key,
                 model=CHAT_MODEL,
+                question=QUESTION,
                 config=shlex.quote(str(path)),
                 program=_program(),
                 log=directory / "calls.jsonl",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 CHAT_MODEL = "smollm2-135m-instruct"
+QUESTION = "What is the capital of France? Answer in one sentence."
 
 CONFIGURATION = """\
 # The configuration of the llmgw demo. Change it as you like: it is written only once.
@@ -69,14 +70,15 @@ Ask the model with curl ("stream": true streams the answer):
 
 curl {url}/v1/chat/completions -H "Authorization: Bearer {key}" \
 -H "Content-Type: application/json" -d '{{"model": "{model}", "temperature": 0, \
-"messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
+"max_tokens": 60, "messages": [{{"role": "user", "content": "{question}"}}]}}'
 
 or with Python (pip install openai):
 
 from openai import OpenAI
 client = OpenAI(base_url="{url}/v1", api_key="{key}")
-messages = [{{"role": "user", "content": "What is the capital of France?"}}]
-answer = client.chat.completions.create(model="{model}", messages=messages, temperature=0)
+messages = [{{"role": "user", "content": "{question}"}}]
+answer = client.chat.completions.create(
+    model="{model}", messages=messages, temperature=0, max_tokens=60)
 print(answer.choices[0].message.content)
 
 What it cost, by whom, and what there is to configure:

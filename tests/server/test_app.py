@@ -7,18 +7,22 @@ import json
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, cast
 
-import pytest
-
+from llmgw_core.config.schema import Config
 from llmgw_core.domain.errors import ConfigError
-from llmgw_server.app import Application
+from llmgw_core.gateway import Gateway
+from llmgw_core.hooks.specs import hookimpl
+from llmgw_server.app import Application, create_app
 
-from .conftest import Entrance, reply, running
+from .conftest import Entrance, Running, reply, running
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, MutableMapping
+    from pathlib import Path
+
+    import pytest
 
     from llmgw_core.domain.call import Body, Head, Sink
-    from llmgw_core.gateway import Gateway
+    from llmgw_core.hooks.context import PluginContext
 
 
 async def ok(head: Head, body: Body, sink: Sink) -> None:
@@ -83,45 +87,79 @@ async def test_a_bug_in_a_page_is_a_500_without_its_traceback(
     assert "object" in caplog.text  # the operator sees it
 
 
-async def test_metrics_show_what_was_counted_in_the_format_that_is_asked_for(kind: str) -> None:
-    entrance, other = Entrance(ok), Entrance(ok)
-    stats = entrance.stats
-    stats.requests["chat.completions", "m", 200] += 3
-    stats.tokens["m", "output"] += 12
-    stats.charge_nano["m"] += 2_500_000_000
-    stats.attempts["m/a", "ok"] += 3
-    stats.refusals["rate_limit_exceeded"] += 1
-    stats.durations["chat.completions"][0] += 2
-    stats.durations["chat.completions"][-1] += 1
-    stats.duration_us["chat.completions"] += 1_500_000
-    stats.in_flight = 4
-    async with running(entrance.application(), kind) as server:
-        status, headers, body = await server.exchange(get("/metrics"))
-        again = (await server.exchange(get("/metrics")))[2]
-        _, openmetrics, _ = await server.exchange(
-            get("/metrics", "accept: application/openmetrics-text\r\n")
-        )
+@asynccontextmanager
+async def served(gateway: Gateway, kind: str) -> AsyncIterator[Running]:
+    async with running(create_app(gateway), kind) as server:
+        yield server
+
+
+class Counting:
+    """A plugin that counts, measures and fails."""
+
+    def __init__(self, _config: None, context: PluginContext) -> None:
+        context.metrics.counters["things_total"] += 2
+        context.metrics.gauges["level.now"] = 0.5
+
+    @hookimpl
+    async def pre_auth(self, head: Head) -> None:
+        raise ValueError("always")
+
+
+async def test_metrics_show_what_was_counted_in_the_format_that_is_asked_for(
+    kind: str, tmp_path: Path
+) -> None:
+    config = Config()
+    opening = Gateway.open(config, base_dir=tmp_path / "a", plugins=[("counting", Counting)])
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    async with opening as gateway, Gateway.open(config, base_dir=tmp_path / "b") as other:
+        stats = gateway.stats
+        stats.requests["chat.completions", "m", 200] += 3
+        stats.tokens["m", "output"] += 12
+        stats.charge_nano["m"] += 2_500_000_000
+        stats.attempts["m/a", "ok"] += 3
+        stats.refusals["rate_limit_exceeded"] += 1
+        stats.durations["chat.completions"][0] += 2
+        stats.durations["chat.completions"][-1] += 1
+        stats.duration_us["chat.completions"] += 1_500_000
+        stats.in_flight = 4
+        gateway.mover.damage["torn"] += 1
+        async with served(gateway, kind) as server:
+            assert (await server.exchange(get("/v1/models")))[0] == 500
+            status, headers, body = await server.exchange(get("/metrics"))
+            again = (await server.exchange(get("/metrics")))[2]
+            _, openmetrics, _ = await server.exchange(
+                get("/metrics", "accept: application/openmetrics-text\r\n")
+            )
+        async with served(other, kind) as server:
+            assert b'model="m"' not in (await server.exchange(get("/metrics")))[2]
     lines = body.decode().splitlines()
     assert status == 200
     assert headers["content-type"].startswith("text/plain")
     assert openmetrics["content-type"].startswith("application/openmetrics-text")
-    for line in (
-        'llmgw_requests_total{endpoint="chat.completions",model="m",status="200"} 3.0',
-        'llmgw_tokens_total{direction="output",model="m"} 12.0',
-        'llmgw_charge_total{model="m"} 2.5',
-        'llmgw_attempts_total{deployment="m/a",outcome="ok"} 3.0',
-        'llmgw_refusals_total{code="rate_limit_exceeded"} 1.0',
-        "llmgw_calls_in_flight 4.0",
-        "llmgw_bugs_total 0.0",
-        'llmgw_request_duration_seconds_bucket{endpoint="chat.completions",le="0.005"} 2.0',
-        'llmgw_request_duration_seconds_bucket{endpoint="chat.completions",le="+Inf"} 3.0',
-        'llmgw_request_duration_seconds_count{endpoint="chat.completions"} 3.0',
-        'llmgw_request_duration_seconds_sum{endpoint="chat.completions"} 1.5',
-    ):
-        assert line in lines
+    assert [line for line in METRICS if line not in lines] == []
     assert b'llmgw_tokens_total{direction="output",model="m"} 12.0' in again
-    async with running(other.application(), kind) as server:
-        assert b'model="m"' not in (await server.exchange(get("/metrics")))[2]
+
+
+METRICS = (
+    'llmgw_requests_total{endpoint="chat.completions",model="m",status="200"} 3.0',
+    'llmgw_tokens_total{direction="output",model="m"} 12.0',
+    'llmgw_charge_total{model="m"} 2.5',
+    'llmgw_attempts_total{deployment="m/a",outcome="ok"} 3.0',
+    'llmgw_refusals_total{code="rate_limit_exceeded"} 1.0',
+    "llmgw_calls_in_flight 4.0",
+    "llmgw_bugs_total 0.0",
+    'llmgw_request_duration_seconds_bucket{endpoint="chat.completions",le="0.005"} 2.0',
+    'llmgw_request_duration_seconds_bucket{endpoint="chat.completions",le="+Inf"} 3.0',
+    'llmgw_request_duration_seconds_count{endpoint="chat.completions"} 3.0',
+    'llmgw_request_duration_seconds_sum{endpoint="chat.completions"} 1.5',
+    "llmgw_journal_healthy 1.0",
+    "llmgw_ledger_moved_total 0.0",
+    'llmgw_journal_damages_total{kind="torn"} 1.0',
+    'llmgw_plugin_failures_total{hook="pre_auth",plugin="counting"} 1.0',
+    "llmgw_plugin_counting_things_total 2.0",
+    "llmgw_plugin_counting_level_now 0.5",
+)
 
 
 async def test_websockets_are_refused(kind: str) -> None:

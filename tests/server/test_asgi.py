@@ -310,6 +310,34 @@ async def test_a_complete_reply_is_two_sends() -> None:
     assert wire.sent[1] == {"type": "http.response.body", "body": b"{}", "more_body": False}
 
 
+@pytest.mark.parametrize(("method", "length"), [("POST", b"5"), ("HEAD", None)])
+async def test_a_complete_reply_without_a_length_gets_one(
+    method: str, length: bytes | None
+) -> None:
+    async def answer(head: Head, body: Body, sink: Sink) -> None:
+        await sink.start(200, [(b"content-type", b"application/json")])
+        await sink.finish(b"" if method == "HEAD" else b"hello")
+
+    wire = Wire(WHOLE)
+    endpoint = CallEndpoint(answer, body_seconds=60)
+    await endpoint(wire.scope(method=method), wire.receive, wire.send)
+    assert dict(wire.sent[0]["headers"]).get(b"content-length") == length
+    assert len(wire.sent) == 2
+
+
+async def test_the_head_of_a_stream_leaves_before_its_body() -> None:
+    sent: list[int] = []
+
+    async def answer(head: Head, body: Body, sink: Sink) -> None:
+        await sink.start(200, [(b"content-type", b"text/event-stream; charset=utf-8")])
+        sent.append(len(wire.sent))
+        await sink.finish(b"data: [DONE]\n\n")
+
+    wire = Wire(WHOLE)
+    await CallEndpoint(answer, body_seconds=60)(wire.scope(), wire.receive, wire.send)
+    assert sent == [1]
+
+
 async def test_a_mounted_application_sees_its_own_paths() -> None:
     paths: list[str] = []
 
@@ -331,7 +359,7 @@ async def test_a_server_whose_send_raises_says_that_the_client_left(step: str) -
         sink.on_gone = lambda: calls.append(1)
         await body.read(100)
         wire.broken = step == "start"
-        await sink.start(200, [])
+        await sink.start(200, [(b"content-type", b"text/event-stream")])
         wire.broken = wire.broken or step == "write"
         await sink.write(b"x")
         wire.broken = True
