@@ -242,7 +242,7 @@ def load_plugins(
 def load_models(config: Config, host: PluginHost) -> dict[str, Model]:
     """The typed models, each deployment checked by its backend. Raises `ConfigErrors`."""
     models = build_models(config, {name: b.Options for name, b in host.backends.items()})
-    errors = []
+    errors: list[ConfigError] = []
     for model in models.values():
         for index, deployment in enumerate(model.deployments):
             try:

@@ -69,6 +69,7 @@ async def installed(tmp_path: Path) -> AsyncIterator[Install]:
             nonlocal count
             count += 1
             directory = tmp_path / f"gateway-{count}"
+            directory.mkdir()
             return await stack.enter_async_context(install(directory, models, **options))
 
         yield opened

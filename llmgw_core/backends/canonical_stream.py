@@ -78,7 +78,8 @@ class CanonicalStreamReader:
         if self.content and data[-2:] == b"\n\n" and self._splitter.clean and _plain(data):
             self._total += len(data)
             self._events += data.count(b"\n\n")
-            self._last = data
+            if b"data:" in data:
+                self._last = data
             return data
         self._pending = b""
         try:
@@ -98,12 +99,7 @@ class CanonicalStreamReader:
 
     def end(self) -> bytes:
         """See the port."""
-        rest = b""
-        if not self.done:
-            left = self._splitter.flush()
-            if left.strip():
-                self._pending = b""
-                rest = self._take(left.rstrip(b"\r\n") + b"\n\n")
+        rest = b"" if self.done else self._unfinished()
         if self.done:
             return rest + self._done_event
         if not self.finished:
@@ -112,12 +108,23 @@ class CanonicalStreamReader:
             raise UpstreamFailure("cut", "the stream ended with neither finish_reason nor [DONE]")
         return rest + END
 
+    def _unfinished(self) -> bytes:
+        """The last event when the body ended before its blank line."""
+        left = self._splitter.flush()
+        if not left.strip():
+            return b""
+        self._pending = b""
+        rest = self._take(left.rstrip(b"\r\n") + b"\n\n")
+        if self.done:
+            self._done_event = END
+        return rest
+
     def _take(self, event: bytes) -> bytes:
         """Account for one event; what of it goes to the client."""
         if self.content and _plain(event):
             self._total += len(event)
             self._events += 1
-            if not event.startswith(b":"):
+            if b"data:" in event:
                 self._last = event
             return event
         data = event_data(event)
@@ -137,7 +144,8 @@ class CanonicalStreamReader:
             raise UpstreamFailure("protocol", "an event of the stream is not valid JSON") from None
         if present(chunk.error) or event_name(event) == b"error":
             raise UpstreamFailure("server", "the stream carries an error object")
-        self._last = event
+        if chunk.choices:
+            self._last = event
         if present(chunk.usage):
             self.usage = read_usage(chunk.usage) or self.usage
             if not chunk.choices and self._hide_usage:

@@ -86,7 +86,7 @@ async def install(
     requests: RequestLimits | None = None,
     accounting: AccountingConfig | None = None,
 ) -> AsyncIterator[Installation]:
-    """Start a gateway whose data lie in `directory`. `tenant` are arguments of
+    """Start a gateway whose data lie in `directory`, which exists. `tenant` are arguments of
     `create_tenant`, `sections` the configuration of `plugins`. Journal records stay where they
     are until somebody asks for them."""
     config = Config(
@@ -99,7 +99,6 @@ async def install(
         accounting=accounting or AccountingConfig(move_interval=3600.0, segment_bytes=1 << 20),
     )
     enabled = [("canonical", CanonicalPlugin), *plugins]
-    directory.mkdir(parents=True, exist_ok=True)
     async with Gateway.open(config, base_dir=directory, plugins=enabled) as gateway:
         created = await create_tenant(gateway.store, **(tenant or {}))
         yield Installation(gateway, created, Client(gateway, created.key))
