@@ -15,12 +15,11 @@ if TYPE_CHECKING:
 class HttptoolsReply:
     """See `UpstreamReply`. Header names are in lower case."""
 
-    __slots__ = ("_connection", "_ended", "_failure", "headers", "reused", "status")
+    __slots__ = ("_connection", "_failure", "headers", "reused", "status")
 
     def __init__(self, connection: Connection) -> None:
         self._connection: Connection | None = connection
         self._failure: TransportError | None = None
-        self._ended = False
         self.status = connection.status
         self.headers = tuple(connection.headers)
         self.reused = connection.reused
@@ -92,8 +91,9 @@ class HttptoolsReply:
             connection.give_up()
 
     async def _more(self, connection: Connection, deadline: float) -> None:
+        waiter = connection.wait(deadline)
         try:
-            await connection.wait(deadline)
+            await waiter
         except BaseException:
             connection.waiter = None
             raise

@@ -166,6 +166,7 @@ class ReplyParsing:
                 self._new_parser()
             else:
                 self.keep = False
+                self.parts.clear()
         return True
 
     def _count_noise(self, data: bytes) -> bool:
