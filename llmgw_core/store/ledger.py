@@ -2,12 +2,17 @@
 
 A batch is inserted as it is. Only if the database says that a call is known already (a replay
 after a crash) is it asked which ones, so that the usual case pays for no question.
+
+Many rows go into one statement. Row by row, the driver's thread would give up the interpreter
+at every row and, beside a busy event loop, wait milliseconds to have it back: the books would
+fall behind just when there is most to write.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Final
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 from sqlalchemy import func, insert, select
@@ -37,6 +42,9 @@ _ABSURD: Final = 10**15
 _KEYS: Final = tuple(column.name for column in usage_hours.primary_key)
 _SUMS: Final = tuple(column.name for column in usage_hours.c if not column.primary_key)
 _COLUMNS: Final = [column for column in ledger.c if column.name != "cursor"]
+_BLOCKS: Final = (250, 50, 10, 1)
+"""Rows per statement: few different statements, so that each stays prepared, and less than the
+32,766 parameters that SQLite takes."""
 _QUESTION: Final = 500
 """Ids per question: far below every database's limit on parameters."""
 
@@ -57,7 +65,7 @@ class Ledger:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._statements: tuple[str, str, str] | None = None
+        self._statements: _Statements | None = None
 
     async def insert(
         self, records: Sequence[UsageRecord], deliveries: Sequence[DeliveryRecord]
@@ -127,16 +135,16 @@ class Ledger:
             if check:
                 known = await _known(connection, [record.call_id for record in records])
                 records = [record for record in records if record.call_id not in known]
-            row, hour, delivery = self._compiled(connection)
+            statements = self._compiled(connection)
             if records:
-                await connection.exec_driver_sql(row, [_values(record) for record in records])
-                await connection.exec_driver_sql(hour, _sums(records))
+                await _execute(connection, statements.rows, [_values(record) for record in records])
+                await _execute(connection, statements.hours, _sums(records))
             if deliveries:
                 changes = [(d.status, d.duration_us, d.call_id) for d in deliveries]
-                await connection.exec_driver_sql(delivery, changes)
+                await connection.exec_driver_sql(statements.delivery, changes)
         return len(records)
 
-    def _compiled(self, connection: AsyncConnection) -> tuple[str, str, str]:
+    def _compiled(self, connection: AsyncConnection) -> _Statements:
         """The statements as text: building them anew costs more than executing them."""
         if self._statements is None:
             dialect = connection.dialect
@@ -145,16 +153,42 @@ class Ledger:
                 .where(ledger.c.call_id == "")
                 .values({ledger.c.status: "", ledger.c.duration_us: 0})
             )
+            names = [column.name for column in _COLUMNS]
+            rows = str(insert(ledger).compile(dialect=dialect, column_keys=names))
             hours = str(insert(usage_hours).compile(dialect=dialect))
             added = ", ".join(f"{name} = usage_hours.{name} + excluded.{name}" for name in _SUMS)
-            self._statements = (
-                str(
-                    insert(ledger).compile(dialect=dialect, column_keys=[c.name for c in _COLUMNS])
-                ),
-                f"{hours} ON CONFLICT ({', '.join(_KEYS)}) DO UPDATE SET {added}",
+            self._statements = _Statements(
+                _blocks(rows),
+                _blocks(hours, f" ON CONFLICT ({', '.join(_KEYS)}) DO UPDATE SET {added}"),
                 str(update.compile(dialect=dialect)),
             )
         return self._statements
+
+
+class _Statements(NamedTuple):
+    """SQL text; `rows` and `hours` by the number of rows that one statement takes."""
+
+    rows: dict[int, str]
+    hours: dict[int, str]
+    delivery: str
+
+
+def _blocks(statement: str, ending: str = "") -> dict[int, str]:
+    """An INSERT of one row as INSERTs of several."""
+    head, found, row = statement.rpartition(" VALUES ")
+    assert found
+    return {rows: f"{head} VALUES {', '.join([row] * rows)}{ending}" for rows in _BLOCKS}
+
+
+async def _execute(
+    connection: AsyncConnection, statements: dict[int, str], rows: list[tuple[Any, ...]]
+) -> None:
+    start = 0
+    for block in _BLOCKS:
+        while len(rows) - start >= block:
+            values = tuple(chain.from_iterable(rows[start : start + block]))
+            await connection.exec_driver_sql(statements[block], values)
+            start += block
 
 
 def _values(record: UsageRecord) -> tuple[Any, ...]:
