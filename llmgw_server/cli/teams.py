@@ -69,7 +69,8 @@ def _add_user(args: argparse.Namespace) -> None:
             args.which, args.user, role=args.role, organization=args.org, actor=actor()
         ),
     )
-    say(f"User {args.user} is now a {args.role} of team {args.which}.")
+    article = "an" if args.role == "admin" else "a"
+    say(f"User {args.user} is now {article} {args.role} of team {args.which}.")
 
 
 def _remove_user(args: argparse.Namespace) -> None:
