@@ -131,15 +131,13 @@ class Peer:
 
 
 class Upstream:
-    """The server; an asynchronous context manager. `ssl_context` makes it speak TLS,
-    `send_buffer` (bytes) bounds what the kernel takes, for tests of backpressure."""
+    """The server; an asynchronous context manager. `ssl_context` makes it speak TLS."""
 
     def __init__(
         self,
         script: Callable[[Peer], Awaitable[None]],
         *,
         ssl_context: ssl.SSLContext | None = None,
-        send_buffer: int = 0,
     ) -> None:
         self.host = "127.0.0.1"
         self.port = 0
@@ -152,7 +150,6 @@ class Upstream:
         self.released = asyncio.Event()
         self._script = script
         self._ssl_context = ssl_context
-        self._send_buffer = send_buffer
         self._server: asyncio.Server | None = None
         self._tasks: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._failures: list[Exception] = []
@@ -177,8 +174,6 @@ class Upstream:
 
     async def __aenter__(self) -> Self:
         sock = socket.create_server((self.host, 0), backlog=1024)
-        if self._send_buffer:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._send_buffer)
         self._server = await asyncio.start_server(
             self._accept, sock=sock, ssl=self._ssl_context, limit=_READ_LIMIT
         )
@@ -215,8 +210,6 @@ class Upstream:
         sock: socket.socket = writer.get_extra_info("socket")
         # Else small pieces would wait for acknowledgements and arrive joined.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if self._send_buffer:
-            writer.transport.set_write_buffer_limits(high=self._send_buffer)
         try:
             await self._script(peer)
         except (ConnectionError, asyncio.IncompleteReadError):

@@ -301,12 +301,12 @@ async def test_a_deadline_that_moved_away_does_not_fire(transport: HttptoolsTran
         await peer.request()
         await peer.send(http_reply(200, b"x"))
         await peer.request()
-        await asyncio.sleep(0.15)
+        await asyncio.sleep(0.6)
         await peer.send(http_reply(200, b"y"))
 
     async with Upstream(script) as upstream:
         origin = origin_of(upstream)
-        short = await transport.send(origin, get(), Timeouts(first_byte=0.1))
+        short = await transport.send(origin, get(), Timeouts(first_byte=0.5))
         assert await short.read(10) == b"x"
         assert await fetch(transport, origin, get()) == b"y"
         assert upstream.accepted == 1

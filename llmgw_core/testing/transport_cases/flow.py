@@ -45,7 +45,7 @@ class FlowCases(TransportCases):
 
         async with Upstream(script) as upstream:
             origin = origin_of(upstream)
-            for timeouts in (Timeouts(first_byte=0.05), Timeouts(total=0.05)):
+            for timeouts in (Timeouts(first_byte=0.05), Timeouts(total=0.5)):
                 error = await failure(transport.send(origin, post(), timeouts))
                 assert (error.kind, error.phase) == ("timeout", "head")
             self.check_pool(transport, origin, idle=0)
@@ -65,7 +65,7 @@ class FlowCases(TransportCases):
             await peer.stall()
 
         async with Upstream(script) as upstream:
-            timeouts = Timeouts(total=0.2)
+            timeouts = Timeouts(total=0.5)
             error = await failure(transport.send(origin_of(upstream), post(LARGE * 4), timeouts))
             assert error.kind == "timeout"
             assert error.phase in {"send", "head"}
@@ -88,12 +88,12 @@ class FlowCases(TransportCases):
             await peer.send(chunked_head())
             for _ in range(8):
                 await peer.send(chunk(b"x"))
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.1)
             await peer.send(chunk(b""))
             await peer.gone()
 
         async with Upstream(script) as upstream:
-            timeouts = Timeouts(total=0.2, idle=10.0)
+            timeouts = Timeouts(total=0.5, idle=10.0)
             reply = await transport.send(origin_of(upstream), get(), timeouts)
             if whole:
                 error = await failure(reply.read(1000))
