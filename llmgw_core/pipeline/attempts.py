@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from llmgw_core.pipeline.exchange import Exchange
     from llmgw_core.pipeline.settlement import Books
     from llmgw_core.routing.balance import Balancer
+    from llmgw_core.routing.plan import Candidates
 
 Deliver = Callable[["Exchange", "Session", "UpstreamReply"], Awaitable[None]]
 """Reads a 2xx reply and hands it to the client. Raises `UpstreamFailure` or `TransportError`
@@ -71,10 +72,12 @@ class Attempts:
         """Try candidates until one delivers. Raises `UpstreamFailure` of kind `client` (to be
         passed through) or `GatewayError` when none did."""
         settlement = exchange.ticket
-        remaining = self._candidates(exchange)
+        candidates = self._candidates(exchange)
+        ordered = candidates.order(self._balancer)
+        left = candidates.count - 1
+        deployment = next(ordered)
         fresh = False
         while True:
-            deployment = remaining[0]
             settlement.begin(deployment)
             try:
                 await self._make_room(exchange, deployment)
@@ -91,7 +94,7 @@ class Attempts:
                 committed=exchange.replied and bool(settlement.first_content),
                 attempts=settlement.attempts + 1,
                 budget=self._budget,
-                candidates_left=len(remaining) - 1,
+                candidates_left=left,
             )
             if step == "again":
                 settlement.forget()
@@ -102,22 +105,24 @@ class Attempts:
             if step == "stop":
                 raise failure if failure.kind == "client" else _verdict(failure)
             fresh = False
-            del remaining[0]
+            left -= 1
+            deployment = next(ordered)
 
-    def _candidates(self, exchange: Exchange) -> list[Deployment]:
-        """The candidates in order, asked about with the plugins' `authorize` for each model."""
+    def _candidates(self, exchange: Exchange) -> Candidates:
+        """The candidates, each fallback model asked about with the plugins' `authorize`."""
         lane, call = exchange.lane, exchange.call
         assert lane is not None
-        ordered = lane.candidates.order(self._balancer)
+        found = lane.candidates
         if self._host.authorize:
-            denied = {
-                model
-                for model in {deployment.model for deployment in ordered}
-                if model != call.model and self._host.run_authorize(call, model) is not None
-            }
-            ordered = [deployment for deployment in ordered if deployment.model not in denied]
-        if ordered:
-            return ordered
+            names = (tier.model.name for tier in found.tiers)
+            denied = [
+                name
+                for name in names
+                if name != call.model and self._host.run_authorize(call, name) is not None
+            ]
+            found = found.without(denied)
+        if found.tiers:
+            return found
         if any(dropped.reason == NO_PRICE for dropped in lane.candidates.dropped):
             raise overloaded("The model cannot be served: it has no price.", code="model_unpriced")
         raise permission_denied("No deployment of the model is in a zone that you may use.")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from llmgw_core.domain.deployment import Deployment, Model
     from llmgw_core.routing.balance import Balancer
@@ -40,15 +40,24 @@ class Candidates(msgspec.Struct, frozen=True):
     tiers: tuple[Tier, ...]
     dropped: tuple[Dropped, ...]
 
-    def order(self, balancer: Balancer) -> list[Deployment]:
-        """The candidates of one call in the order in which they are tried."""
-        tiers = self.tiers
-        if len(tiers) == 1 and len(tiers[0].deployments) == 1:
-            return [tiers[0].deployments[0]]
-        ordered: list[Deployment] = []
-        for tier in tiers:
-            ordered.extend(balancer.order(tier.deployments))
-        return ordered
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return sum(len(tier.deployments) for tier in self.tiers)
+
+    def without(self, models: Collection[str]) -> Candidates:
+        """These, but none of `models`."""
+        if not models:
+            return self
+        tiers = tuple(tier for tier in self.tiers if tier.model.name not in models)
+        return Candidates(tiers, self.dropped)
+
+    def order(self, balancer: Balancer) -> Iterator[Deployment]:
+        """The candidates of one call in the order in which they are tried. A tier takes its turn
+        at the balancer when it is reached and not before: fallbacks that are not needed would
+        otherwise shift the shares of the calls that ask for them."""
+        for tier in self.tiers:
+            yield from balancer.order(tier.deployments)
 
 
 class Rights(msgspec.Struct, frozen=True):
