@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from llmgw_core.config.load import load
 from llmgw_core.gateway import Gateway
-from llmgw_server.cli.errors import CommandError
 from llmgw_server.cli.options import add_config, run_with
 from llmgw_server.cli.output import remark, say_now
 from llmgw_server.serve import SERVERS, bind, run
@@ -43,11 +42,6 @@ def _serve(args: argparse.Namespace) -> None:
     path = Path(args.config)
     config = load(path)
     settings = config.server
-    if settings.workers != 1:
-        raise CommandError(
-            "More than one worker needs a limiter that they share, which is not configured;"
-            " set server.workers to 1."
-        )
     host = args.host or settings.host
     number = settings.port if args.port is None else args.port
 
@@ -64,7 +58,9 @@ def _serve(args: argparse.Namespace) -> None:
 
 
 def start_logging(level: int) -> None:
-    """Log to standard error. The servers' own chatter stays out."""
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for name in ("hypercorn.error", "uvicorn", "asyncio"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    """Log to standard error: the gateway from `level`, libraries only what is wrong."""
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    for name in ("llmgw", "llmgw_core", "llmgw_server"):
+        logging.getLogger(name).setLevel(level)

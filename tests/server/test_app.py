@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from llmgw_core.config.schema import Config
-from llmgw_core.domain.errors import ConfigError
+from llmgw_core.config.schema import Config, PluginConfig
 from llmgw_core.gateway import Gateway
 from llmgw_core.hooks.specs import hookimpl
 from llmgw_server.app import Application, create_app
@@ -234,15 +233,11 @@ async def test_a_factorys_gateway_lives_as_long_as_the_servers_lifespan() -> Non
 
 
 async def test_a_gateway_that_cannot_open_fails_the_start_with_a_sentence() -> None:
-    @asynccontextmanager
-    async def opening() -> AsyncIterator[Gateway]:
-        raise ConfigError("the zone is missing", path="models.m")
-        yield
-
-    lifespan = Lifespan(Application(opening()))
+    opening = Gateway.open(Config(plugins=(PluginConfig(name="no-such"),)))
+    lifespan = Lifespan(Application(opening))
     event = await lifespan.step("lifespan.startup")
     assert event["type"] == "lifespan.startup.failed"
-    assert event["message"] == "models.m: the zone is missing"
+    assert event["message"].startswith("plugins[0]: the plugin `no-such` is enabled but not")
     await lifespan.ended()
 
 

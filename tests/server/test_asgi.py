@@ -33,6 +33,10 @@ def watchers() -> list[asyncio.Task[Any]]:
     return [task for task in asyncio.all_tasks() if task.get_name() == WATCH]
 
 
+def void(_value: object) -> None:
+    """For callbacks that must return nothing."""
+
+
 async def echo(head: Head, body: Body, sink: Sink) -> None:
     await reply(sink, await body.read(1 << 30))
 
@@ -207,7 +211,7 @@ async def test_a_call_that_its_owner_cancels_when_the_client_left_ends_quietly(
         await body.read(100)
         task = asyncio.current_task()
         assert task is not None
-        sink.on_gone = task.cancel
+        sink.on_gone = lambda: void(task.cancel())
         await sink.start(200, [])
         await sink.write(b"x")
         begun.set()
