@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
 
     from llmgw_core.gateway import Gateway
+    from llmgw_server.uvicorn_calls import CallCycle, CallProtocol
 
 CALLS = "/v1/"
 """Everything below belongs to the core."""
@@ -55,6 +56,7 @@ class Application:
         self._gateway: Gateway | None = None
         self._calls: CallEndpoint | None = None
         self._pages: Starlette | None = None
+        self._cycles: set[CallCycle] = set()
         if isinstance(source, AbstractAsyncContextManager):
             self._opening = source
         else:
@@ -87,6 +89,17 @@ class Application:
         """Cancel every call in flight; for a server whose drain is over."""
         if self._calls is not None:
             self._calls.end_calls()
+        for cycle in self._cycles:
+            cycle.end()
+
+    def uvicorn_protocol(self) -> type[CallProtocol]:
+        """The protocol class with which uvicorn hands calls straight to the core; needs an open
+        gateway."""
+        from llmgw_server.uvicorn_calls import protocol_class  # noqa: PLC0415 - needs uvicorn
+
+        assert self._gateway is not None
+        seconds = self._gateway.config.requests.body_seconds
+        return protocol_class(self._gateway.handle, body_seconds=seconds, cycles=self._cycles)
 
     async def _page(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert self._gateway is not None

@@ -73,13 +73,13 @@ class Exchange:
     async def read(self, limit: int) -> bytes:
         """The whole request body; see `Body.read`."""
         if self._announced_length() > limit:
-            raise _too_large(limit)
+            raise too_large(limit)
         self._reader = asyncio.current_task()
         try:
             return await self._assemble(limit)
         except asyncio.CancelledError:
             if self._broken_off and self._reader is not None and self._reader.uncancel() == 0:
-                raise _too_slow() from None
+                raise too_slow() from None
             raise
         finally:
             self._reader = None
@@ -97,7 +97,7 @@ class Exchange:
             data = event.get("body", b"")
             size += len(data)
             if size > limit:
-                raise _too_large(limit)
+                raise too_large(limit)
             if not body:
                 body = data
             elif data:
@@ -313,16 +313,18 @@ class CallEndpoint:
             self._timer = None
 
 
-def _too_large(limit: int) -> GatewayError:
+def too_large(limit: int) -> GatewayError:
+    """413: the body is larger than `limit` bytes."""
     return GatewayError(
         413,
-        "request_too_large",
+        "requesttoo_large",
         f"The request body is larger than the {limit} bytes that are allowed.",
         should_retry=False,
     )
 
 
-def _too_slow() -> GatewayError:
+def too_slow() -> GatewayError:
+    """408: the body did not arrive within its deadline."""
     return GatewayError(
         408, "request_timeout", "The request body did not arrive in time.", should_retry=True
     )

@@ -141,7 +141,7 @@ async def _uvicorn(
         uvicorn.Config(
             app,
             loop="none",
-            http="httptools",
+            http=app.uvicorn_protocol(),
             ws="none",
             interface="asgi3",
             lifespan="on",

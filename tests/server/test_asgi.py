@@ -364,8 +364,10 @@ async def test_a_server_whose_send_raises_says_that_the_client_left(step: str) -
         await body.read(100)
         wire.broken = step == "start"
         await sink.start(200, [(b"content-type", b"text/event-stream")])
+        assert sink.gone == (step == "start")
         wire.broken = wire.broken or step == "write"
         await sink.write(b"x")
+        assert sink.gone == (step in {"start", "write"})
         wire.broken = True
         await sink.finish()
         outcome.append((sink.gone, len(calls)))
