@@ -43,7 +43,7 @@ from llmgw_core.store.principals import StorePrincipals
 from llmgw_core.tenancy.service import Tenancy
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from llmgw_core.backends.transport.port import Transport
     from llmgw_core.domain.call import Body, Head, Sink
@@ -68,6 +68,7 @@ class Gateway:
         mover: Mover,
         principals: PrincipalCache,
         transports: dict[str, Transport],
+        limiter_clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config
         self.host = host
@@ -79,7 +80,7 @@ class Gateway:
         self.journal = journal
         self.mover = mover
         self.principals = principals
-        self.limiter = MemoryLimiter()
+        self.limiter = MemoryLimiter(limiter_clock)
         self._entrance = self._assemble(transports)
 
     @classmethod
@@ -90,12 +91,14 @@ class Gateway:
         *,
         base_dir: Path | None = None,
         plugins: Sequence[tuple[str, type[Any]]] = (),
+        limiter_clock: Callable[[], float] = time.monotonic,
     ) -> AsyncIterator[Gateway]:
         """Start a gateway from a configuration file or a `Config`; closing settles everything.
 
         `base_dir` is what a `Config`'s relative paths are relative to (default: the working
         directory). `plugins` are plugin classes of the embedding application, enabled before
-        those that the configuration names. Raises `ConfigError` (with every error found) and
+        those that the configuration names. `limiter_clock` gives seconds, never goes backwards
+        and moves the windows of all limits. Raises `ConfigError` (with every error found) and
         `StoreUnavailable`."""
         if isinstance(source, Config):
             base = (base_dir or Path.cwd()).absolute()
@@ -105,7 +108,7 @@ class Gateway:
             base = Path(source).absolute().parent
             config = load(source)
         async with AsyncExitStack() as stack:
-            yield await cls._start(stack, config, base, plugins)
+            yield await cls._start(stack, config, base, plugins, limiter_clock)
 
     @classmethod
     async def _start(
@@ -114,6 +117,7 @@ class Gateway:
         config: Config,
         base: Path,
         plugins: Sequence[tuple[str, type[Any]]],
+        limiter_clock: Callable[[], float],
     ) -> Gateway:
         host = load_plugins(config, base, plugins)
         models = load_models(config, host)
@@ -142,6 +146,7 @@ class Gateway:
             mover=mover,
             principals=principals,
             transports=transports,
+            limiter_clock=limiter_clock,
         )
         stack.push_async_callback(mover.aclose)
         stack.push_async_callback(host.shutdown, _SHUTDOWN_SECONDS)

@@ -10,6 +10,7 @@ Nothing in it is a stand-in: the database, the journal and the sockets are real.
 from __future__ import annotations
 
 import datetime as dt
+import time
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -72,7 +73,7 @@ class Installation(msgspec.Struct, frozen=True):
     async def records(self) -> list[UsageRecord]:
         """What is on the books, in order, after the journal was moved into the ledger."""
         await self.gateway.mover.move_once()
-        return [row.record for row in await self.gateway.ledger.rows()]
+        return [row.record for row in await self.gateway.ledger.rows(limit=1_000_000)]
 
 
 @asynccontextmanager
@@ -85,6 +86,7 @@ async def install(
     sections: Sequence[PluginConfig] = (),
     requests: RequestLimits | None = None,
     accounting: AccountingConfig | None = None,
+    limiter_clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[Installation]:
     """Start a gateway whose data lie in `directory`, which exists. `tenant` are arguments of
     `create_tenant`, `sections` the configuration of `plugins`. Journal records stay where they
@@ -99,6 +101,8 @@ async def install(
         accounting=accounting or AccountingConfig(move_interval=3600.0, segment_bytes=1 << 20),
     )
     enabled = [("canonical", CanonicalPlugin), *plugins]
-    async with Gateway.open(config, base_dir=directory, plugins=enabled) as gateway:
+    async with Gateway.open(
+        config, base_dir=directory, plugins=enabled, limiter_clock=limiter_clock
+    ) as gateway:
         created = await create_tenant(gateway.store, **(tenant or {}))
         yield Installation(gateway, created, Client(gateway, created.key))
