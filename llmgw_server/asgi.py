@@ -317,7 +317,7 @@ def too_large(limit: int) -> GatewayError:
     """413: the body is larger than `limit` bytes."""
     return GatewayError(
         413,
-        "requesttoo_large",
+        "request_too_large",
         f"The request body is larger than the {limit} bytes that are allowed.",
         should_retry=False,
     )

@@ -134,6 +134,7 @@ class CallCycle:
                     protocol.flow.resume_reading()
                     await self._changed()
         except TimeoutError:
+            self.keep_alive = False  # the rest of the body may dribble in for ever
             raise too_slow() from None
         if self.disconnected:
             self.gone = True

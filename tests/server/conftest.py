@@ -15,10 +15,12 @@ from llmgw_core.domain.errors import GatewayError
 from llmgw_core.pipeline.stats import Stats
 from llmgw_core.wire.envelope import error_body, error_headers
 from llmgw_server.app import Application, create_app
+from llmgw_server.cli import main
 from llmgw_server.serve import bind, listen, serve_app
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
 
     from llmgw_core.domain.call import Body, Head, Sink
     from llmgw_core.gateway import Gateway
@@ -66,10 +68,32 @@ class Entrance:
         return create_app(cast("Gateway", self))
 
 
+def watchers() -> list[asyncio.Task[Any]]:
+    """The tasks that look out for clients that leave."""
+    return [task for task in asyncio.all_tasks() if task.get_name() == "llmgw client watch"]
+
+
 async def reply(sink: Sink, text: bytes, status: int = 200) -> None:
     """A complete reply."""
     await sink.start(status, [(b"content-length", b"%d" % len(text))])
     await sink.finish(text)
+
+
+PLAIN = "uvicorn, ASGI only"
+
+
+class Plain:
+    """An application that uvicorn serves like any other."""
+
+    def __init__(self, application: Application) -> None:
+        self._application = application
+        self.end_calls = application.end_calls
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self._application(scope, receive, send)
+
+    def uvicorn_protocol(self) -> str:
+        return "httptools"
 
 
 class Running:
@@ -124,6 +148,8 @@ async def read_reply(reader: asyncio.StreamReader) -> tuple[int, dict[str, str],
 async def running(
     application: Any, kind: str, *, drain_seconds: float = 5.0
 ) -> AsyncIterator[Running]:
+    if kind == PLAIN:
+        application, kind = Plain(application), "uvicorn"
     listener = bind("127.0.0.1", 0)
     listen(listener)
     stop = asyncio.Event()
@@ -144,3 +170,51 @@ async def running(
 def kind(request: pytest.FixtureRequest) -> str:
     """The ASGI server that a test runs on."""
     return cast("str", request.param)
+
+
+CONFIG = """
+models:
+  smart:
+    fallbacks: [small]
+    prices:
+      - {from: 2026-01-01, cost: {input: 1, output: 2}, charge: {input: 1.5, output: 3, call: 0.1}}
+    deployments:
+      - {name: a, backend: nothing, zone: eu}
+      - name: b
+        backend: nothing
+        zone: onprem
+        prices: [{from: 2026-01-01, cost: {input: 0.25, output: 0.5}}]
+  small:
+    prices: [{from: 2026-01-01, cost: {}}]
+    deployments: [{name: a, backend: nothing, zone: onprem}]
+"""
+
+
+@pytest.fixture
+def llmgw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command that must succeed, on one configuration; returns its standard output."""
+    config = tmp_path / "llmgw.yaml"
+    config.write_text(CONFIG)
+
+    def run(*words: str) -> str:
+        code = main([*words, "--config", str(config)])
+        captured = capsys.readouterr()
+        assert (code, captured.err) == (0, captured.err if "create" in words else "")
+        return captured.out
+
+    return run
+
+
+@pytest.fixture
+def fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command that must fail with 1; returns its sentence."""
+
+    def run(*words: str) -> str:
+        code = main([*words, "--config", str(tmp_path / "llmgw.yaml")])
+        captured = capsys.readouterr()
+        assert (code, captured.out) == (1, "")
+        assert captured.err.startswith("llmgw-server: ")
+        assert "Traceback" not in captured.err
+        return captured.err.removeprefix("llmgw-server: ").strip()
+
+    return run

@@ -10,8 +10,8 @@ import h2.events
 
 from llmgw_core.domain.errors import GatewayError
 
-from .conftest import Entrance, Running, running
-from .test_asgi import Forever, watchers
+from .conftest import Entrance, Running, running, watchers
+from .test_asgi import Forever
 
 if TYPE_CHECKING:
     import asyncio
