@@ -155,15 +155,17 @@ class Attempts:
         origin = backend.origin(deployment)
         session = backend.begin(exchange.call, deployment, deployment.credential)
         transport = self._transports[deployment.transport]
+        exchange.stop_when_gone()
         if deployment.on_disconnect == "drain":
             exchange.work_on_when_gone()
-        else:
-            exchange.stop_when_gone()
         requests = session.requests()
         exchange.ticket.sent()
         for request in requests[:-1]:
             reply = await transport.send(origin, request, deployment.timeouts, fresh=fresh)
-            await reply.read(self._reply_bytes)
+            try:
+                await reply.read(self._reply_bytes)
+            finally:
+                reply.abort()
         reply = await transport.send(origin, requests[-1], deployment.timeouts, fresh=fresh)
         try:
             if not 200 <= reply.status < 300:

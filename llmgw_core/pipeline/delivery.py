@@ -172,10 +172,13 @@ class Delivery:
                     await write(out)
             tail = reader.end()
         except (UpstreamFailure, TransportError) as failure:
+            reply.abort()
             await self._broken(exchange, reader.pending(), failure)
             return
         settlement.complete(reader.usage, reader.output_bytes, gone=sink.gone)
         await sink.finish(tail)
+        # The client has everything: that it closes its connection now is no news.
+        exchange.work_on_when_gone()
         await drain(reply)
 
     async def _until_content(self, reply: UpstreamReply, reader: StreamReader) -> bytes:

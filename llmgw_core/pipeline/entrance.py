@@ -81,16 +81,22 @@ class Entrance:
         except UpstreamFailure as failure:
             await self._pass_through(exchange, failure)
         except ClientGone:
-            pass
+            _left(exchange)
         except asyncio.CancelledError:
-            if not self._abandoned(exchange):
+            if not exchange.stopped:
+                raise
+            _left(exchange)
+            if not exchange.take_back():
                 raise
         except Exception:
             self._stats.bugs_total += 1
             log.exception("bug: call=%s", call.id)
+            if exchange.settlement is not None:
+                exchange.settlement.interrupted()
             await self._refuse(exchange, internal_error())
         finally:
-            sink.on_gone = None
+            exchange.work_on_when_gone()
+            exchange.take_back()
             if exchange.settlement is not None:
                 exchange.settlement.interrupted()
 
@@ -129,6 +135,7 @@ class Entrance:
 
     async def _refuse(self, exchange: Exchange, error: GatewayError) -> None:
         """The one place where an error becomes a reply."""
+        exchange.work_on_when_gone()
         request_id = exchange.call.id
         settlement = exchange.settlement
         if settlement is None:
@@ -147,6 +154,7 @@ class Entrance:
 
     async def _pass_through(self, exchange: Exchange, failure: UpstreamFailure) -> None:
         """The upstream says that the request is at fault: the client gets its own words."""
+        exchange.work_on_when_gone()
         exchange.ticket.unsuccessful("refused", failure.status, "upstream_refused")
         headers = [
             (b"content-type", failure.content_type),
@@ -157,16 +165,16 @@ class Entrance:
         await exchange.start(failure.status, headers)
         await exchange.sink.finish(failure.body)
 
-    def _abandoned(self, exchange: Exchange) -> bool:
-        """Settle a cancelled call. True when the reason is that its client has gone."""
-        left = exchange.stopped_by_client()
-        settlement = exchange.settlement
-        if settlement is not None and left:
-            if settlement.settled:
-                settlement.left_after_settlement()
-            else:
-                settlement.client_left()
-        return left
+
+def _left(exchange: Exchange) -> None:
+    """Settle a call whose client has gone."""
+    settlement = exchange.settlement
+    if settlement is None:
+        return
+    if settlement.settled:
+        settlement.left_after_settlement()
+    else:
+        settlement.client_left()
 
 
 def _wrong_method(allowed: str) -> GatewayError:

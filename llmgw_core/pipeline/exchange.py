@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from llmgw_core.domain.call import ClientGone
+
 if TYPE_CHECKING:
     from llmgw_core.domain.call import Call, Headers, Sink
     from llmgw_core.limits.port import Reservation
@@ -16,11 +18,13 @@ class Exchange:
     """A call with its sink, its rights and its settlement.
 
     `reserved` is the number of tokens in the reservation; `metered` are the fallback models whose
-    own meters have joined it; `replied` turns true when the head of a reply has been sent.
+    own meters have joined it; `replied` turns true when the head of a reply has been sent,
+    `stopped` when the call was cancelled because its client has left.
     """
 
     __slots__ = (
-        "_cancelled",
+        "_leaving",
+        "_others",
         "_task",
         "call",
         "lane",
@@ -31,6 +35,7 @@ class Exchange:
         "reserved",
         "settlement",
         "sink",
+        "stopped",
     )
 
     def __init__(self, call: Call, sink: Sink) -> None:
@@ -44,7 +49,9 @@ class Exchange:
         self.settlement: Settlement | None = None
         self.replied = False
         self._task: asyncio.Task[object] | None = None
-        self._cancelled = False
+        self.stopped = False
+        self._leaving: asyncio.Handle | None = None
+        self._others = 0
 
     @property
     def ticket(self) -> Settlement:
@@ -53,28 +60,38 @@ class Exchange:
         return self.settlement
 
     def stop_when_gone(self) -> None:
-        """From now on a client that leaves cancels this call, and with it the upstream's work."""
-        self._task = asyncio.current_task()
-        self.sink.on_gone = self._cancel
+        """From now on a client that leaves cancels this call, and with it the upstream's work.
+        Raises `ClientGone` when it has left already."""
         if self.sink.gone:
-            self._cancel()
+            raise ClientGone
+        if self._task is None:
+            self._task = asyncio.current_task()
+            self._others = self._task.cancelling() if self._task is not None else 0
+        self.sink.on_gone = self._left
 
     def work_on_when_gone(self) -> None:
         """From now on the call goes on without its client, until its usage is known."""
         self.sink.on_gone = None
+        if self._leaving is not None:
+            self._leaving.cancel()
+
+    def _left(self) -> None:
+        # Not at once: a sink may notice in the middle of a write by this very task, where a
+        # cancellation would wait for the next suspension, perhaps that of the task's owner.
+        if self._leaving is None:
+            self._leaving = asyncio.get_running_loop().call_soon(self._cancel)
 
     def _cancel(self) -> None:
-        if self._task is not None and not self._cancelled:
-            self._cancelled = True
-            self._task.cancel()
+        if self._task is not None:
+            self.stopped = self._task.cancel()
 
-    def stopped_by_client(self) -> bool:
-        """Whether the cancellation that is being handled is ours; if so, it is taken back, so
-        that the task's owner does not see it."""
-        if self._cancelled and self._task is not None:
-            self._task.uncancel()
+    def take_back(self) -> bool:
+        """Take our cancellation back, if there was one, so that the task's owner does not see
+        it. False when somebody else has cancelled the task too. Idempotent."""
+        if not self.stopped or self._task is None:
             return True
-        return False
+        self.stopped = False
+        return self._task.uncancel() <= self._others
 
     async def start(self, status: int, headers: Headers) -> None:
         """Send the head of the reply."""
