@@ -1,9 +1,10 @@
-"""A real server that a test kills: `kill_child.py DIRECTORY UPSTREAM_PORT honest|late`.
+"""A real server that a test kills: `kill_child.py DIRECTORY UPSTREAM_PORT SERVER honest|late`.
 
 Every reply's last part is passed on and then held for `HOLD_SECONDS` before the gateway gets
 control back, so that whatever it does *after* its final send has not happened when a client that
 has the whole reply pulls the trigger. `late` proves that this net catches something: there the
-journal is written behind the final send.
+journal is written behind the final send. Both are done at the gateway's entrance, which every
+way through every server has in common.
 
 Conversation: it prints `imported`, waits for a line, opens the gateway, prints the port. It ends
 when its standard input does, so that a test that dies leaves nothing behind.
@@ -24,13 +25,15 @@ from llmgw_core.config.schema import AccountingConfig, Config
 from llmgw_core.gateway import Gateway
 from llmgw_core.testing.canonical_plugin import CanonicalPlugin
 from llmgw_core.testing.installation import at, served_by
-from llmgw_server.app import Application
+from llmgw_server.app import create_app
 from llmgw_server.serve import bind, listen, serve_app
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from llmgw_core.accounting.journal import Journal
+    from llmgw_core.domain.call import Body, Head, Headers, Sink
     from llmgw_core.domain.usage import UsageRecord
-    from starlette.types import Message, Receive, Scope, Send
 
 HOLD_SECONDS = 0.1
 DONE = b"data: [DONE]"
@@ -54,31 +57,55 @@ class LateWrites:
             self._write(record)
 
 
-class HeldApplication(Application):
-    """The server's own application, which gets control back late after every last part."""
+class HeldSink:
+    """A server's own sink, which gives control back late after the last part."""
 
-    def __init__(self, gateway: Gateway, late: LateWrites | None) -> None:
-        super().__init__(gateway)
-        self._late = late
+    def __init__(self, sink: Sink) -> None:
+        self.call_id = ""
+        self._sink = sink
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        call_id = ""
+    @property
+    def gone(self) -> bool:
+        return self._sink.gone
 
-        async def held(event: Message) -> None:
-            nonlocal call_id
-            if event["type"] == "http.response.start":
-                call_id = dict(event["headers"]).get(REQUEST_ID, b"").decode()
-            await send(event)
-            if event["type"] == "http.response.body" and (
-                not event.get("more_body", False) or DONE in event["body"]
-            ):
-                await asyncio.sleep(HOLD_SECONDS)
+    @gone.setter
+    def gone(self, value: bool) -> None:
+        self._sink.gone = value
 
+    @property
+    def on_gone(self) -> Callable[[], None] | None:
+        return self._sink.on_gone
+
+    @on_gone.setter
+    def on_gone(self, callback: Callable[[], None] | None) -> None:
+        self._sink.on_gone = callback
+
+    async def start(self, status: int, headers: Headers) -> None:
+        self.call_id = dict(headers)[REQUEST_ID].decode()
+        await self._sink.start(status, headers)
+
+    async def write(self, data: bytes) -> None:
+        await self._sink.write(data)
+        if DONE in data:
+            await asyncio.sleep(HOLD_SECONDS)
+
+    async def finish(self, data: bytes = b"") -> None:
+        await self._sink.finish(data)
+        await asyncio.sleep(HOLD_SECONDS)
+
+
+class HeldGateway(Gateway):
+    """A gateway all of whose sinks are held."""
+
+    late: LateWrites | None = None
+
+    async def handle(self, head: Head, body: Body, sink: Sink) -> None:
+        held = HeldSink(sink)
         try:
-            await super().__call__(scope, receive, held)
+            await super().handle(head, body, held)
         finally:
-            if self._late is not None and call_id:
-                self._late.let_through(call_id)
+            if self.late is not None:
+                self.late.let_through(held.call_id)
 
 
 def configuration(upstream_port: int) -> Config:
@@ -89,19 +116,23 @@ def configuration(upstream_port: int) -> Config:
     )
 
 
-async def serve(directory: Path, upstream_port: int, mode: str) -> None:
+async def serve(directory: Path, upstream_port: int, server: str, mode: str) -> None:
     listener = bind("127.0.0.1", 0)
     plugins: list[tuple[str, type[Any]]] = [("canonical", CanonicalPlugin)]
-    async with Gateway.open(
+    async with HeldGateway.open(
         configuration(upstream_port), base_dir=directory, plugins=plugins
     ) as gateway:
-        late = LateWrites(gateway.journal) if mode == "late" else None
-        application = HeldApplication(gateway, late)
+        assert isinstance(gateway, HeldGateway)
+        if mode == "late":
+            gateway.late = LateWrites(gateway.journal)
         listen(listener)
-        print(listener.getsockname()[1], flush=True)
-        await serve_app(
-            application, listener, server="uvicorn", drain_seconds=1.0, stop=asyncio.Event()
-        )
+        tell(str(listener.getsockname()[1]))
+        app, stop = create_app(gateway), asyncio.Event()
+        await serve_app(app, listener, server=server, drain_seconds=1.0, stop=stop)
+
+
+def tell(line: str) -> None:
+    os.write(1, line.encode() + b"\n")
 
 
 def end_with_parent() -> None:
@@ -110,12 +141,12 @@ def end_with_parent() -> None:
 
 
 def main() -> None:
-    print("imported", flush=True)
+    tell("imported")
     if not sys.stdin.buffer.readline():
         return
     threading.Thread(target=end_with_parent, daemon=True).start()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]))
+        runner.run(serve(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]))
 
 
 if __name__ == "__main__":

@@ -42,6 +42,8 @@ PACE = 0.04
 LONGEST_WAIT = 0.6
 """The signal comes up to so many seconds after enough streams have begun."""
 ROUND_SECONDS = 30.0
+SERVERS = ["uvicorn", "hypercorn"]
+"""In turn."""
 
 
 class Pacer:
@@ -86,12 +88,12 @@ class Child:
 
 
 @contextmanager
-def child(data: Path, upstream: Upstream, mode: str) -> Iterator[Child]:
+def child(data: Path, upstream: Upstream, server: str, mode: str) -> Iterator[Child]:
     script = Path(__file__).with_name("kill_child.py")
     with (
         (data / "server.log").open("ab") as log,
         subprocess.Popen(
-            [sys.executable, str(script), str(data), str(upstream.port), mode],
+            [sys.executable, str(script), str(data), str(upstream.port), server, mode],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -197,11 +199,12 @@ async def kill_again_and_again(data: Path, mode: str, rounds: int, seed: int) ->
         upstream = await stack.enter_async_context(Upstream(Pacer(chance)))
         async with install(data, {"m": [at(upstream)]}) as installed:
             key = installed.tenant.key
-        servers = [stack.enter_context(child(data, upstream, mode))]
-        for number in range(rounds):
-            if number + 1 < rounds:
-                servers.append(stack.enter_context(child(data, upstream, mode)))
-            server = servers[number]
+        kinds = [SERVERS[number % len(SERVERS)] for number in range(rounds)]
+        following = stack.enter_context(child(data, upstream, kinds.pop(0), mode))
+        for _ in range(rounds):
+            server = following
+            if kinds:
+                following = stack.enter_context(child(data, upstream, kinds.pop(0), mode))
             await server.start()
             this = Round(server, key, chance.uniform(0, LONGEST_WAIT))
             await this.run()
@@ -255,7 +258,7 @@ async def test_every_reply_that_arrived_is_on_the_books_once_after_twenty_kills(
 
 
 async def test_a_journal_written_behind_the_final_send_would_be_noticed(data: Path) -> None:
-    rounds = await kill_again_and_again(data, "late", rounds=3, seed=3)
+    rounds = await kill_again_and_again(data, "late", rounds=4, seed=4)
     rows, _ = await books(data)
     booked = {row.call_id for row in rows}
     assert booked, "the late journal is written, only too late"
