@@ -10,9 +10,13 @@ from __future__ import annotations
 import re
 
 # A line end followed by a blank line. `\r(?!\n)` keeps CRLF from being read as two line ends.
-# A CR at the very end of what has arrived may be half of a CRLF: the event is given out, and the
-# LF that follows becomes an empty line in front of the next event, which means nothing.
-_BOUNDARY = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
+# A CR at the very end of what has arrived may be half of a CRLF. Behind a line that ended with LF
+# or CRLF it most likely is, and the event waits for its other half. Behind a line that ended with
+# CR it is not, and the event is given out; an LF that follows becomes an empty line in front of
+# the next event, which means nothing.
+_BOUNDARY = re.compile(
+    rb"(?:\r\n|\n)(?:\r\n|\n|\r(?!\Z))|\r(?!\n)(?:\r\n|\n|\r)",
+)
 _BOM = b"\xef\xbb\xbf"
 
 MAX_EVENT = 16 * 1024 * 1024

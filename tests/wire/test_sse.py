@@ -69,6 +69,16 @@ def test_forwarded_bytes_are_the_bytes_received(stream: list[list[bytes]], cuts:
     assert splitter.clean
 
 
+@given(st.lists(events, min_size=1, max_size=5), line_ends, st.lists(st.integers(0, 500)))
+def test_an_event_keeps_both_halves_of_a_line_end(
+    stream: list[list[bytes]], end: bytes, cuts: list[int]
+) -> None:
+    whole = [end.join(event) + end + end for event in stream]
+    splitter = EventSplitter()
+    pieces = split_at(b"".join(whole), cuts)
+    assert [event for piece in pieces for event in splitter.feed(piece)] == whole
+
+
 def test_utf8_split_between_two_reads_stays_whole() -> None:
     data = "data: grüße 😀\n\n".encode()
     assert data_of([bytes([byte]) for byte in data]) == ["grüße 😀".encode()]
