@@ -7,14 +7,14 @@ routing policy says what happens. Foreign errors of the transport are mapped her
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 
 from llmgw_core.backends.transport.port import Transport, TransportError
 from llmgw_core.domain.errors import GatewayError, overloaded, permission_denied, upstream_failed
-from llmgw_core.domain.failure import FailureKind, UpstreamFailure
+from llmgw_core.domain.failure import UpstreamFailure
 from llmgw_core.limits.port import Exceeded
+from llmgw_core.pipeline.failures import classified, report, stale
 from llmgw_core.pipeline.lane import NO_PRICE
 from llmgw_core.routing.policy import next_step
 
@@ -31,19 +31,6 @@ if TYPE_CHECKING:
 Deliver = Callable[["Exchange", "Session", "UpstreamReply"], Awaitable[None]]
 """Reads a 2xx reply and hands it to the client. Raises `UpstreamFailure` or `TransportError`
 only as long as nothing of the content has been handed over."""
-
-log = logging.getLogger("llmgw.attempts")
-
-_TRANSPORT_KINDS: dict[str, FailureKind] = {
-    "dns": "connect",
-    "refused": "connect",
-    "tls": "connect",
-    "pool": "overloaded",
-    "timeout": "timeout",
-    "reset": "cut",
-    "protocol": "protocol",
-    "too_large": "protocol",
-}
 
 
 class Attempts:
@@ -83,14 +70,14 @@ class Attempts:
                 await self._make_room(exchange, deployment)
                 return await self._attempt(exchange, deployment, fresh, deliver)
             except TransportError as error:
-                stale = _stale(error) and not fresh
-                failure = _classified(error)
+                again = stale(error) and not fresh
+                failure = classified(error)
             except UpstreamFailure as error:
-                stale = False
+                again = False
                 failure = error
             step = next_step(
                 failure.kind,
-                stale_connection=stale,
+                stale_connection=again,
                 committed=exchange.replied and bool(settlement.first_content),
                 attempts=settlement.attempts + 1,
                 budget=self._budget,
@@ -100,7 +87,7 @@ class Attempts:
                 settlement.forget()
                 fresh = True
                 continue
-            _report(exchange, deployment, failure)
+            report(exchange.call.id, deployment.id, failure)
             settlement.failed(failure.kind, failure.status)
             if step == "stop":
                 raise failure if failure.kind == "client" else _verdict(failure)
@@ -176,34 +163,6 @@ class Attempts:
             # Whatever happened, cancellation included: the connection must not go back.
             reply.abort()
             raise
-
-
-def _stale(error: TransportError) -> bool:
-    """A kept-alive connection that the peer had closed: it says nothing about the peer."""
-    return (
-        error.reused
-        and not error.received
-        and error.kind in ("reset", "protocol")
-        and error.phase in ("send", "head")
-    )
-
-
-def _classified(error: TransportError) -> UpstreamFailure:
-    kind = _TRANSPORT_KINDS[error.kind]
-    if error.phase == "connect" and kind == "cut":
-        kind = "connect"
-    return UpstreamFailure(kind, str(error))
-
-
-def _report(exchange: Exchange, deployment: Deployment, failure: UpstreamFailure) -> None:
-    log.warning(
-        "attempt failed: call=%s deployment=%s kind=%s status=%d: %s",
-        exchange.call.id,
-        deployment.id,
-        failure.kind,
-        failure.status,
-        failure,
-    )
 
 
 def _verdict(failure: UpstreamFailure) -> GatewayError:

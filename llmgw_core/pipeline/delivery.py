@@ -17,7 +17,9 @@ from llmgw_core.backends.transport.port import TransportError
 from llmgw_core.domain.errors import GatewayError, upstream_failed
 from llmgw_core.domain.failure import UpstreamFailure
 from llmgw_core.domain.reply import Reply
+from llmgw_core.hooks.foreign import plugin_error
 from llmgw_core.limits.headers import ratelimit_headers
+from llmgw_core.pipeline.failures import classified, report
 from llmgw_core.wire.envelope import JSON, error_event
 from llmgw_core.wire.fold import fold_chunks, unfold
 
@@ -37,7 +39,8 @@ DRAIN_SECONDS = 1.0
 """How long the end of an upstream's body is waited for after the client has everything, so that
 its connection can be used again."""
 
-_SSE = (
+_JSON: Sequence[tuple[bytes, bytes]] = (JSON,)
+_SSE: Sequence[tuple[bytes, bytes]] = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
@@ -77,17 +80,18 @@ class Delivery:
 
     async def hand_over(self, exchange: Exchange, answer: Reply) -> None:
         """A reply that a hook gave instead of any upstream; nothing was used for it."""
-        settlement = exchange.ticket
+        request = exchange.call.request
         if self._host.post_process:
             answer = await self._host.run_post_process(answer, exchange.call)
-        settlement.answered()
-        if exchange.call.request.stream:
-            folded = unfold(answer.body, usage_wanted=exchange.call.request.usage_wanted)
-            await exchange.start(200, self._head(exchange, _SSE))
-            await exchange.sink.finish(folded + END)
-        else:
-            await exchange.start(200, self._head(exchange, (JSON,)))
-            await exchange.sink.finish(answer.body)
+        body, head = answer.body, _JSON
+        if request.stream:
+            try:
+                body, head = unfold(body, usage_wanted=request.usage_wanted) + END, _SSE
+            except msgspec.DecodeError:
+                raise plugin_error() from None
+        exchange.ticket.answered()
+        await exchange.start(200, self._head(exchange, head))
+        await exchange.sink.finish(body)
 
     def rate_headers(self, exchange: Exchange) -> Sequence[tuple[bytes, bytes]]:
         """`x-ratelimit-*` of the tightest meters, once it is known which meters apply."""
@@ -123,13 +127,20 @@ class Delivery:
         processed = await self._processed(exchange, answer)
         exchange.ticket.first_content = self._clock()
         exchange.ticket.complete(answer.usage, answer.output_bytes, gone=exchange.sink.gone)
-        await exchange.start(200, self._head(exchange, (JSON,)))
+        await exchange.start(200, self._head(exchange, _JSON))
         await exchange.sink.finish(processed.body)
 
     async def _finish_unfolded(self, exchange: Exchange, answer: Reply) -> None:
         """A complete reply for a client that asked for a stream."""
         processed = await self._processed(exchange, answer)
-        events = unfold(processed.body, usage_wanted=exchange.call.request.usage_wanted)
+        try:
+            events = unfold(processed.body, usage_wanted=exchange.call.request.usage_wanted)
+        except msgspec.DecodeError:
+            if processed is answer:
+                raise UpstreamFailure("protocol", "the reply cannot be made a stream") from None
+            error = plugin_error()
+            exchange.ticket.rejected(answer.usage, answer.output_bytes, error)
+            raise error from None
         exchange.ticket.first_content = self._clock()
         exchange.ticket.complete(answer.usage, answer.output_bytes, gone=exchange.sink.gone)
         await exchange.start(200, self._head(exchange, _SSE))
@@ -171,7 +182,10 @@ class Delivery:
                 if out:
                     await write(out)
             tail = reader.end()
-        except (UpstreamFailure, TransportError) as failure:
+        except TransportError as error:
+            await self._broken(exchange, reader.pending(), classified(error))
+            return
+        except UpstreamFailure as failure:
             reply.abort()
             await self._broken(exchange, reader.pending(), failure)
             return
@@ -195,13 +209,13 @@ class Delivery:
                 break
         return held
 
-    async def _broken(
-        self, exchange: Exchange, accepted: bytes, failure: UpstreamFailure | TransportError
-    ) -> None:
+    async def _broken(self, exchange: Exchange, accepted: bytes, failure: UpstreamFailure) -> None:
         """The upstream broke after the content commit: say so, and no end marker."""
-        kind = failure.kind
+        settlement = exchange.ticket
+        if settlement.attempt is not None:
+            report(exchange.call.id, settlement.attempt.deployment.id, failure)
         error = upstream_failed("The stream was cut by the model's backend.", code="stream_cut")
-        exchange.ticket.incomplete(kind, error.code)
+        settlement.incomplete(failure.kind, error.code)
         await exchange.sink.finish(accepted + error_event(error, exchange.call.id))
 
 

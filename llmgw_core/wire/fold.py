@@ -15,10 +15,30 @@ from llmgw_core.wire.sse import EventSplitter, event_data
 _WHOLE = frozenset({"role", "id", "type", "name"})
 """Fields of a delta that arrive in one piece: repeating one does not append to it."""
 
+_ODD_SHAPE = (AttributeError, TypeError, ValueError, RecursionError)
+"""What walking through somebody's JSON raises when a value has another type than it should."""
+
 
 def fold_chunks(stream: bytes) -> bytes:
     """The body of the complete reply. `stream` holds whole events; the end marker, comments and
-    empty events mean nothing. Raises `msgspec.DecodeError` on an event that is not JSON."""
+    empty events mean nothing. Raises `msgspec.DecodeError` on an event that is no chunk."""
+    try:
+        return _folded(stream)
+    except _ODD_SHAPE as error:
+        raise msgspec.ValidationError(f"not a stream of chunks: {error}") from error
+
+
+def unfold(body: bytes, *, usage_wanted: bool) -> bytes:
+    """A complete chat completion as a stream: one chunk with content and finish, then one with
+    the usage if it was asked for. The inverse of `fold_chunks`; the end marker is not included.
+    Raises `msgspec.DecodeError` on a body that is no chat completion."""
+    try:
+        return _unfolded(body, usage_wanted)
+    except _ODD_SHAPE as error:
+        raise msgspec.ValidationError(f"not a chat completion: {error}") from error
+
+
+def _folded(stream: bytes) -> bytes:
     document: dict[str, Any] = {}
     choices: dict[int, dict[str, Any]] = {}
     for event in EventSplitter().feed(stream):
@@ -34,9 +54,7 @@ def fold_chunks(stream: bytes) -> bytes:
     return msgspec.json.encode(document)
 
 
-def unfold(body: bytes, *, usage_wanted: bool) -> bytes:
-    """A complete chat completion as a stream: one chunk with content and finish, then one with
-    the usage if it was asked for. The inverse of `fold_chunks`; the end marker is not included."""
+def _unfolded(body: bytes, usage_wanted: bool) -> bytes:
     document = msgspec.json.decode(body, type=dict[str, Any])
     base = {key: value for key, value in document.items() if key not in ("choices", "usage")}
     base["object"] = "chat.completion.chunk"

@@ -1,0 +1,422 @@
+"""Streams: what goes elsewhere before the first content, and how they end after it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from llmgw_core.config.schema import RequestLimits
+from llmgw_core.domain.deployment import Timeouts
+from llmgw_core.pipeline.delivery import HELD_BYTES
+from llmgw_core.testing.client import MemorySink
+from llmgw_core.testing.installation import INPUT_PRICE, OUTPUT_PRICE, at
+from llmgw_core.testing.model_server import (
+    DONE,
+    JSON,
+    SSE,
+    chat_chunk,
+    chat_events,
+    completion,
+    event,
+    usage_object,
+)
+from llmgw_core.testing.upstream import Peer, chunk, chunked_head, http_reply
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from llmgw_core.testing.installation import Install, Installation
+    from llmgw_core.testing.model_server import ModelServer
+    from llmgw_core.testing.upstream import Upstream
+
+    Script = Callable[[Peer], Awaitable[None]]
+    Scripted = Callable[[Script], Awaitable[Upstream]]
+
+ROLE = event(chat_chunk({"role": "assistant", "content": ""}))
+WORD = event(chat_chunk({"content": "Hello"}))
+STOP = event(chat_chunk({}, "stop"))
+COMMENT = b": keep-alive\n\n"
+ERROR = event({"error": {"message": "pw-of-the-upstream"}})
+
+
+class Gate(MemorySink):
+    """A client that opens the gate when it has got something."""
+
+    def __init__(self) -> None:
+        super().__init__(self._opened)
+        self.opened = asyncio.Event()
+
+    async def _opened(self, data: bytes) -> None:
+        self.opened.set()
+
+
+def streaming(*pieces: bytes, ending: str = "end", gate: Gate | None = None) -> Script:
+    """An upstream whose streams consist of `pieces`, sent one by one, and then `end`, are `cut`
+    or stall (`stuck`). With `gate`, the last piece and the end wait for it."""
+
+    async def script(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            await peer.send(chunked_head(200, SSE))
+            for number, piece in enumerate(pieces, start=1):
+                if gate is not None and number == len(pieces):
+                    await gate.opened.wait()
+                if piece:
+                    await peer.send(chunk(piece))
+            if ending == "stuck":
+                await peer.stall()
+            if ending != "end":
+                return
+            await peer.send(chunk(b""))
+
+    return script
+
+
+def error_code(reply: MemorySink) -> str:
+    """The code in the last event."""
+    code = msgspec.json.decode(reply.events()[-1])["error"]["code"]
+    assert isinstance(code, str)
+    return code
+
+
+async def only_record(here: Installation) -> Any:
+    [record] = await here.records()
+    return record
+
+
+async def test_a_stream_goes_through_byte_for_byte_without_the_usage_that_nobody_asked_for(
+    installed: Install, server: ModelServer
+) -> None:
+    here = await installed({"m": [at(server)]})
+    reply = await here.client.chat("m", stream=True)
+    *body, _, end = server.events
+    assert reply.body == b"".join(body) + end
+    assert reply.headers["content-type"].startswith("text/event-stream")
+    assert server.bodies[0]["stream_options"] == {"include_usage": True}
+    record = await only_record(here)
+    assert (record.status, record.usage.source, record.stream) == ("completed", "provider", True)
+    assert record.charge == 7 * INPUT_PRICE + 3 * OUTPUT_PRICE
+    assert 0 < record.first_content_us <= record.duration_us
+
+
+async def test_usage_is_shown_to_whom_asks_for_it(installed: Install, server: ModelServer) -> None:
+    here = await installed({"m": [at(server)]})
+    options = {"include_usage": True, "other": 1}
+    reply = await here.client.chat("m", stream=True, stream_options=options)
+    assert reply.body == b"".join(server.events)
+    assert server.bodies[0]["stream_options"] == options
+
+
+async def test_other_stream_options_survive(installed: Install, server: ModelServer) -> None:
+    here = await installed({"m": [at(server)]})
+    options = {"include_usage": False, "other": 1}
+    reply = await here.client.chat("m", stream=True, stream_options=options)
+    assert server.bodies[0]["stream_options"] == {"include_usage": True, "other": 1}
+    assert b"prompt_tokens" not in reply.body
+
+
+@pytest.mark.parametrize(
+    ("pieces", "ending", "outcome"),
+    [
+        ([], "end", "cut"),
+        ([], "cut", "cut"),
+        ([ROLE], "end", "cut"),
+        ([ROLE], "cut", "cut"),
+        ([COMMENT, ROLE, COMMENT], "cut", "cut"),
+        ([ERROR], "end", "server"),
+        ([ROLE, ERROR], "end", "server"),
+        ([ROLE, b"event: error\ndata: {}\n\n"], "end", "server"),
+        ([ROLE, b"data: <html>\n\n"], "end", "protocol"),
+        ([ROLE, COMMENT], "stuck", "timeout"),
+    ],
+)
+async def test_before_the_first_content_a_failure_goes_to_the_sibling_unseen(
+    installed: Install,
+    scripted: Scripted,
+    server: ModelServer,
+    *,
+    pieces: list[bytes],
+    ending: str,
+    outcome: str,
+) -> None:
+    upstream = await scripted(streaming(*pieces, ending=ending))
+    bad = at(upstream, "bad", weight=9, timeouts=Timeouts(idle=0.05))
+    here = await installed({"m": [bad, at(server, "good")]})
+    reply = await here.client.chat("m", stream=True)
+    *body, _, end = server.events
+    assert (reply.status, reply.body) == (200, b"".join(body) + end)
+    record = await only_record(here)
+    assert [attempt.outcome for attempt in record.attempts] == [outcome, "ok"]
+    assert (record.status, record.deployment) == ("completed", "m/good")
+
+
+async def test_before_the_first_content_a_failure_alone_is_an_http_error(
+    installed: Install, scripted: Scripted
+) -> None:
+    upstream = await scripted(streaming(ROLE, COMMENT, ending="cut"))
+    here = await installed({"m": [at(upstream)]})
+    reply = await here.client.chat("m", stream=True)
+    assert (reply.status, reply.json()["error"]["code"]) == (502, "upstream_error")
+    assert (await only_record(here)).status == "failed"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "ending", "outcome"),
+    [
+        ([ROLE, WORD, b""], "cut", "cut"),
+        ([ROLE, WORD, b""], "end", "cut"),
+        ([ROLE, WORD, b"data: {"], "end", "cut"),
+        ([ROLE, WORD, ERROR], "end", "server"),
+        ([ROLE, WORD, ERROR], "stuck", "server"),
+        ([ROLE + WORD, WORD + ERROR], "end", "server"),
+        ([ROLE, WORD, b'data: {"usage":\n\n'], "end", "protocol"),
+        ([ROLE, WORD, b""], "stuck", "timeout"),
+    ],
+)
+async def test_after_content_the_end_is_truthful_and_nobody_else_is_tried(
+    installed: Install,
+    scripted: Scripted,
+    server: ModelServer,
+    *,
+    pieces: list[bytes],
+    ending: str,
+    outcome: str,
+) -> None:
+    gate = Gate()
+    upstream = await scripted(streaming(*pieces, ending=ending, gate=gate))
+    bad = at(upstream, "bad", weight=9, timeouts=Timeouts(idle=0.05))
+    here = await installed({"m": [bad, at(server, "good")]})
+    reply = await here.client.chat("m", stream=True, sink=gate)
+    assert reply.status == 200
+    assert reply.body.startswith(ROLE + WORD)
+    assert b"pw-of-the-upstream" not in reply.body
+    assert error_code(reply) == "stream_cut"
+    assert b"[DONE]" not in reply.body
+    assert server.requests == []
+    record = await only_record(here)
+    assert (record.status, record.http_status) == ("incomplete", 200)
+    assert record.error_code == "stream_cut"
+    assert [attempt.outcome for attempt in record.attempts] == [outcome]
+    assert record.usage.source == "estimated"
+    assert record.charge == (
+        record.usage.input_tokens * INPUT_PRICE + record.usage.output_tokens * OUTPUT_PRICE
+    )
+    assert record.usage.output_tokens > 0
+
+
+async def test_an_event_accepted_in_the_same_piece_as_an_error_is_delivered(
+    installed: Install, scripted: Scripted
+) -> None:
+    gate = Gate()
+    upstream = await scripted(streaming(ROLE + WORD, WORD + ERROR, gate=gate))
+    here = await installed({"m": [at(upstream)]})
+    reply = await here.client.chat("m", stream=True, sink=gate)
+    assert reply.body.startswith(ROLE + WORD + WORD)
+
+
+async def test_an_incomplete_stream_is_charged_as_reported_where_it_was_reported(
+    installed: Install, scripted: Scripted
+) -> None:
+    reported = event({**chat_chunk({"content": "x"}), "usage": usage_object(11, 4)})
+    gate = Gate()
+    upstream = await scripted(streaming(WORD, reported, b"", ending="cut", gate=gate))
+    here = await installed({"m": [at(upstream)]})
+    await here.client.chat("m", stream=True, sink=gate)
+    record = await only_record(here)
+    assert (record.status, record.usage.source) == ("incomplete", "provider")
+    assert record.charge == 11 * INPUT_PRICE + 4 * OUTPUT_PRICE
+
+
+async def test_what_a_failed_attempt_reported_is_paid_as_well(
+    installed: Install, scripted: Scripted, server: ModelServer
+) -> None:
+    usage_first = event({**chat_chunk({"role": "assistant"}), "usage": usage_object(11, 1)})
+    upstream = await scripted(streaming(usage_first, ending="cut"))
+    here = await installed({"m": [at(upstream, "bad", weight=9), at(server, "good")]})
+    assert (await here.client.chat("m", stream=True)).status == 200
+    record = await only_record(here)
+    charges = [11 * INPUT_PRICE + 1 * OUTPUT_PRICE, 7 * INPUT_PRICE + 3 * OUTPUT_PRICE]
+    assert [attempt.charge for attempt in record.attempts] == charges
+    assert record.charge == sum(charges)
+    assert (record.usage.input_tokens, record.usage.output_tokens) == (18, 4)
+
+
+async def test_comments_before_content_wait_for_it(installed: Install, scripted: Scripted) -> None:
+    upstream = await scripted(streaming(COMMENT, ROLE, COMMENT, WORD, STOP, DONE))
+    here = await installed({"m": [at(upstream)]})
+    pieces: list[bytes] = []
+
+    async def noted(data: bytes) -> None:
+        pieces.append(data)
+
+    reply = await here.client.chat("m", stream=True, sink=MemorySink(noted))
+    assert reply.body == COMMENT + ROLE + COMMENT + WORD + STOP + DONE
+    assert WORD in pieces[0]
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        (ROLE, WORD, STOP),
+        (ROLE + WORD + STOP,),
+        (ROLE, WORD, event(chat_chunk({"content": "."}, "stop"))),
+        (WORD, STOP, event({"choices": [], "usage": usage_object()})),
+        (event(chat_chunk({"content": "all"}, "stop")),),
+        (event(chat_chunk({"content": "all"}, "stop")).strip(),),
+    ],
+)
+async def test_a_stream_that_only_forgets_its_end_marker_is_complete(
+    installed: Install, scripted: Scripted, pieces: tuple[bytes, ...]
+) -> None:
+    upstream = await scripted(streaming(*pieces))
+    here = await installed({"m": [at(upstream)]})
+    reply = await here.client.chat("m", stream=True)
+    assert reply.body.endswith(DONE)
+    assert reply.body.count(b"[DONE]") == 1
+    assert (await only_record(here)).status == "completed"
+
+
+@pytest.mark.parametrize("marker", [DONE, b"data:[DONE]\n\n", b"data: [DONE]", b"data:[DONE]"])
+async def test_a_stream_of_nothing_but_an_end_is_delivered_as_that(
+    installed: Install, scripted: Scripted, marker: bytes
+) -> None:
+    upstream = await scripted(streaming(ROLE, marker))
+    here = await installed({"m": [at(upstream)]})
+    reply = await here.client.chat("m", stream=True)
+    assert reply.events()[-1] == b"[DONE]"
+    assert reply.body.count(b"[DONE]") == 1
+    assert (await only_record(here)).status == "completed"
+
+
+async def test_a_stream_without_usage_is_estimated_from_what_was_delivered(
+    installed: Install, server: ModelServer
+) -> None:
+    server.events = [one for one in chat_events(["word "] * 100) if b'"usage"' not in one]
+    here = await installed({"m": [at(server)]})
+    await here.client.chat("m", stream=True)
+    record = await only_record(here)
+    assert (record.status, record.usage.source) == ("completed", "estimated")
+    assert record.usage.output_tokens == pytest.approx(125, abs=5)
+    assert record.charge == (
+        record.usage.input_tokens * INPUT_PRICE + record.usage.output_tokens * OUTPUT_PRICE
+    )
+
+
+@pytest.mark.parametrize("usage_wanted", [False, True])
+async def test_one_document_in_answer_to_a_stream_request_becomes_a_stream(
+    installed: Install, scripted: Scripted, usage_wanted: bool
+) -> None:
+    async def document(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(http_reply(200, msgspec.json.encode(completion("Whole")), JSON))
+
+    here = await installed({"m": [at(await scripted(document))]})
+    options = {"include_usage": usage_wanted}
+    reply = await here.client.chat("m", stream=True, stream_options=options)
+    assert reply.headers["content-type"].startswith("text/event-stream")
+    assert reply.body.endswith(DONE)
+    chunks = reply.chunks()
+    assert chunks[0]["choices"][0]["delta"]["content"] == "Whole"
+    assert chunks[0]["choices"][0]["finish_reason"] == "stop"
+    assert [bool(one.get("usage")) for one in chunks] == [False, True][: 1 + usage_wanted]
+    assert (await only_record(here)).usage.source == "provider"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"choices":[7],"usage":{"prompt_tokens":1}}',
+        b'{"choices":[{"message":"text"}],"usage":{"prompt_tokens":1}}',
+        b'{"choices":[{"message":{"tool_calls":7}}],"usage":{"prompt_tokens":1}}',
+        b'{"choices":[{"message":{"tool_calls":[7]}}],"usage":{"prompt_tokens":1}}',
+    ],
+)
+async def test_a_document_that_cannot_become_a_stream_is_a_failure(
+    installed: Install, scripted: Scripted, server: ModelServer, body: bytes
+) -> None:
+    async def document(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(http_reply(200, body, JSON))
+
+    odd = at(await scripted(document), "odd", weight=9)
+    here = await installed({"m": [odd, at(server, "good")]})
+    assert (await here.client.chat("m", stream=True)).status == 200
+    record = await only_record(here)
+    assert [attempt.outcome for attempt in record.attempts] == ["protocol", "ok"]
+
+
+async def test_the_end_marker_leaves_after_the_record_is_in_the_journal(
+    installed: Install, server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = await installed({"m": [at(server)]})
+    seen: list[str] = []
+    append = here.gateway.journal.append_usage
+
+    def appended(record: Any) -> None:
+        append(record)
+        seen.append("record")
+
+    monkeypatch.setattr(here.gateway.journal, "append_usage", appended)
+
+    async def written(data: bytes) -> None:
+        seen.append("end" if b"[DONE]" in data else "piece")
+
+    await here.client.chat("m", stream=True, sink=MemorySink(written))
+    assert seen[-2:] == ["record", "end"]
+    assert set(seen[:-2]) == {"piece"}
+    seen.clear()
+    await here.client.chat("m", sink=MemorySink(written))
+    assert seen == ["record", "piece"]
+
+
+async def test_events_without_content_are_held_up_to_a_bound(
+    installed: Install, scripted: Scripted
+) -> None:
+    filler = b": " + b"x" * 1000 + b"\n\n"
+    count = HELD_BYTES // len(filler) + 2
+    upstream = await scripted(streaming(*[filler] * count, ending="cut"))
+    here = await installed({"m": [at(upstream)]})
+    reply = await here.client.chat("m", stream=True)
+    assert (reply.status, error_code(reply)) == (200, "stream_cut")
+    assert reply.body.startswith(filler * (count - 1))
+    assert (await only_record(here)).status == "incomplete"
+
+
+async def test_a_stream_in_one_byte_pieces_arrives_whole(
+    installed: Install, scripted: Scripted
+) -> None:
+    whole = b"".join(chat_events(["äöü", "[DONE]", "漢字"]))
+    upstream = await scripted(streaming(*[whole[at : at + 1] for at in range(len(whole))]))
+    here = await installed({"m": [at(upstream)]})
+    reply = await here.client.chat("m", stream=True, stream_options={"include_usage": True})
+    assert reply.body == whole
+
+
+async def test_the_connection_of_a_stream_is_used_again(
+    installed: Install, server: ModelServer
+) -> None:
+    here = await installed({"m": [at(server)]})
+    for _ in range(3):
+        await here.client.chat("m", stream=True)
+    assert server.accepted == 1
+
+
+async def test_an_upstream_that_never_ends_after_its_end_marker_holds_nobody_up(
+    installed: Install, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmgw_core.pipeline.delivery.DRAIN_SECONDS", 0.01)
+    upstream = await scripted(streaming(*chat_events(), ending="stuck"))
+    here = await installed({"m": [at(upstream)]})
+    for _ in range(2):
+        assert (await here.client.chat("m", stream=True)).body.endswith(DONE)
+    assert upstream.accepted == 2
+
+
+async def test_a_stream_may_be_larger_than_the_cap_of_documents(
+    installed: Install, server: ModelServer
+) -> None:
+    here = await installed({"m": [at(server)]}, requests=RequestLimits(reply_bytes=100))
+    assert (await here.client.chat("m", stream=True)).body.endswith(DONE)
