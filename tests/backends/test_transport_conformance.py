@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import uvloop
 
 from llmgw_core.backends.transport.aiohttp_transport import AiohttpTransport
 from llmgw_core.backends.transport.httptools_transport import HttptoolsTransport
+from llmgw_core.testing.transport_cases.base import fetch, origin_of, post, turns
 from llmgw_core.testing.transport_suite import Setup, TransportSuite
+from llmgw_core.testing.upstream import Peer, Upstream, http_reply
 
 if TYPE_CHECKING:
     from llmgw_core.backends.transport.port import Transport
@@ -47,3 +50,25 @@ class TestAiohttp(TransportSuite):
             max_head=setup.max_head,
             high_water=setup.high_water,
         )
+
+    async def test_unless_told_to_it_never_uses_a_connection_twice(self) -> None:
+        transport = AiohttpTransport()
+
+        async def script(peer: Peer) -> None:
+            await peer.request()
+            await peer.send(http_reply(200, b"yours"))
+            await peer.stall()
+            await peer.send(http_reply(200, b"for somebody else"))
+            spoken.set()
+            await peer.gone()
+
+        spoken = asyncio.Event()
+
+        async with Upstream(script) as upstream:
+            assert await fetch(transport, origin_of(upstream), post()) == b"yours"
+            upstream.release()
+            await spoken.wait()
+            await turns(20)
+            assert await fetch(transport, origin_of(upstream), post()) == b"yours"
+            await transport.aclose()
+        assert upstream.accepted == 2

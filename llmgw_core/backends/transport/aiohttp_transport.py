@@ -6,9 +6,11 @@ credentials from the environment. Its exceptions are mapped here, where the libr
 Where it cannot do what `httptools_transport` does: a `fresh` connection comes from a second
 connector with a limit of its own; idempotent requests on a reused connection that turns out to be
 closed are repeated by aiohttp itself; `received` is only true once a head has been parsed; the
-cap is one of single lines of a head; a broken chunk is noticed by the idle timeout only; bytes
-that arrive on a resting connection are taken for the reply to the next request, so that it is
-for upstreams that are trusted not to send any.
+cap is one of single lines of a head; a broken chunk is noticed by the idle timeout only.
+
+aiohttp takes a reply that arrives on a resting connection for the reply to the next request: one
+caller's answer in another caller's hands. So every request has a connection of its own, unless a
+`keepalive` says that the upstreams are trusted never to send what nobody asked for.
 """
 
 from __future__ import annotations
@@ -157,14 +159,15 @@ class AiohttpReply:
 
 
 class AiohttpTransport:
-    """See `Transport`; the limits mean the same as those of `HttptoolsTransport`. Belongs to the
-    event loop that it is first used in."""
+    """See `Transport`; the limits mean the same as those of `HttptoolsTransport`, but that
+    connections are used once: `keepalive` (seconds of rest, 0 = never used again) is for trusted
+    upstreams alone. Belongs to the event loop that it is first used in."""
 
     def __init__(
         self,
         *,
         max_connections: int = 1000,
-        keepalive: float = 15.0,
+        keepalive: float = 0.0,
         max_head: int = 65536,
         high_water: int = 65536,
     ) -> None:
@@ -241,11 +244,12 @@ class AiohttpTransport:
         return session
 
     def _open_session(self, *, fresh: bool) -> aiohttp.ClientSession:
+        once = fresh or self._keepalive <= 0
         connector = aiohttp.TCPConnector(
             limit=0,
             limit_per_host=self._max_connections,
-            force_close=fresh,
-            keepalive_timeout=None if fresh else self._keepalive,
+            force_close=once,
+            keepalive_timeout=None if once else self._keepalive,
         )
         return aiohttp.ClientSession(
             connector=connector,

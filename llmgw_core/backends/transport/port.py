@@ -6,14 +6,17 @@ Two implementations pass one conformance suite (`llmgw_core.testing.transport_su
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 
-from llmgw_core.domain.deployment import Origin, Timeouts
+if TYPE_CHECKING:
+    from llmgw_core.domain.deployment import Origin, Timeouts
 
 TransportPhase = Literal["connect", "send", "head", "body"]
-TransportKind = Literal["dns", "refused", "tls", "timeout", "reset", "protocol", "too_large", "pool"]
+TransportKind = Literal[
+    "dns", "refused", "tls", "timeout", "reset", "protocol", "too_large", "pool"
+]
 
 
 class HttpRequest(msgspec.Struct, frozen=True):

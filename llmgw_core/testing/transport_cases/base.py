@@ -22,7 +22,8 @@ PATIENT = Timeouts(connect=20.0, first_byte=20.0, idle=20.0, total=20.0)
 
 
 class Setup(msgspec.Struct, frozen=True):
-    """What a case needs of the transport; see `HttptoolsTransport` for the meaning and units."""
+    """What a case needs of the transport; see `HttptoolsTransport` for the meaning and units.
+    With `keepalive=0` no connection is used twice."""
 
     max_connections: int = 50
     keepalive: float = 20.0
@@ -59,7 +60,8 @@ class TransportCases:
     """False: the reader of a body with broken chunks learns it by the idle timeout."""
     notices_surplus = True
     """False: bytes that arrive after a reply, while the connection rests, are taken for the reply
-    to the next request: use such a transport with trusted upstreams only."""
+    to the next request. The cases about such bytes then run with `keepalive=0`, which must be
+    the default of such a transport."""
 
     def make_transport(self, setup: Setup) -> Transport:
         """The transport under test; called inside the running event loop."""

@@ -236,14 +236,16 @@ class FramingCases(TransportCases):
             await transport.aclose()
 
     async def test_many_lines_do_not_get_round_the_cap(self) -> None:
-        if not self.caps_whole_head:
-            pytest.skip("this transport caps the lines of a head one by one")
         transport = self.make_transport(Setup(max_head=2000))
         for lines in (100, 300):
             data = http_reply(200, b"x", [(b"a", b"v" * (9000 // lines))] * lines)
             async with Upstream(once(data)) as upstream:
+                if lines == 100 and not self.caps_whole_head:
+                    assert await fetch(transport, origin_of(upstream), post()) == b"x"
+                    continue
                 error = await failure(transport.send(origin_of(upstream), post(), PATIENT))
-                assert (error.kind, error.phase) == ("too_large", "head")
+                assert error.phase == "head"
+                assert error.kind == ("too_large" if self.caps_whole_head else "protocol")
         await transport.aclose()
 
     @pytest.mark.parametrize(
