@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -95,9 +96,15 @@ def test_installed_is_not_enabled_and_nothing_is_imported_or_even_read(
 
 
 def test_a_plugin_that_is_not_installed_is_refused_with_the_remedy(
-    tmp_path: Path, distributions: Distributions
+    tmp_path: Path, distributions: Distributions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     distributions.add("llmgw-w", plugins={"jsonlog": "w_plugin:Plugin"})
+    # Nothing else is installed, whatever the environment of these tests has.
+    only = importlib.metadata.distributions(path=[str(distributions.directory)])
+    entries = importlib.metadata.EntryPoints(
+        entry for distribution in only for entry in distribution.entry_points
+    )
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: entries)
     assert refusal(lambda: load(tmp_path, PluginConfig("jsnlog"), PluginConfig("zzz"))) == (
         "plugins[0]: the plugin `jsnlog` is enabled but not installed; `pip install llmgw-jsnlog`"
         " (installed: `jsonlog`); did you mean `jsonlog`?\n"
