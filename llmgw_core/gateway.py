@@ -43,7 +43,7 @@ from llmgw_core.store.principals import StorePrincipals
 from llmgw_core.tenancy.service import Tenancy
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from llmgw_core.backends.transport.port import Transport
     from llmgw_core.domain.call import Body, Head, Sink
@@ -166,10 +166,11 @@ class Gateway:
             if deployment.backend == backend
         )
 
-    async def handle(self, head: Head, body: Body, sink: Sink) -> None:
-        """Answer one request below `/v1/` completely, errors included. Raises only
-        `asyncio.CancelledError`, after having settled."""
-        await self._entrance.handle(head, body, sink)
+    @property
+    def handle(self) -> Callable[[Head, Body, Sink], Awaitable[None]]:
+        """`await gateway.handle(head, body, sink)` answers one request below `/v1/` completely,
+        errors included. Raises only `asyncio.CancelledError`, after having settled."""
+        return self._entrance.handle
 
     def readiness(self) -> list[str]:
         """Why no new calls should be sent here; empty when they should. Known callers are

@@ -2,11 +2,13 @@
 
 ASGI's dictionaries, its checks of every header and its two writes per reply cost more than the
 rest of the adapter. uvicorn lets one choose its HTTP protocol class, so this one subclasses its
-own: parsing, keep-alive, pipelining, flow control and shutdown stay uvicorn's; a request below
-`/v1/` gets a `CallCycle` in place of uvicorn's request-response cycle, and everything else goes
-the usual way. It relies on the names that `HttpToolsProtocol` uses of a cycle (`body`,
-`more_body`, `message_event`, `response_complete`, `disconnected`, `keep_alive`), which is why the
-extra `fast` bounds uvicorn's version.
+own: parsing, pipelining, flow control and shutdown stay uvicorn's; a request below `/v1/` gets a
+`CallCycle` in place of uvicorn's request-response cycle, and everything else goes the usual way.
+The keep-alive time is also the deadline of a head.
+
+It relies on the names that `HttpToolsProtocol` uses of a cycle (`body`, `more_body`,
+`message_event`, `response_complete`, `disconnected`, `keep_alive`), which is why the extra `fast`
+bounds uvicorn's version.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ _STATUS_LINES = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode())
     for status in HTTPStatus
 }
+_GRAIN = 0.01
+"""Seconds that a timer may be early."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -45,7 +49,6 @@ class CallCycle:
         "_head",
         "_owed",
         "_protocol",
-        "_task",
         "_waiter",
         "body",
         "disconnected",
@@ -57,6 +60,7 @@ class CallCycle:
         "more_body",
         "on_gone",
         "response_complete",
+        "task",
         "waiting_for_100_continue",
     )
 
@@ -79,7 +83,7 @@ class CallCycle:
         self._chunked = False
         self._owed = 0
         self._waiter: asyncio.Future[None] | None = None
-        self._task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[None] | None = None
 
     def set(self) -> None:
         """Something has changed: more of the body, its end, or the client's departure."""
@@ -93,7 +97,6 @@ class CallCycle:
 
     async def run(self, handle: Handle) -> None:
         """Answer the request."""
-        self._task = asyncio.current_task()
         try:
             await handle(self.head, self, self)
         except asyncio.CancelledError:
@@ -104,12 +107,15 @@ class CallCycle:
             if not self.response_complete:
                 self.response_complete = True
                 self._protocol.transport.close()
+            self._protocol.ended(self)
 
     def end(self) -> None:
         """Cancel the call, because the server cannot wait for it."""
         self.ended = True
-        if self._task is not None:
-            self._task.cancel()
+        if self.task is not None:
+            # One that has not begun to run never comes to its own end.
+            self.task.add_done_callback(lambda _: self._protocol.ended(self))
+            self.task.cancel()
 
     # ------------------------------------------------------------------ body
 
@@ -220,6 +226,47 @@ class CallProtocol(HttpToolsProtocol):
     body_seconds: float
     cycles: set[CallCycle]
     _running: CallCycle | None = None
+    _waiting_since: float | None = None
+    """Since when the next whole head is waited for (loop time); None while a call runs."""
+
+    def connection_made(self, transport: Any) -> None:
+        """As uvicorn; and from now on the first head has to come."""
+        super().connection_made(transport)
+        self._await_head()
+
+    def _await_head(self) -> None:
+        # One timer for the life of the connection, which looks at the time when it fires:
+        # arming and cancelling one for every request costs more than parsing it.
+        self._waiting_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self._look_at_time
+            )
+
+    def _look_at_time(self) -> None:
+        self.timeout_keep_alive_task = None
+        since = self._waiting_since
+        if since is None:
+            return
+        left = since + self.timeout_keep_alive - self.loop.time()
+        if left <= _GRAIN:
+            self.transport.close()
+        else:
+            self.timeout_keep_alive_task = self.loop.call_later(left, self._look_at_time)
+
+    def _unset_keepalive_if_required(self) -> None:
+        """Nothing: a part of a head must not prolong the wait for all of it."""
+
+    def on_response_complete(self) -> None:
+        """As uvicorn, but for the timer."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._await_head()
 
     def on_message_begin(self) -> None:
         """As uvicorn, but the scope is made only for requests that go the usual way."""
@@ -230,6 +277,7 @@ class CallProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Choose the way. HTTP/1.0, which knows no chunks, goes the usual one."""
         parser, url = self.parser, self.url
+        self._waiting_since = None
         method = parser.get_method()
         if (
             not url.startswith(CALLS)
@@ -271,18 +319,18 @@ class CallProtocol(HttpToolsProtocol):
             return
         self._running = cycle
         self.cycles.add(cycle)
-        task = self.loop.create_task(cycle.run(type(self).handle))
-        self.tasks.add(task)
-        task.add_done_callback(self._ended)
+        cycle.task = self.loop.create_task(cycle.run(type(self).handle))
+        self.tasks.add(cycle.task)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self.tasks.discard(task)
+    def ended(self, cycle: CallCycle) -> None:
+        """The task of a call is about to end."""
+        self.cycles.discard(cycle)
+        if cycle.task is not None:
+            self.tasks.discard(cycle.task)
 
     def replied(self, *, keep_alive: bool) -> None:
         """The reply of the running call has been written."""
-        if self._running is not None:
-            self.cycles.discard(self._running)
-            self._running = None
+        self._running = None
         if not keep_alive:
             self.transport.close()
         self.on_response_complete()
@@ -292,10 +340,13 @@ class CallProtocol(HttpToolsProtocol):
         running = self._running
         if running is not None:
             self._running = None
-            self.cycles.discard(running)
-            if running is not self.cycle and not running.response_complete:
+            newest: Any = self.cycle
+            if running is not newest and not running.response_complete:
                 running.disconnected = True
                 running.set()
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = None
         super().connection_lost(exc)
 
 

@@ -54,16 +54,17 @@ class Rates:
         Cached tokens beyond the input tokens (a provider's slip) count as input no further than
         there is input.
         """
-        cached = min(usage.cached_input_tokens, usage.input_tokens)
-        units, rest = divmod(
-            (usage.input_tokens - cached) * self.input
-            + cached * self.cached
-            + usage.output_tokens * self.output,
-            MILLION,
-        )
+        total = usage.input_tokens * self.input + usage.output_tokens * self.output
+        if usage.cached_input_tokens:
+            cached = min(usage.cached_input_tokens, usage.input_tokens)
+            total += cached * (self.cached - self.input)
+        units, rest = divmod(total, MILLION)
         if rest > 500_000 or (rest == 500_000 and units & 1):
             units += 1
-        return max(-MAX_AMOUNT, min(MAX_AMOUNT, units + self.call))
+        units += self.call
+        if -MAX_AMOUNT <= units <= MAX_AMOUNT:
+            return units
+        return MAX_AMOUNT if units > 0 else -MAX_AMOUNT
 
 
 class Price:
@@ -74,6 +75,11 @@ class Price:
     def __init__(self, cost: Rates, charge: Rates) -> None:
         self._cost = cost
         self._charge = charge
+
+    def amounts(self, usage: Usage) -> tuple[int, int]:
+        """Cost and charge of `usage`; worked out once where they have the same price."""
+        cost = self._cost.amount(usage)
+        return cost, cost if self._charge is self._cost else self._charge.amount(usage)
 
     def cost(self, usage: Usage) -> int:
         """What the provider bills for `usage`, in nano-units."""
@@ -153,7 +159,8 @@ def _schedule(entries: Sequence[PriceEntry], path: str) -> Schedule:
 def _price(entry: PriceEntry, path: str) -> Price:
     cost = _rates(entry.cost, f"{path}.cost", rebate=True)
     if entry.charge is None:
-        return Price(cost, _rates(entry.cost, f"{path}.cost", rebate=False))
+        _rates(entry.cost, f"{path}.cost", rebate=False)  # the tenant's side has a rule more
+        return Price(cost, cost)
     return Price(cost, _rates(entry.charge, f"{path}.charge", rebate=False))
 
 

@@ -17,7 +17,7 @@ Endpoint = Literal["chat.completions", "embeddings"]
 class Head:
     """The head of a request: everything known before its body. Header names are lower case."""
 
-    __slots__ = ("client", "headers", "method", "path", "query")
+    __slots__ = ("_fields", "client", "headers", "method", "path", "query")
 
     def __init__(
         self,
@@ -33,13 +33,15 @@ class Head:
         self.headers = headers
         self.query = query
         self.client = client
+        self._fields: dict[bytes, bytes] | None = None
 
     def get(self, name: bytes) -> bytes | None:
         """The first value of header `name` (lower case), or None."""
-        for key, value in self.headers:
-            if key == name:
-                return value
-        return None
+        fields = self._fields
+        if fields is None:
+            # Backwards, so that of several values the first one stays.
+            fields = self._fields = dict(self.headers[::-1])
+        return fields.get(name)
 
 
 class Body(Protocol):

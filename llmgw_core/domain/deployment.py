@@ -9,7 +9,7 @@ import msgspec
 from llmgw_core.domain.access import NO_LIMITS, Limits
 
 
-class Origin(msgspec.Struct, frozen=True):
+class Origin(msgspec.Struct, frozen=True, cache_hash=True):
     """Where connections go; equal origins share a connection pool.
 
     `ca_file`, `client_cert` and `client_key` are paths; empty = system defaults.

@@ -58,8 +58,9 @@ class Attempts:
     async def run(self, exchange: Exchange, deliver: Deliver) -> None:
         """Try candidates until one delivers. Raises `UpstreamFailure` of kind `client` (to be
         passed through) or `GatewayError` when none did."""
-        settlement = exchange.ticket
+        settlement, call = exchange.ticket, exchange.call
         candidates = self._candidates(exchange)
+        extra = exchange.lane is not None and exchange.lane.extra
         ordered = candidates.order(self._balancer)
         left = candidates.count - 1
         deployment = next(ordered)
@@ -67,7 +68,9 @@ class Attempts:
         while True:
             settlement.begin(deployment)
             try:
-                await self._make_room(exchange, deployment)
+                self._check_price(deployment, call.started_ns)
+                if extra:
+                    await self._make_room(exchange, deployment)
                 return await self._attempt(exchange, deployment, fresh, deliver)
             except TransportError as error:
                 again = stale(error) and not fresh
@@ -87,7 +90,7 @@ class Attempts:
                 settlement.forget()
                 fresh = True
                 continue
-            report(exchange.call.id, deployment.id, failure)
+            report(call.id, deployment.id, failure)
             settlement.failed(failure.kind, failure.status)
             if step == "stop":
                 raise failure if failure.kind == "client" else _verdict(failure)
@@ -114,16 +117,17 @@ class Attempts:
             raise overloaded("The model cannot be served: it has no price.", code="model_unpriced")
         raise permission_denied("No deployment of the model is in a zone that you may use.")
 
+    def _check_price(self, deployment: Deployment, at_ns: int) -> None:
+        """A candidate that has no price at the time of the call is no candidate."""
+        prices = self._books.prices
+        if self._refuse_unpriced and prices.price(deployment.model, deployment.id, at_ns) is None:
+            raise UpstreamFailure("unavailable", f"{deployment.id} has no price at this time")
+
     async def _make_room(self, exchange: Exchange, deployment: Deployment) -> None:
-        """Before another model is used, its own meters join the reservation; a candidate that
-        has no price at the time of the call is no candidate."""
-        books, call, lane = self._books, exchange.call, exchange.lane
+        """Before another model is used, its own meters join the reservation."""
+        lane = exchange.lane
         assert lane is not None
         assert exchange.reservation is not None
-        if self._refuse_unpriced and (
-            books.prices.price(deployment.model, deployment.id, call.started_ns) is None
-        ):
-            raise UpstreamFailure("unavailable", f"{deployment.id} has no price at this time")
         extra = lane.extra.get(deployment.model)
         if extra is None or deployment.model in exchange.metered:
             return

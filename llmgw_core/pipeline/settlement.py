@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from llmgw_core.limits.estimate import TokenEstimator
     from llmgw_core.limits.port import Reservation
 
+_SERVED = frozenset({"completed", "incomplete", "client_left"})
+
 
 class Attempt:
     """The attempt that runs now. `sent`: a request may have reached the upstream, so its input
@@ -125,7 +127,7 @@ class Settlement:
             usage = None if attempt.reader is None else attempt.reader.usage
             if usage is not None:
                 self._spent = usage if self._spent is None else usage.plus(self._spent)
-            self._close(attempt, outcome, status, usage or NO_USAGE)
+            self._close(attempt, outcome, status, usage or NO_USAGE, self._books.clock())
 
     def forget(self) -> None:
         """The running attempt met a connection that was dead already: it never happened."""
@@ -154,6 +156,8 @@ class Settlement:
 
     def interrupted(self) -> None:
         """The gateway itself stops the call (shutdown, a bug): what was used is charged."""
+        if self.settled:
+            return
         status: CallStatus = "incomplete" if self.first_content else "failed"
         self._settle(status, "interrupted", 500, self._delivered(), "interrupted")
 
@@ -199,14 +203,14 @@ class Settlement:
         output = self._books.estimator.output_tokens(attempt.deployment.model, reader.output_bytes)
         return Usage(self.input_tokens, output, source="estimated")
 
-    def _close(self, attempt: Attempt, outcome: str, status: int, usage: Usage) -> None:
+    def _close(self, attempt: Attempt, outcome: str, status: int, usage: Usage, now: float) -> None:
         deployment, books = attempt.deployment, self._books
         cost = charge = 0
         if usage.source != "none":
             price = books.prices.price(deployment.model, deployment.id, self._call.started_ns)
             if price is not None:
-                cost, charge = price.cost(usage), price.charge(usage)
-        duration = int((books.clock() - attempt.started) * 1e6)
+                cost, charge = price.amounts(usage)
+        duration = int((now - attempt.started) * 1e6)
         self._attempts.append(
             AttemptRecord(deployment.id, deployment.model, outcome, status, duration, cost, charge)
         )
@@ -220,12 +224,13 @@ class Settlement:
             return
         self.settled = True
         books, last = self._books, self.attempt
+        now = books.clock()
         if last is not None:
-            self._close(last, outcome or status, http_status, usage)
+            self._close(last, outcome or status, http_status, usage, now)
         if self._spent is not None:
             usage = self._spent if usage.source == "none" else usage.plus(self._spent)
         self._reservation.settle(usage.input_tokens + usage.output_tokens)
-        record = self._record(status, http_status, usage, error_code, last)
+        record = self._record(status, http_status, usage, error_code, last, now)
         self._count(record)
         # The write comes last of what can fail: everything above is arithmetic in memory.
         books.journal.append_usage(record)
@@ -239,37 +244,46 @@ class Settlement:
         usage: Usage,
         error_code: str,
         last: Attempt | None,
+        now: float,
     ) -> UsageRecord:
-        books, call = self._books, self._call
-        principal, request = call.principal, call.request
+        call = self._call
+        principal = call.principal
         assert principal is not None
-        deployment = None if last is None else last.deployment
-        served = status in ("completed", "incomplete", "client_left")
-        first = self.first_content
-        attempts = self._attempts
+        served_model = deployment_id = zone = ""
+        if last is not None:
+            deployment = last.deployment
+            deployment_id, zone = deployment.id, deployment.zone
+            if status in _SERVED:
+                served_model = deployment.model
+        cost = charge = 0
+        for attempt in self._attempts:
+            cost += attempt.cost
+            charge += attempt.charge
+        started, first = call.started, self.first_content
+        # By position: names would cost more than all the arithmetic of a settlement.
         return UsageRecord(
-            call_id=call.id,
-            started_ns=call.started_ns,
-            endpoint=call.endpoint,
-            organization_id=principal.organization_id,
-            team_id=principal.team_id,
-            user_id=principal.user_id,
-            key_id=principal.key_id,
-            model=call.model,
-            served_model=deployment.model if deployment is not None and served else "",
-            deployment=deployment.id if deployment is not None else "",
-            zone=deployment.zone if deployment is not None else "",
-            stream=request.stream,
-            status=status,
-            http_status=http_status,
-            error_code=error_code,
-            usage=usage,
-            cost=sum(attempt.cost for attempt in attempts),
-            charge=sum(attempt.charge for attempt in attempts),
-            currency=books.currency,
-            duration_us=int((books.clock() - call.started) * 1e6),
-            first_content_us=int((first - call.started) * 1e6) if first else 0,
-            attempts=tuple(attempts),
+            call.id,
+            call.started_ns,
+            call.endpoint,
+            principal.organization_id,
+            principal.team_id,
+            principal.user_id,
+            principal.key_id,
+            call.model,
+            served_model,
+            deployment_id,
+            zone,
+            call.request.stream,
+            status,
+            http_status,
+            error_code,
+            usage,
+            cost,
+            charge,
+            self._books.currency,
+            int((now - started) * 1e6),
+            int((first - started) * 1e6) if first else 0,
+            tuple(self._attempts),
         )
 
     def _count(self, record: UsageRecord) -> None:
