@@ -24,8 +24,15 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         return None
     elsewhere = ["unshare", "--map-root-user", "--mount"]
     test = f"{pyfuncitem.path}::{pyfuncitem.name}"
+    options = [
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--basetemp",
+        f"{pyfuncitem.funcargs['tmp_path']}/in",
+    ]
     again = subprocess.run(
-        [*elsewhere, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test],
+        [*elsewhere, sys.executable, "-m", "pytest", *options, test],
         cwd=pyfuncitem.config.rootpath,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
