@@ -271,15 +271,22 @@ class RealModels:
     def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
-        self._up.result()
+        try:
+            self._up.result()
+        except BaseException:
+            self._end()
+            raise
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._end()
+        assert self.gateway.stats.bugs_total == 0
+        assert self.gateway.stats.in_flight == 0
+
+    def _end(self) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
         self._loop.close()
-        assert self.gateway.stats.bugs_total == 0
-        assert self.gateway.stats.in_flight == 0
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
         """Run `work` in the gateway's loop and wait for it."""
