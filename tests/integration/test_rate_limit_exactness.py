@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import json
 import random
 from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING, Any
@@ -126,15 +125,16 @@ class Scene:
         while True:
             request = await peer.request()
             await self.pause()
-            used = {"input": self.random.randint(1, 99), "output": self.random.randint(1, 999)}
+            read, written = self.random.randint(1, 99), self.random.randint(1, 999)
             if self.random.random() < 0.1:
                 await peer.send(http_reply(500, b"{}", JSON))
             elif msgspec.json.decode(request.body).get("stream"):
                 kind = [(b"content-type", b"text/event-stream")]
-                stream = b"".join(chat_events(usage=usage_object(**used)))
+                stream = b"".join(chat_events(usage=usage_object(read, written)))
                 await peer.send(http_reply(200, stream, kind))
             else:
-                await peer.send(http_reply(200, json.dumps(completion(**used)).encode(), JSON))
+                document = completion(input=read, output=written)
+                await peer.send(http_reply(200, msgspec.json.encode(document), JSON))
 
 
 class TimedSink(MemorySink):
