@@ -8,6 +8,7 @@ failing in the middle when a read turns into a write.
 from __future__ import annotations
 
 import os
+import sqlite3
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,7 @@ class Store:
             return
         _create_file(self._file)
         with _config_errors(self._file), _store_errors():
+            _probe(self._file)
             await _prepare(self._file)
         self._engine = _engine(self._file)
 
@@ -104,6 +106,15 @@ def _create_file(file: Path) -> None:
             "its directory must exist and be writable",
             path="store.url",
         ) from error
+
+
+def _probe(file: Path) -> None:
+    """Fail here if SQLite cannot open `file` at all: a connection of aiosqlite that fails to open
+    leaves a thread that may outlive the event loop by a moment, and then ends in a traceback."""
+    try:
+        sqlite3.connect(file).close()
+    except sqlite3.Error as error:
+        raise StoreUnavailable(str(error)) from error
 
 
 def _engine(file: Path, *, migrating: bool = False) -> AsyncEngine:
@@ -171,7 +182,7 @@ def _config_errors(file: Path) -> Iterator[None]:
     except ConfigError as error:
         raise ConfigError(f"{file}: {error.message}", path="store.url") from error
     except StoreUnavailable as error:
-        cause = str(getattr(error.__cause__, "orig", ""))
+        cause = str(getattr(error.__cause__, "orig", error.__cause__))
         for sign, sentence in _UNUSABLE.items():
             if sign in cause:
                 raise ConfigError(f"{file} {sentence}", path="store.url") from error
