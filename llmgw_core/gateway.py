@@ -100,13 +100,7 @@ class Gateway:
         those that the configuration names. `limiter_clock` gives seconds, never goes backwards
         and moves the windows of all limits. Raises `ConfigError` (with every error found) and
         `StoreUnavailable`."""
-        if isinstance(source, Config):
-            base = (base_dir or Path.cwd()).absolute()
-            raise_all(validate(source, today=dt.datetime.now(dt.UTC).date()))
-            config = with_absolute_paths(source, base)
-        else:
-            base = Path(source).absolute().parent
-            config = load(source)
+        config, base = _configuration(source, base_dir)
         async with AsyncExitStack() as stack:
             yield await cls._start(stack, config, base, plugins, limiter_clock)
 
@@ -232,6 +226,15 @@ class Gateway:
             clock=time.monotonic,
             wall_clock_ns=time.time_ns,
         )
+
+
+def _configuration(source: str | Path | Config, base_dir: Path | None) -> tuple[Config, Path]:
+    """The valid configuration and what its relative paths are relative to."""
+    if not isinstance(source, Config):
+        return load(source), Path(source).absolute().parent
+    base = (base_dir or Path.cwd()).absolute()
+    raise_all(validate(source, today=dt.datetime.now(dt.UTC).date()))
+    return with_absolute_paths(source, base), base
 
 
 def load_plugins(
