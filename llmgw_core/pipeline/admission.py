@@ -190,19 +190,22 @@ def presented_key(head: Head) -> str:
     return value.strip().decode("latin-1")
 
 
+_UNITS = {
+    "requests": "requests per minute",
+    "tokens": "tokens per minute",
+    "parallel": "calls at the same time",
+}
+
+
 def _refusal(error: Exceeded, tokens: int) -> GatewayError:
     spec = error.spec
+    what = f"{spec.limit} {_UNITS[spec.unit]}"
+    if spec.limit <= 0:
+        return permission_denied(f"The limit of the {spec.scope} is {what}.")
     if error.never:
         return invalid_request(
-            f"The request needs up to {tokens} tokens, more than the whole limit of {spec.limit}"
-            f" per minute on the {spec.scope}. Send less text or set a smaller max_tokens.",
+            f"The request needs up to {tokens} tokens, more than the whole limit of the"
+            f" {spec.scope}: {what}. Send less text or set a smaller max_tokens.",
             code="request_exceeds_limit",
         )
-    what = {
-        "requests": "requests per minute",
-        "tokens": "tokens per minute",
-        "parallel": "calls at the same time",
-    }[spec.unit]
-    return rate_limited(
-        f"Rate limit reached for the {spec.scope}: {spec.limit} {what}.", error.retry_after
-    )
+    return rate_limited(f"Rate limit reached for the {spec.scope}: {what}.", error.retry_after)

@@ -10,11 +10,12 @@ import msgspec
 import pytest
 
 from llmgw_core.config.schema import RequestLimits
-from llmgw_core.domain.access import Limits
+from llmgw_core.domain.access import Level, Limits, Principal
 from llmgw_core.domain.call import Head
 from llmgw_core.tenancy.records import KEY
 from llmgw_core.testing.client import Client, MemoryBody, MemorySink
 from llmgw_core.testing.installation import at, served_by
+from llmgw_core.testing.plugins import authenticator
 
 if TYPE_CHECKING:
     from llmgw_core.domain.call import Headers
@@ -299,6 +300,19 @@ async def test_beyond_the_limit_of_requests_it_is_429_and_says_when(
     assert refused.headers["x-ratelimit-remaining-requests"] == "0"
     assert len(await here.records()) == 2
     assert here.gateway.stats.refusals["rate_limit_exceeded"] == 1
+
+
+@pytest.mark.parametrize("limits", [Limits(rpm=0), Limits(tpm=0), Limits(parallel=0)])
+async def test_a_limit_of_nothing_is_a_prohibition(
+    installed: Install, server: ModelServer, limits: Limits
+) -> None:
+    levels = (Level("organization", "o", models=("*",)), Level("key", "k", limits=limits))
+    plugin = authenticator(Principal(levels, "o"), b"content-type")
+    here = await installed({"m": [at(server)]}, plugins=[("sso", plugin)])
+    reply = await here.client.chat("m")
+    assert (reply.status, error_of(reply)["code"]) == (403, "permission_denied")
+    assert "The limit of the key is 0 " in error_of(reply)["message"]
+    assert (server.requests, await here.records()) == ([], [])
 
 
 async def test_meters_are_on_every_reply_once_it_is_known_which_apply(

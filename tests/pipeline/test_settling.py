@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from llmgw_core.accounting.prices import PriceBook
 from llmgw_core.config.schema import AccountingConfig
 from llmgw_core.domain.access import Limits
 from llmgw_core.limits.ticket import Ticket
@@ -132,6 +133,18 @@ async def test_a_price_that_begins_tomorrow_serves_nobody_today(
     reply = await here.client.chat("m")
     assert (reply.status, reply.json()["error"]["code"]) == (503, "upstream_unavailable")
     assert server.requests == []
+
+
+async def test_a_model_that_has_lost_its_price_serves_nobody(
+    installed: Install, server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PriceBook, "price", lambda *arguments: None)
+    here = await installed({"m": [at(server)]})
+    reply = await here.client.chat("m")
+    assert (reply.status, reply.json()["error"]["code"]) == (503, "model_unpriced")
+    assert server.requests == []
+    [record] = await here.records()
+    assert (record.status, record.attempts) == ("failed", ())
 
 
 @pytest.mark.bugs(2)
