@@ -1,1 +1,90 @@
-"""llmgw: an embeddable LLM gateway. The public names are re-exported here."""
+"""llmgw: an embeddable LLM gateway. The public names, imported when they are first used.
+
+`import llmgw_core` itself loads nothing, so that a module may name a type of ours without paying
+for a database or an HTTP client (PEP 562).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from llmgw_core.config.errors import ConfigErrors
+    from llmgw_core.config.load import load as load_config
+    from llmgw_core.config.schema import Config
+    from llmgw_core.domain.access import Level, Limits, Principal
+    from llmgw_core.domain.call import Body, Call, ClientGone, Head, Sink
+    from llmgw_core.domain.errors import ConfigError, GatewayError, StoreUnavailable
+    from llmgw_core.domain.reply import Reply
+    from llmgw_core.domain.usage import Usage, UsageRecord
+    from llmgw_core.gateway import Gateway
+    from llmgw_core.hooks.context import PluginContext
+    from llmgw_core.hooks.specs import hookimpl
+    from llmgw_core.tenancy.service import Tenancy
+    from llmgw_core.wire.request import RequestView
+
+__all__ = [
+    "Body",
+    "Call",
+    "ClientGone",
+    "Config",
+    "ConfigError",
+    "ConfigErrors",
+    "Gateway",
+    "GatewayError",
+    "Head",
+    "Level",
+    "Limits",
+    "PluginContext",
+    "Principal",
+    "Reply",
+    "RequestView",
+    "Sink",
+    "StoreUnavailable",
+    "Tenancy",
+    "Usage",
+    "UsageRecord",
+    "hookimpl",
+    "load_config",
+]
+
+_HOMES: Final = {
+    "Body": "domain.call",
+    "Call": "domain.call",
+    "ClientGone": "domain.call",
+    "Config": "config.schema",
+    "ConfigError": "domain.errors",
+    "ConfigErrors": "config.errors",
+    "Gateway": "gateway",
+    "GatewayError": "domain.errors",
+    "Head": "domain.call",
+    "Level": "domain.access",
+    "Limits": "domain.access",
+    "PluginContext": "hooks.context",
+    "Principal": "domain.access",
+    "Reply": "domain.reply",
+    "RequestView": "wire.request",
+    "Sink": "domain.call",
+    "StoreUnavailable": "domain.errors",
+    "Tenancy": "tenancy.service",
+    "Usage": "domain.usage",
+    "UsageRecord": "domain.usage",
+    "hookimpl": "hooks.specs",
+    "load_config": "config.load:load",
+}
+"""Where each name lives: `module`, or `module:name` where it is called differently there."""
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, original = home.partition(":")
+    value = getattr(import_module(f"{__name__}.{module}"), original or name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
