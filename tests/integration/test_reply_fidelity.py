@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmgw_core.testing.installation import at
 from llmgw_core.testing.upstream import chunk, chunked_head
 
 from .conftest import CHAT, composed
@@ -18,7 +19,10 @@ from .conftest import CHAT, composed
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from .conftest import Answering, HttpConnection, HttpReply, Server
+    from llmgw_core.testing.installation import Install
+    from llmgw_core.testing.upstream import Upstream
+
+    from .conftest import Answering, HttpConnection, HttpReply, Serve, Server
 
 FIELDS = (("model", '"m"'), ("messages", '[{"role":"user","content":"Hi"}]'))
 
@@ -187,3 +191,26 @@ async def test_usage_that_comes_with_content_is_no_chunk_to_hide(
     )
     answering.pieces = in_chunks(SSE_HEAD, [sent])
     assert (await streamed(proxy, await proxy.connect(), usage=False)).body == sent
+
+
+async def test_the_other_transport_changes_nothing_either(
+    serve: Serve, installed: Install, upstream: Upstream, answering: Answering
+) -> None:
+    proxy = await serve(await installed({"m": [at(upstream, transport="aiohttp")]}))
+    connection = await proxy.connect()
+    for document in DOCUMENTS:
+        answering.document(document, (b"set-cookie", b"a=b"), (b"openai-organization", b"x"))
+        reply = await proxy.post(CHAT, composed(FIELDS), (b"cookie", b"c=d"), on=connection)
+        assert (reply.status, reply.body) == (200, document)
+        assert b"set-cookie" not in dict(reply.headers)
+        assert b"openai-organization" not in dict(reply.headers)
+        assert upstream.requests[-1].body == composed(FIELDS)
+        assert upstream.requests[-1].header(b"cookie") is None
+        assert upstream.requests[-1].header(b"accept-encoding") == b"identity"
+        assert proxy.key.encode() not in upstream.requests[-1].head
+    for end in ENDS.values():
+        sent = stream(usage=True, end=end)
+        answering.pieces = in_chunks(SSE_HEAD, cut(sent, range(len(sent))))
+        for usage in (True, False):
+            reply = await streamed(proxy, connection, usage=usage)
+            assert reply.body == stream(usage=usage, end=end)
