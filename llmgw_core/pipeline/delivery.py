@@ -24,7 +24,7 @@ from llmgw_core.wire.envelope import JSON, error_event
 from llmgw_core.wire.fold import fold_chunks, unfold
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from llmgw_core.backends.port import Session, StreamReader
     from llmgw_core.backends.transport.port import UpstreamReply
@@ -63,20 +63,18 @@ class Delivery:
         self._reply_bytes = reply_bytes
         self._clock = clock
 
-    async def deliver(self, exchange: Exchange, session: Session, reply: UpstreamReply) -> None:
+    def deliver(
+        self, exchange: Exchange, session: Session, reply: UpstreamReply
+    ) -> Coroutine[None, None, None]:
         """Read a 2xx reply and hand it over, in the way that the request asked for."""
         if not exchange.call.request.stream:
-            answer = await self._document(session, reply)
-            await self._finish_document(exchange, answer)
-            return
+            return self._document(exchange, session, reply)
         reader = session.stream(reply.status, reply.headers)
         if reader is None:
-            answer = await self._document(session, reply)
-            await self._finish_unfolded(exchange, answer)
-        elif self._host.post_process:
-            await self._buffered(exchange, reply, reader)
-        else:
-            await self._stream(exchange, reply, reader)
+            return self._unfolded(exchange, session, reply)
+        if self._host.post_process:
+            return self._buffered(exchange, reply, reader)
+        return self._stream(exchange, reply, reader)
 
     async def hand_over(self, exchange: Exchange, answer: Reply) -> None:
         """A reply that a hook gave instead of any upstream; nothing was used for it."""
@@ -103,15 +101,23 @@ class Delivery:
     def _head(
         self, exchange: Exchange, first: Sequence[tuple[bytes, bytes]]
     ) -> list[tuple[bytes, bytes]]:
-        return [
-            *first,
-            (b"x-request-id", exchange.call.id.encode()),
-            *self.rate_headers(exchange),
-        ]
+        headers = [*first, (b"x-request-id", exchange.call.id.encode())]
+        headers += self.rate_headers(exchange)
+        return headers
 
-    async def _document(self, session: Session, reply: UpstreamReply) -> Reply:
+    async def _document(self, exchange: Exchange, session: Session, reply: UpstreamReply) -> None:
+        answer = session.reply(reply.status, reply.headers, await reply.read(self._reply_bytes))
+        body = answer.body
+        if self._host.post_process:
+            body = (await self._processed(exchange, answer)).body
+        ticket = exchange.ticket
+        ticket.complete(answer.usage, answer.output_bytes, gone=exchange.sink.gone)
+        await exchange.start(200, self._head(exchange, _JSON))
+        await exchange.sink.finish(body)
+
+    async def _unfolded(self, exchange: Exchange, session: Session, reply: UpstreamReply) -> None:
         body = await reply.read(self._reply_bytes)
-        return session.reply(reply.status, reply.headers, body)
+        await self._finish_unfolded(exchange, session.reply(reply.status, reply.headers, body))
 
     async def _processed(self, exchange: Exchange, answer: Reply) -> Reply:
         """The answer after the plugins' `post_process`; one that rejects it is still paid for."""
@@ -122,13 +128,6 @@ class Delivery:
         except GatewayError as error:
             exchange.ticket.rejected(answer.usage, answer.output_bytes, error)
             raise
-
-    async def _finish_document(self, exchange: Exchange, answer: Reply) -> None:
-        processed = await self._processed(exchange, answer)
-        exchange.ticket.first_content = self._clock()
-        exchange.ticket.complete(answer.usage, answer.output_bytes, gone=exchange.sink.gone)
-        await exchange.start(200, self._head(exchange, _JSON))
-        await exchange.sink.finish(processed.body)
 
     async def _finish_unfolded(self, exchange: Exchange, answer: Reply) -> None:
         """A complete reply for a client that asked for a stream."""
@@ -141,7 +140,6 @@ class Delivery:
             error = plugin_error()
             exchange.ticket.rejected(answer.usage, answer.output_bytes, error)
             raise error from None
-        exchange.ticket.first_content = self._clock()
         exchange.ticket.complete(answer.usage, answer.output_bytes, gone=exchange.sink.gone)
         await exchange.start(200, self._head(exchange, _SSE))
         await exchange.sink.finish(events + END)

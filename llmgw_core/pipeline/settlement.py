@@ -136,6 +136,9 @@ class Settlement:
     def complete(self, usage: Usage | None, output_bytes: int, *, gone: bool = False) -> None:
         """The running attempt gave the whole reply, perhaps to a client that had `gone`."""
         used = self._used(usage, output_bytes)
+        if not self.first_content:
+            # A complete reply has its first content with its last.
+            self.first_content = self._books.clock()
         if gone:
             self._settle("client_left", "ok", 499, used, "client_left")
         else:

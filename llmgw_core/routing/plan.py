@@ -7,12 +7,13 @@ a price; whatever fails one of these is dropped with its reason and never reache
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from llmgw_core.domain.deployment import Deployment, Model
     from llmgw_core.routing.balance import Balancer
@@ -39,25 +40,30 @@ class Candidates(msgspec.Struct, frozen=True):
 
     tiers: tuple[Tier, ...]
     dropped: tuple[Dropped, ...]
+    count: int
+    """How many there are."""
 
-    @property
-    def count(self) -> int:
-        """How many there are."""
-        return sum(len(tier.deployments) for tier in self.tiers)
+    @classmethod
+    def of(cls, tiers: Iterable[Tier], dropped: Iterable[Dropped] = ()) -> Candidates:
+        """The candidates in `tiers`."""
+        tiers = tuple(tiers)
+        return cls(tiers, tuple(dropped), sum(len(tier.deployments) for tier in tiers))
 
     def without(self, models: Collection[str]) -> Candidates:
         """These, but none of `models`."""
         if not models:
             return self
-        tiers = tuple(tier for tier in self.tiers if tier.model.name not in models)
-        return Candidates(tiers, self.dropped)
+        kept = (tier for tier in self.tiers if tier.model.name not in models)
+        return Candidates.of(kept, self.dropped)
 
     def order(self, balancer: Balancer) -> Iterator[Deployment]:
         """The candidates of one call in the order in which they are tried. A tier takes its turn
         at the balancer when it is reached and not before: fallbacks that are not needed would
         otherwise shift the shares of the calls that ask for them."""
-        for tier in self.tiers:
-            yield from balancer.order(tier.deployments)
+        tiers = self.tiers
+        if len(tiers) == 1:
+            return iter(balancer.order(tiers[0].deployments))
+        return chain.from_iterable(balancer.order(tier.deployments) for tier in tiers)
 
 
 class Rights(msgspec.Struct, frozen=True):
@@ -89,4 +95,4 @@ def candidates(name: str, models: Mapping[str, Model], rights: Rights) -> Candid
                 allowed.append(deployment)
         if allowed:
             tiers.append(Tier(model, tuple(allowed)))
-    return Candidates(tuple(tiers), tuple(dropped))
+    return Candidates.of(tiers, dropped)
