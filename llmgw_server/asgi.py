@@ -163,7 +163,8 @@ class Exchange:
                     length = (b"content-length", b"%d" % len(data))
                     self._held["headers"] = [*self._held["headers"], length]
                 await self._send(self._held)
-            if not self._body_ended and not self._broken_off and self._owes_body():
+            # Even a small one, or Hypercorn ends a connection that the client means to use again.
+            if not self._body_ended and not self._broken_off and self._announced(above=0):
                 await self._send({"type": "http.response.body", "body": data, "more_body": True})
                 await self._linger()
                 data = b""
@@ -177,11 +178,15 @@ class Exchange:
         A server that ends the connection under a client that is still sending resets it, and
         the reply is lost with it.
         """
+        return self._announced(above=SMALL_BODY)
+
+    def _announced(self, *, above: int) -> bool:
+        """Whether the request has a body of more than so many bytes, or of unknown size."""
         if self._scope["method"] in {"GET", "HEAD"}:
             return False
         for name, value in self._scope["headers"]:
             if name == b"content-length":
-                return value.isdigit() and int(value) > SMALL_BODY
+                return value.isdigit() and int(value) > above
             if name == b"transfer-encoding":
                 return True
         return not self._http1()

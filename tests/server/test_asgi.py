@@ -150,6 +150,26 @@ async def test_a_refusal_before_the_body_is_heard_by_a_client_that_still_sends(k
         assert (await read_reply(reader))[0] == 401
 
 
+async def test_a_small_body_may_come_after_its_refusal_and_the_next_request_after_it(
+    kind: str,
+) -> None:
+    """Many clients send head and body in two writes, and keep the connection for the next."""
+
+    async def refuse(head: Head, body: Body, sink: Sink) -> None:
+        raise GatewayError(401, "invalid_api_key", "No.")
+
+    async with running(Entrance(refuse).application(), kind) as server:
+        request = post(b"tiny")
+        reader, writer = await server.send(request.removesuffix(b"tiny"))
+        for _ in range(3):
+            status, headers, _ = await read_reply(reader)
+            assert status == 401
+            assert "connection" not in headers
+            writer.write(b"tiny")
+            await writer.drain()
+            writer.write(request.removesuffix(b"tiny"))
+
+
 async def test_a_body_that_does_not_come_is_a_408_and_ends_the_connection(kind: str) -> None:
     entrance = Entrance(echo, body_seconds=0.1)
     async with running(entrance.application(), kind) as server:
