@@ -42,7 +42,10 @@ class PriceEntry(Section, frozen=True, rename={"valid_from": "from"}):
 
 class DeploymentConfig(Section, frozen=True):
     """One deployment of a model. `model` is the name that the backend knows (default: the
-    public one). `prices`, if given, replace the model's."""
+    public one). `prices`, if given, replace the model's. `transport: aiohttp` opens a connection
+    for every request: aiohttp cannot tell a reply that nobody asked for from the next one.
+    `on_disconnect: drain` reads a reply to its end although the client has left, so that its
+    usage is exact."""
 
     name: str
     backend: str

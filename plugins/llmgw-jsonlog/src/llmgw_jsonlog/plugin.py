@@ -27,7 +27,8 @@ class JsonLogPlugin:
     """Writes lines to `output` and never fails because of it."""
 
     class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-        """`output`: `stdout`, `stderr`, or the path of a file (its directory must exist)."""
+        """`output`: `stdout`, `stderr`, or the path of a file (its directory must exist). A
+        relative path is relative to the process's working directory."""
 
         output: str = "stdout"
 
