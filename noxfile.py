@@ -121,13 +121,13 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def real(session: nox.Session) -> None:
-    """Tests that need engines or big packages."""
+    """Tests that need further engines or packages than the others do."""
     _pytest(session, "-m", "real", "tests", "plugins")
 
 
 @nox.session
 def soak(session: nox.Session) -> None:
-    """Tests that take their time: many crashes, many clients, long streams."""
+    """Tests that take their time; LLMGW_SOAK_SECONDS in the environment says how much."""
     _pytest(session, "-m", "soak", "--timeout", "3600", "tests", "plugins")
 
 
