@@ -194,9 +194,11 @@ class CallCycle:
         else:
             reply = b"0\r\n\r\n"
         protocol = self._protocol
-        protocol.transport.write(reply)
         if self.more_body and not self.keep_alive:
+            protocol.transport.write(reply)
             await self._linger()
+        else:
+            protocol.outbox.put(protocol.transport, reply)
         self.response_complete = True
         protocol.replied(keep_alive=self.keep_alive)
 
@@ -219,12 +221,34 @@ class CallCycle:
             return
 
 
+class Outbox:
+    """Ends of replies that leave together at the end of this turn of the event loop: a client
+    process with many calls is woken once for all of them, which under load saves the machine
+    more than it costs."""
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[asyncio.Transport, bytes]] = []
+
+    def put(self, transport: asyncio.Transport, data: bytes) -> None:
+        """Write `data` before the loop waits again."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self.flush)
+        self._waiting.append((transport, data))
+
+    def flush(self) -> None:
+        """Write now."""
+        waiting, self._waiting = self._waiting, []
+        for transport, data in waiting:
+            transport.write(data)
+
+
 class CallProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol with the short way. Use a subclass made by `protocol_class`."""
 
     handle: Handle
     body_seconds: float
     cycles: set[CallCycle]
+    outbox: Outbox
     _running: CallCycle | None = None
     _waiting_since: float | None = None
     """Since when the next whole head is waited for (loop time); None while a call runs."""
@@ -332,6 +356,7 @@ class CallProtocol(HttpToolsProtocol):
         """The reply of the running call has been written."""
         self._running = None
         if not keep_alive:
+            self.outbox.flush()
             self.transport.close()
         self.on_response_complete()
 
@@ -359,6 +384,7 @@ def protocol_class(
         "handle": staticmethod(handle),
         "body_seconds": body_seconds,
         "cycles": cycles,
+        "outbox": Outbox(),
     }
     return type("GatewayProtocol", (CallProtocol,), attributes)
 

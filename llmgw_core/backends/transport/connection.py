@@ -89,7 +89,7 @@ class Connection(ReplyParsing, asyncio.Protocol):
         self.started = started
         self._timeouts = timeouts
         if len(body) <= _JOIN_LIMIT:
-            transport.write(head + body if body else head)
+            self._owner.post(transport, head + body if body else head)
         else:
             self._unsent = memoryview(body)
             transport.write(head)
