@@ -234,6 +234,7 @@ def data(tmp_path: Path) -> Path:
     return directory
 
 
+@pytest.mark.timeout(300)
 async def test_every_reply_that_arrived_is_on_the_books_once_after_twenty_kills(
     data: Path,
 ) -> None:
@@ -257,6 +258,7 @@ async def test_every_reply_that_arrived_is_on_the_books_once_after_twenty_kills(
     assert {row.stream for row in rows} == {True, False}
 
 
+@pytest.mark.timeout(300)
 async def test_a_journal_written_behind_the_final_send_would_be_noticed(data: Path) -> None:
     rounds = await kill_again_and_again(data, "late", rounds=4, seed=4)
     rows, _ = await books(data)
