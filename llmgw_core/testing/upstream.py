@@ -108,7 +108,10 @@ class Peer:
         self._writer.write_eof()
 
     def reset(self) -> None:
-        """Close at once with RST; what the client has not read yet may be lost."""
+        """Close at once with RST; what the client has not read yet may be lost. A client that
+        was faster has closed the connection already."""
+        if self._writer.transport.is_closing():
+            return
         sock: socket.socket = self._writer.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._writer.transport.abort()
