@@ -92,7 +92,8 @@ class RequestView:
                     raise invalid_request(f"'{name}' must not be negative.", param=name)
                 bound = value if bound is None else bound
         if "n" in fields:
-            self.choices = _typed(_count, fields, "n", "an integer") or 1
+            given = _typed(_count, fields, "n", "an integer")
+            self.choices = 1 if given is None else given
             if self.choices < 1:
                 raise invalid_request("'n' must be at least 1.", param="n")
         if bound is not None:
