@@ -138,6 +138,28 @@ def _given(argument: str) -> dict[str, set[str]]:
     return found
 
 
+def _message(node: ast.expr) -> str:
+    """A sentence of the code; … stands for what is put in when it is said."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(_message(part) for part in node.values)
+    return str(node.value) if isinstance(node, ast.Constant) else "…"
+
+
+def _made_in_place() -> Iterator[tuple[int, str, str, str]]:
+    """Status, type, code and sentence of the errors that only one place of the code raises."""
+    for path in sorted(ROOT.glob("llmgw_*/**/*.py")):
+        if "testing" in path.parts or path.name == "errors.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "GatewayError":
+                status, code, message = node.args
+                if not isinstance(status, ast.Constant):
+                    continue  # passes on what the web framework says
+                kinds = [_message(word.value) for word in node.keywords if word.arg == "type"]
+                kind = [*kinds, "invalid_request_error"][0]
+                yield int(_message(status)), kind, _message(code), _message(message)
+
+
 def error_table() -> str:
     """Every error that a caller can get."""
     lines = ["# Errors", "", inspect.cleandoc(errors.__doc__ or ""), ""]
@@ -152,6 +174,8 @@ def error_table() -> str:
             text = re.sub(r"^[\d or]+(?=[: ]|for)[: ]*", "", text)
             shown = ", ".join(f"`{code}`" for code in all_codes)
             lines.append(_row(status, f"`{error.type}`", shown, text))
+    for number, kind, code, sentence in sorted(set(_made_in_place())):
+        lines.append(_row(str(number), f"`{kind}`", f"`{code}`", sentence))
     return "\n".join(lines) + "\n"
 
 
