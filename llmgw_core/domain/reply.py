@@ -7,7 +7,7 @@ import msgspec
 from llmgw_core.domain.usage import Usage  # noqa: TC001 -- decoded at run time
 
 
-class Reply(msgspec.Struct, frozen=True):
+class Reply(msgspec.Struct, frozen=True, gc=False):
     """A complete reply in OpenAI's form. `usage` is None when the upstream reported none;
     `output_bytes` is then what the estimate is made from (UTF-8 bytes of produced text)."""
 

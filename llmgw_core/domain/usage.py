@@ -1,7 +1,8 @@
 """What a call used and what it cost: the values that the books are made of.
 
 Money is an integer number of nano-units (1e-9) of the installation's currency; times are
-integer nanoseconds since the epoch; durations are integer microseconds.
+integer nanoseconds since the epoch; durations are integer microseconds. None of the values can be
+part of a reference cycle, so the garbage collector need not follow them (`gc=False`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ client went away first. `failed`: every attempt failed. `refused`: stopped after
 a hook or by the upstream as the client's fault (4xx)."""
 
 
-class Usage(msgspec.Struct, frozen=True):
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """Tokens of one attempt. `cached_input_tokens` are part of `input_tokens`,
     `reasoning_tokens` part of `output_tokens`, as in OpenAI's usage object.
     """
@@ -51,7 +52,7 @@ class Usage(msgspec.Struct, frozen=True):
 NO_USAGE = Usage(source="none")
 
 
-class AttemptRecord(msgspec.Struct, frozen=True, array_like=True):
+class AttemptRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One attempt on one deployment. `cost` is what the provider bills, `charge` what the
     tenant pays, both in nano-units. `outcome` is `ok` or the class of the failure.
     """
@@ -65,7 +66,7 @@ class AttemptRecord(msgspec.Struct, frozen=True, array_like=True):
     charge: int
 
 
-class UsageRecord(msgspec.Struct, frozen=True, array_like=True):
+class UsageRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The one record of one admitted call, as journalled and stored. Internal ids only."""
 
     call_id: str
@@ -96,7 +97,7 @@ class UsageRecord(msgspec.Struct, frozen=True, array_like=True):
     attempts: tuple[AttemptRecord, ...]
 
 
-class DeliveryRecord(msgspec.Struct, frozen=True, array_like=True):
+class DeliveryRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A second entry for a call whose delivery did not go as settled: the client left after
     settlement, before the last byte was handed over.
     """

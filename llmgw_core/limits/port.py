@@ -23,7 +23,7 @@ class MeterSpec(msgspec.Struct, frozen=True):
     window: float = 60.0
 
 
-class MeterState(msgspec.Struct, frozen=True):
+class MeterState(msgspec.Struct, frozen=True, gc=False):
     """For `x-ratelimit-*`: of the tightest meter of a unit. `reset` is in seconds until the
     meter would be empty if nothing more came."""
 

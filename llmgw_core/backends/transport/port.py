@@ -19,7 +19,7 @@ TransportKind = Literal[
 ]
 
 
-class HttpRequest(msgspec.Struct, frozen=True):
+class HttpRequest(msgspec.Struct, frozen=True, gc=False):
     """One request as an adapter wants it sent. Header names are lower case; `host`,
     `content-length`, `connection` and `accept-encoding: identity` are the transport's."""
 
