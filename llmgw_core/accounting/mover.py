@@ -52,7 +52,7 @@ class Mover:
         ledger: LedgerPort,
         *,
         interval: float = 1.0,
-        batch: int = 1000,
+        batch: int = 3000,
     ) -> None:
         self.moved = 0
         """Records stored since the start, those that were known already included."""

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
 BUSY_SECONDS = 5.0
+WAL_PAGES = 4000
+"""Pages (of 4 KiB) in the write-ahead log before it is copied into the database."""
 _SQLITE = "sqlite:///"
 _WRITE = "llmgw_write"
 
@@ -130,6 +132,8 @@ def _engine(file: Path, *, migrating: bool = False) -> AsyncEngine:
         dbapi_connection.isolation_level = None
         cursor = dbapi_connection.cursor()
         cursor.execute("PRAGMA synchronous=NORMAL")
+        # Under load the same pages change again and again: fewer checkpoints copy them less often.
+        cursor.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES}")
         # Rebuilding a table (SQLite's ALTER) would fire its ON DELETE actions.
         cursor.execute(f"PRAGMA foreign_keys={'OFF' if migrating else 'ON'}")
         if migrating:

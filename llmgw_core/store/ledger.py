@@ -136,9 +136,13 @@ class Ledger:
                 known = await _known(connection, [record.call_id for record in records])
                 records = [record for record in records if record.call_id not in known]
             statements = self._compiled(connection)
-            if records:
-                await _execute(connection, statements.rows, [_values(record) for record in records])
-                await _execute(connection, statements.hours, _sums(records))
+            sums = _Sums()
+            for start in range(0, len(records), _BLOCKS[0]):
+                # Block by block, so that the event loop gets its turn in between.
+                block = records[start : start + _BLOCKS[0]]
+                sums.add(block)
+                await _execute(connection, statements.rows, [_values(record) for record in block])
+            await _execute(connection, statements.hours, sums.rows())
             if deliveries:
                 changes = [(d.status, d.duration_us, d.call_id) for d in deliveries]
                 await connection.exec_driver_sql(statements.delivery, changes)
@@ -223,33 +227,40 @@ def _values(record: UsageRecord) -> tuple[Any, ...]:
     )
 
 
-def _sums(records: Iterable[UsageRecord]) -> list[tuple[Any, ...]]:
-    """Keys and sums of the hours that `records` fall into."""
-    groups: dict[tuple[Any, ...], list[int]] = {}
-    for record in records:
-        usage = record.usage
-        key = (
-            record.started_ns // _HOUR_NS,
-            record.organization_id,
-            record.team_id or "",
-            record.user_id or "",
-            record.key_id or "",
-            record.model,
-            record.served_model,
-            record.deployment,
-        )
-        group = groups.get(key)
-        if group is None:
-            group = groups[key] = [0] * len(_SUMS)
-        group[0] += 1
-        group[1] += usage.source == "estimated"
-        group[2] += usage.input_tokens
-        group[3] += usage.output_tokens
-        group[4] += usage.cached_input_tokens
-        group[5] += usage.reasoning_tokens
-        group[6] += record.cost
-        group[7] += record.charge
-    return [(*key, *group) for key, group in groups.items()]
+class _Sums:
+    """Keys and sums of the hours that records fall into."""
+
+    def __init__(self) -> None:
+        self._groups: dict[tuple[Any, ...], list[int]] = {}
+
+    def add(self, records: Iterable[UsageRecord]) -> None:
+        groups = self._groups
+        for record in records:
+            usage = record.usage
+            key = (
+                record.started_ns // _HOUR_NS,
+                record.organization_id,
+                record.team_id or "",
+                record.user_id or "",
+                record.key_id or "",
+                record.model,
+                record.served_model,
+                record.deployment,
+            )
+            group = groups.get(key)
+            if group is None:
+                group = groups[key] = [0] * len(_SUMS)
+            group[0] += 1
+            group[1] += usage.source == "estimated"
+            group[2] += usage.input_tokens
+            group[3] += usage.output_tokens
+            group[4] += usage.cached_input_tokens
+            group[5] += usage.reasoning_tokens
+            group[6] += record.cost
+            group[7] += record.charge
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        return [(*key, *group) for key, group in self._groups.items()]
 
 
 def _cut(record: UsageRecord) -> UsageRecord:

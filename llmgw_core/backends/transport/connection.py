@@ -25,6 +25,9 @@ _TIMER_GRAIN: Final = 0.002
 class Owner(Protocol):
     """Who keeps account of connections."""
 
+    def post(self, transport: asyncio.Transport, data: bytes) -> None:
+        """Write `data` before the loop waits again, together with what others post."""
+
     def gave_up(self, connection: Connection) -> None:
         """The connection cannot be used again. Called once."""
 
