@@ -7,6 +7,8 @@ Imported by the first scrape only.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -45,16 +47,20 @@ class StatsCollector(Collector):
             "llmgw_requests",
             "Replies by endpoint, model and HTTP status.",
             ["endpoint", "model", "status"],
-            (((e, m, str(s)), n) for (e, m, s), n in stats.requests.items()),
+            (((e, m, str(s)), tally.calls) for (e, m, s), tally in stats.calls.items()),
         )
-        yield _counter(
-            "llmgw_tokens", "Tokens settled.", ["model", "direction"], stats.tokens.items()
-        )
+        tokens: defaultdict[tuple[str, str], int] = defaultdict(int)
+        charges: defaultdict[tuple[str], int] = defaultdict(int)
+        for (_, model, _), tally in stats.calls.items():
+            tokens[model, "input"] += tally.input_tokens
+            tokens[model, "output"] += tally.output_tokens
+            charges[model,] += tally.charge_nano
+        yield _counter("llmgw_tokens", "Tokens settled.", ["model", "direction"], tokens.items())
         yield _counter(
             "llmgw_charge",
             "Charged to tenants, in units of the installation's currency.",
             ["model"],
-            (((model,), nano * NANO) for model, nano in stats.charge_nano.items()),
+            ((model, nano * NANO) for model, nano in charges.items()),
         )
         yield _counter(
             "llmgw_attempts",
@@ -83,14 +89,13 @@ class StatsCollector(Collector):
             labels=["endpoint"],
         )
         bounds = [*(str(bound) for bound in DURATION_BUCKETS), "+Inf"]
-        for endpoint, counts in self._stats.durations.items():
-            total = 0
-            buckets = []
-            for bound, count in zip(bounds, counts, strict=True):
-                total += count
-                buckets.append((bound, float(total)))
-            seconds = self._stats.duration_us[endpoint] / 1e6
-            family.add_metric([endpoint], buckets, seconds)
+        calls = self._stats.calls
+        for endpoint in dict.fromkeys(endpoint for endpoint, _, _ in calls):
+            tallies = [tally for (other, _, _), tally in calls.items() if other == endpoint]
+            counts = zip(*(tally.buckets for tally in tallies), strict=True)
+            totals = accumulate(float(sum(count)) for count in counts)
+            seconds = sum(tally.duration_us for tally in tallies) / 1e6
+            family.add_metric([endpoint], list(zip(bounds, totals, strict=True)), seconds)
         return family
 
 

@@ -87,6 +87,7 @@ class Call:
     """
 
     __slots__ = (
+        "asked",
         "endpoint",
         "head",
         "id",
@@ -110,7 +111,10 @@ class Call:
         self.started = started
         self.started_ns = started_ns
         self.principal: Principal | None = None
+        self.asked = ""
+        """The model as the caller asked for it."""
         self.model = ""
+        """The model after hooks; what is authorised and planned."""
         self.request: Any = None
         """The `wire.RequestView` once the body is read."""
         self.state: dict[str, Any] = {}

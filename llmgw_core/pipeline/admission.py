@@ -96,7 +96,7 @@ class Admission:
             )
         request = decode_request(await body.read(self._body_bytes), call.endpoint)
         call.request = request
-        call.model = request.model
+        call.asked = call.model = request.model
 
     def authorize(self, exchange: Exchange) -> Lane:
         """The lane for the model that is asked for. A model that does not exist and one that is

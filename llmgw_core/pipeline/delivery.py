@@ -110,10 +110,11 @@ class Delivery:
         body = answer.body
         if self._host.post_process:
             body = (await self._processed(exchange, answer)).body
-        ticket = exchange.ticket
-        ticket.complete(answer.usage, answer.output_bytes, gone=exchange.sink.gone)
-        await exchange.start(200, self._head(exchange, _JSON))
-        await exchange.sink.finish(body)
+        sink = exchange.sink
+        exchange.ticket.complete(answer.usage, answer.output_bytes, gone=sink.gone)
+        exchange.replied = True
+        await sink.start(200, self._head(exchange, _JSON))
+        await sink.finish(body)
 
     async def _unfolded(self, exchange: Exchange, session: Session, reply: UpstreamReply) -> None:
         body = await reply.read(self._reply_bytes)

@@ -7,7 +7,6 @@ before the last byte of the reply leaves: a reply that arrived is on the books.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from llmgw_core.domain.usage import (
@@ -18,7 +17,6 @@ from llmgw_core.domain.usage import (
     Usage,
     UsageRecord,
 )
-from llmgw_core.pipeline.stats import DURATION_BUCKETS, Stats
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
     from llmgw_core.hooks.host import PluginHost
     from llmgw_core.limits.estimate import TokenEstimator
     from llmgw_core.limits.port import Reservation
+    from llmgw_core.pipeline.stats import Stats
 
 _SERVED = frozenset({"completed", "incomplete", "client_left"})
 
@@ -234,7 +233,7 @@ class Settlement:
             usage = self._spent if usage.source == "none" else usage.plus(self._spent)
         self._reservation.settle(usage.input_tokens + usage.output_tokens)
         record = self._record(status, http_status, usage, error_code, last, now)
-        self._count(record)
+        books.stats.settled(record)
         # The write comes last of what can fail: everything above is arithmetic in memory.
         books.journal.append_usage(record)
         if books.host.on_usage:
@@ -272,7 +271,7 @@ class Settlement:
             principal.team_id,
             principal.user_id,
             principal.key_id,
-            call.model,
+            call.asked,
             served_model,
             deployment_id,
             zone,
@@ -288,16 +287,3 @@ class Settlement:
             int((first - started) * 1e6) if first else 0,
             tuple(self._attempts),
         )
-
-    def _count(self, record: UsageRecord) -> None:
-        stats = self._books.stats
-        stats.in_flight -= 1
-        model = record.model
-        stats.requests[record.endpoint, model, record.http_status] += 1
-        if record.usage.source != "none":
-            stats.tokens[model, "input"] += record.usage.input_tokens
-            stats.tokens[model, "output"] += record.usage.output_tokens
-            stats.charge_nano[model] += record.charge
-        stats.duration_us[record.endpoint] += record.duration_us
-        bucket = bisect_left(DURATION_BUCKETS, record.duration_us / 1e6)
-        stats.durations[record.endpoint][bucket] += 1

@@ -4,7 +4,12 @@ hot path. The server turns them into Prometheus metrics when it is asked.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llmgw_core.domain.usage import UsageRecord
 
 DURATION_BUCKETS = (
     0.005,
@@ -25,29 +30,49 @@ DURATION_BUCKETS = (
 """Upper bounds in seconds, for the whole call."""
 
 
+class Tally:
+    """What the settled calls of one endpoint, model and HTTP status add up to. `buckets` counts
+    calls by duration (not cumulated), the last for "above" all bounds."""
+
+    __slots__ = ("buckets", "calls", "charge_nano", "duration_us", "input_tokens", "output_tokens")
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.input_tokens = 0
+        self.output_tokens = 0
+        self.charge_nano = 0
+        self.duration_us = 0
+        self.buckets = [0] * (len(DURATION_BUCKETS) + 1)
+
+
 class Stats:
     """What happened since start. Keys of the dictionaries are label values, in the order of the
     field's comment; model names are only those of the configuration (bounded cardinality).
     """
 
     def __init__(self) -> None:
-        self.requests: defaultdict[tuple[str, str, int], int] = defaultdict(int)
-        """(endpoint, model, HTTP status) → replies."""
-        self.tokens: defaultdict[tuple[str, str], int] = defaultdict(int)
-        """(model, "input" | "output") → tokens settled."""
-        self.charge_nano: defaultdict[str, int] = defaultdict(int)
-        """model → nano-units charged."""
+        self.calls: defaultdict[tuple[str, str, int], Tally] = defaultdict(Tally)
+        """(endpoint, model, HTTP status) → settled calls."""
         self.attempts: defaultdict[tuple[str, str], int] = defaultdict(int)
         """(deployment id, outcome) → attempts."""
         self.refusals: defaultdict[str, int] = defaultdict(int)
         """error code → calls refused before admission."""
-        self.durations: defaultdict[str, list[int]] = defaultdict(
-            lambda: [0] * (len(DURATION_BUCKETS) + 1)
-        )
-        """endpoint → calls per bucket (not cumulated), the last for "above"."""
-        self.duration_us: defaultdict[str, int] = defaultdict(int)
-        """endpoint → summed microseconds."""
         self.in_flight = 0
         """Admitted calls that are not settled."""
         self.bugs_total = 0
         """Unexpected exceptions at the edge: anything but 0 is a bug of the gateway."""
+
+    def settled(self, record: UsageRecord) -> None:
+        """Count a settled call."""
+        self.in_flight -= 1
+        tally = self.calls[record.endpoint, record.model, record.http_status]
+        usage, duration = record.usage, record.duration_us
+        tally.calls += 1
+        tally.input_tokens += usage.input_tokens
+        tally.output_tokens += usage.output_tokens
+        tally.charge_nano += record.charge
+        tally.duration_us += duration
+        tally.buckets[bisect_left(_BOUNDS_US, duration)] += 1
+
+
+_BOUNDS_US = tuple(int(bound * 1_000_000) for bound in DURATION_BUCKETS)

@@ -7,6 +7,7 @@ keys an upstream could otherwise see another value than the one that was authori
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -25,6 +26,7 @@ _count = msgspec.json.Decoder(int | None)
 _options = msgspec.json.Decoder(dict[str, msgspec.Raw] | None)
 _encode = msgspec.json.Encoder().encode
 
+_EMPTY = re.compile(rb"\[\s*\]")
 _ASK_USAGE = msgspec.Raw(b'{"include_usage":true}')
 _TRUE = msgspec.Raw(b"true")
 
@@ -71,7 +73,7 @@ class RequestView:
         messages = _required(fields, "messages")
         if messages[:1] != b"[":
             raise invalid_request("'messages' must be an array.", param="messages")
-        if messages[1:-1].strip() == b"":
+        if _EMPTY.match(messages):
             raise invalid_request("'messages' must not be empty.", param="messages")
         if "stream" in fields:
             self.stream = bool(_typed(_flag, fields, "stream", "a boolean"))

@@ -111,11 +111,12 @@ async def test_a_record_says_who_asked_for_what_and_who_served_it(
     assert (record.zone, record.endpoint, record.currency) == ("eu", "chat.completions", "USD")
     assert 0 < record.attempts[0].duration_us <= record.duration_us
     stats = here.gateway.stats
-    assert stats.requests == {("chat.completions", "m", 200): 1}
-    assert stats.tokens == {("m", "input"): 7, ("m", "output"): 3}
-    assert stats.charge_nano == {"m": 7 * INPUT_PRICE + 3 * OUTPUT_PRICE}
+    [(labels, tally)] = stats.calls.items()
+    assert labels == ("chat.completions", "m", 200)
+    assert (tally.calls, tally.input_tokens, tally.output_tokens) == (1, 7, 3)
+    assert tally.charge_nano == 7 * INPUT_PRICE + 3 * OUTPUT_PRICE
     assert stats.attempts == {("m/a", "ok"): 1}
-    assert sum(stats.durations["chat.completions"]) == 1
+    assert sum(tally.buckets) == 1
 
 
 async def test_a_model_without_a_price_may_be_free(installed: Install, server: ModelServer) -> None:

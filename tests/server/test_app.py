@@ -114,14 +114,15 @@ async def test_metrics_show_what_was_counted_in_the_format_that_is_asked_for(
     (tmp_path / "b").mkdir()
     async with opening as gateway, Gateway.open(config, base_dir=tmp_path / "b") as other:
         stats = gateway.stats
-        stats.requests["chat.completions", "m", 200] += 3
-        stats.tokens["m", "output"] += 12
-        stats.charge_nano["m"] += 2_500_000_000
+        tally = stats.calls["chat.completions", "m", 200]
+        tally.calls += 3
+        tally.output_tokens += 12
+        tally.charge_nano += 2_500_000_000
+        tally.duration_us += 1_500_000
+        tally.buckets[0] += 2
+        tally.buckets[-1] += 1
         stats.attempts["m/a", "ok"] += 3
         stats.refusals["rate_limit_exceeded"] += 1
-        stats.durations["chat.completions"][0] += 2
-        stats.durations["chat.completions"][-1] += 1
-        stats.duration_us["chat.completions"] += 1_500_000
         stats.in_flight = 4
         gateway.mover.damage["torn"] += 1
         async with served(gateway, kind) as server:
