@@ -20,12 +20,13 @@ from llmgw_core.accounting.mover import Mover
 from llmgw_core.accounting.prices import PriceBook
 from llmgw_core.backends.transport.httptools_transport import HttptoolsTransport
 from llmgw_core.config.build import build_models
-from llmgw_core.config.errors import ConfigErrors, raise_all
+from llmgw_core.config.errors import ConfigErrors, join, raise_all
 from llmgw_core.config.load import load, with_absolute_paths
-from llmgw_core.config.schema import Config
+from llmgw_core.config.schema import Config, DeploymentConfig
 from llmgw_core.config.validate import validate
 from llmgw_core.domain.errors import ConfigError, StoreUnavailable
 from llmgw_core.hooks.context import PluginContext
+from llmgw_core.hooks.foreign import Foreign
 from llmgw_core.hooks.host import PluginHost
 from llmgw_core.limits.estimate import TokenEstimator
 from llmgw_core.limits.memory import MemoryLimiter
@@ -253,17 +254,27 @@ def load_models(config: Config, host: PluginHost) -> dict[str, Model]:
     models = build_models(config, {name: b.Options for name, b in host.backends.items()})
     errors: list[ConfigError] = []
     for model in models.values():
+        place = join(join("models", model.name), "deployments")
         for index, deployment in enumerate(model.deployments):
             try:
-                host.backends[deployment.backend].check(deployment)
-            except ConfigErrors as found:
-                errors.extend(found.errors)
+                with Foreign(deployment.backend, "check", "stop"):
+                    host.backends[deployment.backend].check(deployment)
             except ConfigError as error:
-                path = f"models.{model.name}.deployments[{index}]"
-                errors.append(ConfigError(error.message, path=error.path or path))
+                found = error.errors if isinstance(error, ConfigErrors) else (error,)
+                errors.extend(_placed(each, join(place, index)) for each in found)
     PriceBook(config.models)
     raise_all(errors)
     return models
+
+
+def _placed(error: ConfigError, deployment: str) -> ConfigError:
+    """What a backend says about the deployment at that path. Its own path names an option, or a
+    key of the deployment itself."""
+    if not error.path:
+        return ConfigError(error.message, path=deployment)
+    inside = error.path.partition(".")[0] in DeploymentConfig.__struct_fields__
+    section = deployment if inside else join(deployment, "options")
+    return ConfigError(error.message, path=f"{section}.{error.path}")
 
 
 def _open_journal(config: Config) -> Journal:

@@ -137,15 +137,23 @@ async def test_every_error_of_a_backend_is_told_with_its_place(
         def check(self, deployment: Deployment) -> None:
             if deployment.id == "m/a":
                 raise ConfigError("no such thing.")
-            raise ConfigErrors([ConfigError("one.", path="x"), ConfigError("two.", path="y")])
+            if deployment.id == "m/b":
+                raise LookupError("not ours")
+            errors = [ConfigError("one.", path="headers.x"), ConfigError("two.", path="credential")]
+            raise ConfigErrors(errors)
 
-    deployments = [replaced(at(server, name), backend="special") for name in "ab"]
+    deployments = [replaced(at(server, name), backend="special") for name in "abc"]
     config = Config(models={"m": served_by(*deployments)})
     with pytest.raises(ConfigErrors) as caught:
         async with Gateway.open(config, base_dir=tmp_path, plugins=with_backend(named(Picky))):
             pass
     texts = [str(error) for error in caught.value.errors]
-    assert texts == ["models.m.deployments[0]: no such thing.", "x: one.", "y: two."]
+    assert texts == [
+        "models.m.deployments[0]: no such thing.",
+        "models.m.deployments[1]: the plugin `special` failed in `check`: LookupError: not ours",
+        "models.m.deployments[2].options.headers.x: one.",
+        "models.m.deployments[2].credential: two.",
+    ]
 
 
 def replaced(deployment: Any, **changes: Any) -> Any:

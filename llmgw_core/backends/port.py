@@ -101,7 +101,8 @@ class Backend(Protocol):
         ...
 
     def check(self, deployment: Deployment) -> None:
-        """At start-up: raise `ConfigError` when the deployment's settings cannot work."""
+        """At start-up: raise `ConfigError` when the deployment's settings cannot work. Its `path`
+        is the name of the option, or of the deployment's own key (`credential`), or empty."""
         ...
 
 

@@ -196,7 +196,7 @@ def _server(config: Config) -> Iterator[ConfigError]:
 
 def _numbers(config: Config) -> Iterator[ConfigError]:
     yield from _not_negative(config.server.drain_seconds, "server.drain_seconds")
-    yield from _not_negative(config.store.staleness, "store.staleness")
+    yield from _positive(config.store.staleness, "store.staleness", "seconds")
     yield from _not_negative(config.store.serve_stale, "store.serve_stale")
     yield from _positive(config.accounting.segment_bytes, "accounting.segment_bytes", "bytes")
     yield from _positive(config.accounting.move_interval, "accounting.move_interval", "seconds")

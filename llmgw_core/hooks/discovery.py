@@ -36,10 +36,11 @@ def find(name: str, plugins: Mapping[str, tuple[EntryPoint, ...]], path: str) ->
     """The one entry point of the plugin `name`. Raises `ConfigError`."""
     entries = plugins.get(name, ())
     if not entries:
-        hint = suggestion(name, plugins)
+        # Whoever mistyped a name must not be told to install what somebody published under it.
+        remedy = suggestion(name, plugins) or f"; `pip install llmgw-{name}`, if that brings it."
         message = (
-            f"the plugin `{name}` is enabled but not installed; `pip install llmgw-{name}`"
-            f" (installed: {listed(plugins)}){hint or '.'}"
+            f"the plugin `{name}` is enabled but not installed"
+            f" (installed: {listed(plugins)}){remedy}"
         )
         raise ConfigError(message, path=path)
     if len(entries) > 1:

@@ -55,7 +55,7 @@ async def change(store: Store, actor: str, now: float) -> AsyncIterator[Change]:
         async with store.begin() as connection:
             yield Change(connection, actor, now)
     except queries.NameTaken as error:
-        raise Conflict("Its parent has an object of this kind and name already.") from error
+        raise Conflict("The name is taken already, by another object of its kind.") from error
 
 
 def public_details(kind: Kind[Any], values: dict[str, Any]) -> dict[str, Any]:

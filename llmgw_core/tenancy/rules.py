@@ -21,6 +21,8 @@ _LOOKS_LIKE_ID = re.compile(r"(org|team|user|key)_[0-9A-Za-z]{22}")
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+")
 _ROLES: dict[str, Role] = {"admin": "admin", "member": "member"}
 _LARGEST_LIMIT = 10**15
+_LATEST_EXPIRY = 253_402_300_800.0
+"""The start of the year 10000: no date in a list or report can say more."""
 _LONGEST_LIST = 1000
 
 
@@ -100,6 +102,10 @@ def expiry(value: float | None, now: float) -> float | None:
         return None
     if not math.isfinite(value) or value <= now:
         raise TenancyError("The expiry of a key must lie in the future.")
+    if value >= _LATEST_EXPIRY:
+        raise TenancyError(
+            "The expiry of a key must lie before the year 10000; or let it never end."
+        )
     return float(value)
 
 

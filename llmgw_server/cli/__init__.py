@@ -32,7 +32,13 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: this process's); returns the exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt:  # anywhere, in the imports of a command, too
+        return 130
+
+
+def _run(arguments: list[str]) -> int:
     parser = _parser(next((word for word in arguments if not word.startswith("-")), ""))
     args = parser.parse_args(arguments)
     from llmgw_server.cli.errors import EXPECTED, sentence  # noqa: PLC0415 - not for --help
@@ -43,8 +49,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EXPECTED as error:
         sys.stderr.write(f"llmgw-server: {sentence(error)}\n")
         return 1
-    except KeyboardInterrupt:
-        return 130
     except BrokenPipeError:
         # The reader of a pipe left; nothing more can be said to it, at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llmgw_core.config.load import load
 from llmgw_core.gateway import load_plugins
 from llmgw_core.hooks.discovery import distribution, installed
-from llmgw_server.cli.options import add_config, add_json, run_with
+from llmgw_server.cli.options import DEFAULT_CONFIG, add_config, add_json, run_with
 from llmgw_server.cli.output import say, say_json, say_table
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def _price(price: TokenPrices, currency: str) -> str:
 def _plugins(args: argparse.Namespace) -> None:
     path = Path(args.config)
     enabled: dict[str, PluginRow] = {}
-    if path.exists():
+    if path.exists() or args.config != DEFAULT_CONFIG:  # whoever names a file means it
         host = load_plugins(load(path), path.absolute().parent)
         enabled = {row.name: row for row in host.describe()}
     found = {

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from llmgw_core.config.load import load
 from llmgw_core.gateway import load_models, load_plugins
+from llmgw_core.store.engine import Store
 from llmgw_server.cli.options import add_config, run_with
 from llmgw_server.cli.output import say
 
@@ -25,6 +26,7 @@ def _check(args: argparse.Namespace) -> None:
     config = load(path)
     host = load_plugins(config, path.absolute().parent)
     models = load_models(config, host)
+    Store(config.store.url)  # not opened: a check changes nothing
     deployments = sum(len(model.deployments) for model in models.values())
     say(
         f"{path} is valid: {_count(len(models), 'model')}, {_count(deployments, 'deployment')},"

@@ -22,7 +22,8 @@ DEFAULT_CONFIG = "llmgw.yaml"
 CONFIG_VARIABLE = "LLMGW_CONFIG"
 INHERIT = "inherit"
 NO_LIMIT = "none"
-_SPAN = re.compile(r"(\d+)([mhdw])")
+_NUMBER = re.compile(r"-?[0-9]{1,30}")
+_SPAN = re.compile(r"([0-9]{1,12})([mhdw])")
 _UNITS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
@@ -103,7 +104,11 @@ def names(text: str) -> Sequence[str] | None:
 
 def limit(text: str) -> int | None:
     """A number, or `none` as None."""
-    return None if text == NO_LIMIT else int(text)
+    if text == NO_LIMIT:
+        return None
+    if not _NUMBER.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"'{text}' is neither a whole number nor `{NO_LIMIT}`")
+    return int(text)
 
 
 def moment(text: str, now: float, *, ahead: bool) -> float:
@@ -111,7 +116,7 @@ def moment(text: str, now: float, *, ahead: bool) -> float:
     span like `90d`, `12h`, `30m`, `2w` from `now`: ahead or back."""
     if span := _SPAN.fullmatch(text):
         seconds = int(span[1]) * _UNITS[span[2]]
-        return now + seconds if ahead else now - seconds
+        return _dated(text, now + seconds if ahead else now - seconds)
     try:
         value = dt.datetime.fromisoformat(text)
     except ValueError:
@@ -119,6 +124,16 @@ def moment(text: str, now: float, *, ahead: bool) -> float:
             f"'{text}' is neither a date like 2027-01-31 nor a span like 90d, 12h or 30m"
         ) from None
     return (value if value.tzinfo else value.replace(tzinfo=dt.UTC)).timestamp()
+
+
+def _dated(text: str, seconds: float) -> float:
+    """`seconds` since the epoch, if there is a date for them."""
+    try:
+        dt.datetime.fromtimestamp(seconds, dt.UTC)
+    except (ValueError, OverflowError, OSError):
+        message = f"'{text}' reaches beyond the years 1 to 9999"
+        raise argparse.ArgumentTypeError(message) from None
+    return seconds
 
 
 def expiry(text: str) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from llmgw_core.tenancy.records import ORGANIZATION
@@ -27,7 +28,8 @@ def configure(parser: argparse.ArgumentParser, _command: str) -> None:
         )
         actions.report("Created", info)
         if info.models is None:
-            remark(f"It may use no model yet: llmgw-server orgs set {info.name} --models '*'")
+            name = shlex.quote(info.name)
+            remark(f"It may use no model yet: llmgw-server orgs set {name} --models '*'")
 
     new = actions.add("create", "make an organisation", create)
     new.add_argument("name")

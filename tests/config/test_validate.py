@@ -139,7 +139,11 @@ def test_a_sound_configuration_has_no_errors() -> None:
             "server.drain_seconds: must be a number of seconds, 0 or more.",
         ),
         ("server: {host: ''}", "server.host: must not be empty; leave it out for the default."),
-        ("store: {staleness: -0.1}", "store.staleness: must be a number of seconds, 0 or more."),
+        (
+            "store: {staleness: 0}",
+            "store.staleness: must be a number of seconds greater than 0.",
+        ),
+        ("store: {serve_stale: -1}", "store.serve_stale: must be a number of seconds, 0 or more."),
         ("requests: {attempts: 0}", "requests.attempts: must be greater than 0."),
         (
             "accounting: {segment_bytes: 0}",

@@ -106,10 +106,10 @@ def test_a_plugin_that_is_not_installed_is_refused_with_the_remedy(
     )
     monkeypatch.setattr("importlib.metadata.entry_points", lambda group: entries)
     assert refusal(lambda: load(tmp_path, PluginConfig("jsnlog"), PluginConfig("zzz"))) == (
-        "plugins[0]: the plugin `jsnlog` is enabled but not installed; `pip install llmgw-jsnlog`"
-        " (installed: `jsonlog`); did you mean `jsonlog`?\n"
-        "plugins[1]: the plugin `zzz` is enabled but not installed; `pip install llmgw-zzz`"
-        " (installed: `jsonlog`)."
+        "plugins[0]: the plugin `jsnlog` is enabled but not installed (installed: `jsonlog`);"
+        " did you mean `jsonlog`?\n"
+        "plugins[1]: the plugin `zzz` is enabled but not installed (installed: `jsonlog`);"
+        " `pip install llmgw-zzz`, if that brings it."
     )
 
 

@@ -99,6 +99,8 @@ def test_an_organisation_without_models_comes_with_a_hint(
     llmgw("orgs", "create", "acme", "--models", "*")
     assert main(["orgs", "create", "empty", "--config", str(tmp_path / "llmgw.yaml")]) == 0
     assert "no model yet" in capsys.readouterr().err
+    main(["orgs", "create", "not one word", "--config", str(tmp_path / "llmgw.yaml")])
+    assert "orgs set 'not one word' --models '*'" in capsys.readouterr().err
 
 
 def test_errors_are_one_sentence(llmgw: Callable[..., str], fails: Callable[..., str]) -> None:
@@ -146,6 +148,12 @@ def test_a_wrong_command_line_is_exit_code_2(
 )
 def test_moments_are_dates_or_spans(text: str, ahead: bool, seconds: float) -> None:
     assert moment(text, 1000, ahead=ahead) == seconds
+
+
+@pytest.mark.parametrize(("text", "ahead"), [("999999999w", True), ("9999999d", False)])
+def test_spans_end_where_dates_do(text: str, ahead: bool) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="beyond the years 1 to 9999"):
+        moment(text, 0, ahead=ahead)
 
 
 def test_what_is_no_moment_says_what_one_looks_like() -> None:
@@ -232,4 +240,6 @@ def test_an_interrupt_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("llmgw_server.cli.catalog._models", interrupted)
+    assert main(["models"]) == 130
+    monkeypatch.setattr("importlib.import_module", interrupted)  # while a command is imported
     assert main(["models"]) == 130

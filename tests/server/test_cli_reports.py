@@ -12,6 +12,7 @@ import msgspec
 from llmgw_core.domain.usage import Usage, UsageRecord
 from llmgw_core.store.engine import Store
 from llmgw_core.store.ledger import Ledger
+from llmgw_server.cli import main
 
 from .conftest import CONFIG
 
@@ -30,6 +31,9 @@ def test_check_names_every_error_by_its_path(fails: Callable[..., str], tmp_path
     assert any(line.startswith("server.port") for line in errors)
     config.write_text(CONFIG)
     assert "models.smart.deployments[0].backend" in fails("check")
+    config.write_text("store: {url: 'postgresql://user:SECRET@host/db'}")
+    assert fails("check").startswith("store.url: the store must be an SQLite file")
+    assert "SECRET" not in fails("check")
     config.unlink()
     assert "cannot be read" in fails("check")
 
@@ -52,7 +56,10 @@ def test_models_shows_what_is_configured_and_what_it_costs_today(
 
 
 def test_plugins_shows_what_is_installed_and_what_is_enabled(
-    llmgw: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    llmgw: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     site = tmp_path / "site"
     for name in ("alpha", "beta"):
@@ -75,7 +82,11 @@ def test_plugins_shows_what_is_installed_and_what_is_enabled(
     lines = llmgw("plugins").splitlines()
     assert lines[1].split() == ["1", "beta", "llmgw-beta", "1.0", "startup"]
     (tmp_path / "llmgw.yaml").unlink()
-    assert "startup" not in llmgw("plugins")
+    monkeypatch.chdir(tmp_path)
+    assert main(["plugins"]) == 0  # without a configuration nothing is enabled
+    assert "startup" not in capsys.readouterr().out
+    assert main(["plugins", "--config", "lamgw.yaml"]) == 1
+    assert "cannot be read" in capsys.readouterr().err
 
 
 def book(path: Path, *records: UsageRecord) -> None:

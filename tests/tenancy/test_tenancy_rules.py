@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime as dt
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +78,13 @@ def test_what_is_valid_is_given_back() -> None:
 def test_an_expiry_lies_in_the_future(moment: float) -> None:
     with pytest.raises(TenancyError, match="future"):
         rules.expiry(moment, now=100.0)
+
+
+def test_an_expiry_has_a_date_that_can_be_written() -> None:
+    last = dt.datetime(9999, 12, 31, 23, 59, tzinfo=dt.UTC).timestamp()
+    assert rules.expiry(last, now=100.0) == last
+    with pytest.raises(TenancyError, match="before the year 10000"):
+        rules.expiry(last + 60, now=100.0)
 
 
 def test_a_key_may_expire_later_or_never() -> None:

@@ -86,12 +86,25 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
         host_with(tmp_path, prompts=True)
 
 
+@pytest.mark.parametrize("output", ["", "no/calls.jsonl", "log", "~nobody-of-this-name/calls"])
+def test_an_output_that_no_file_can_have_is_found_at_the_start(
+    output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "log").mkdir()
+    with pytest.raises(ConfigError, match=r"`jsonlog`: `output` must be .* directory that exists"):
+        host_with(tmp_path, output=output)
+
+
 async def test_a_lost_line_is_counted_and_said_once_a_minute(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     times = [1000.0]
     context = PluginContext("jsonlog", data_dir=tmp_path / "data", clock=lambda: times[-1])
-    plugin = JsonLogPlugin(JsonLogPlugin.Config(output=str(tmp_path / "no" / "calls")), context)
+    directory = tmp_path / "log"
+    directory.mkdir()
+    plugin = JsonLogPlugin(JsonLogPlugin.Config(output=str(directory / "calls")), context)
+    directory.rmdir()
     said = []
     with caplog.at_level(logging.WARNING):
         for now in (1000.0, 1001.0, 1059.9, 1060.0, 1061.0):

@@ -56,6 +56,7 @@ def test_the_weights_of_the_tests_are_found() -> None:
         ("package:", "package:NAME"),
         ("nowhere/model.gguf", "cannot be read: No such file"),
         (".", "cannot be read: Is a directory"),
+        ("~nobody-of-this-name/model.gguf", "cannot be read: No such file"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_sentence(where: str, complaint: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from llmgw_core.domain.errors import ConfigError
 from llmgw_core.hooks.specs import hookimpl
 from llmgw_jsonlog.line import encode_line
 from llmgw_jsonlog.outlet import FileOutlet, StreamOutlet
@@ -33,7 +35,15 @@ class JsonLogPlugin:
         output: str = "stdout"
 
     def __init__(self, config: Config, context: PluginContext) -> None:
+        """Raises `ConfigError` when `output` cannot become a file: found now, it costs no line."""
         self._output = config.output
+        # Path's own expansion raises where there is no such user.
+        self._path = Path(os.path.expanduser(config.output)).absolute()  # noqa: PTH111
+        if config.output not in STREAMS and (self._path.is_dir() or not self._path.parent.is_dir()):
+            raise ConfigError(
+                f"the plugin `{context.name}`: `output` must be `stdout`, `stderr` or a file in a"
+                f" directory that exists; {self._path} is none."
+            )
         self._logger = context.logger
         self._now = context.clock
         self._counters = context.metrics.counters
@@ -62,7 +72,7 @@ class JsonLogPlugin:
         descriptor = STREAMS.get(self._output)
         if descriptor is not None:
             return StreamOutlet(descriptor)
-        return FileOutlet(Path(self._output).expanduser().absolute())
+        return FileOutlet(self._path)
 
     def _lose(self, error: OSError) -> None:
         self._counters[LOST] += 1

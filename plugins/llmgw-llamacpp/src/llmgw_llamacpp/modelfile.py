@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
 PACKAGE = "package:"
@@ -18,7 +19,7 @@ class ModelFileError(Exception):
 
 def locate(where: str) -> Path:
     """The absolute path of the GGUF file that `where` names. Raises `ModelFileError`."""
-    path = in_package(where) if where.startswith(PACKAGE) else Path(where).expanduser().absolute()
+    path = in_package(where) if where.startswith(PACKAGE) else absolute(where)
     try:
         with path.open("rb") as file:
             magic = file.read(len(MAGIC))
@@ -27,6 +28,11 @@ def locate(where: str) -> Path:
     if magic != MAGIC:
         raise ModelFileError(f"{path} is not a GGUF file.")
     return path
+
+
+def absolute(where: str) -> Path:
+    """The path `where`, with `~` for the home directory; somebody unknown has none."""
+    return Path(os.path.expanduser(where)).absolute()  # noqa: PTH111 -- Path's raises for those
 
 
 def in_package(where: str) -> Path:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib.util
 import os
 import secrets
-from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
 from llmgw_core.domain.errors import ConfigError
 from llmgw_llamacpp.child import Settings
-from llmgw_llamacpp.modelfile import ModelFileError, locate
+from llmgw_llamacpp.modelfile import ModelFileError, absolute, locate
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
@@ -61,7 +60,7 @@ def check_options(options: LlamaCppOptions) -> None:
         raise ConfigError(str(error), path="gguf") from error
     if options.pooling and not options.embedding:
         raise ConfigError("pooling needs embedding: true.", path="pooling")
-    if options.chat_template and not Path(options.chat_template).expanduser().is_file():
+    if options.chat_template and not absolute(options.chat_template).is_file():
         raise ConfigError(
             f"there is no chat template file {options.chat_template}.", path="chat_template"
         )
@@ -71,7 +70,7 @@ def child_settings(options: LlamaCppOptions, upstream_model: str) -> Settings:
     """What the child is told: `options` with the model file found, and a new random key.
 
     Raises `ModelFileError` when the file has gone since the check."""
-    template = options.chat_template and str(Path(options.chat_template).expanduser().absolute())
+    template = options.chat_template and str(absolute(options.chat_template))
     return Settings(
         parent=os.getpid(),
         api_key=secrets.token_urlsafe(32),
