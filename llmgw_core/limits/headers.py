@@ -35,19 +35,20 @@ def ratelimit_headers(
 
 
 def duration(seconds: float) -> bytes:
-    """`seconds` in OpenAI's form, to the millisecond: `0s`, `120ms`, `7.66s`, `6m0s`, `1h0m0s`."""
-    milliseconds = math.ceil(seconds * 1000)
-    if milliseconds <= 0:
+    """`seconds` in OpenAI's form, rounded up: to the millisecond below a second, else to the
+    second: `0s`, `120ms`, `8s`, `6m0s`, `1h0m0s`."""
+    if seconds <= 0:
         return b"0s"
-    if milliseconds < 1000:
-        return b"%dms" % milliseconds
-    if milliseconds < 60_000:
-        return b"%gs" % (milliseconds / 1000)
-    minutes, milliseconds = divmod(milliseconds, 60_000)
+    if seconds <= 0.999:
+        return b"%dms" % math.ceil(seconds * 1000)
+    whole = math.ceil(seconds)
+    if whole < 60:
+        return b"%ds" % whole
+    minutes, whole = divmod(whole, 60)
     if minutes < 60:
-        return b"%dm%gs" % (minutes, milliseconds / 1000)
+        return b"%dm%ds" % (minutes, whole)
     hours, minutes = divmod(minutes, 60)
-    return b"%dh%dm%gs" % (hours, minutes, milliseconds / 1000)
+    return b"%dh%dm%ds" % (hours, minutes, whole)
 
 
 def retry_after(seconds: float) -> bytes:

@@ -31,12 +31,13 @@ def tick_of(now: float) -> int:
 
 class Window:
     """Amounts counted over the last `seconds`. `total` is the sum and `tick` the time up to
-    which it holds; call `advance` first when time has moved on.
+    which it holds; call `advance` first when time has moved on. `slots[at]` is what was counted in
+    the present slot.
 
-    Both are plain attributes for readers on the hot path; only the methods change them.
+    These are plain attributes for the hot path of `meters`; nobody else changes them.
     """
 
-    __slots__ = ("_at", "_last", "_shift", "_size", "_slot", "_slots", "seconds", "tick", "total")
+    __slots__ = ("_last", "_shift", "_size", "_slot", "at", "seconds", "slots", "tick", "total")
 
     def __init__(self, seconds: float, tick: int = 0) -> None:
         self.total = 0
@@ -49,10 +50,10 @@ class Window:
         self._shift = shift
         # One slot more than the window is long: the current slot is not yet over.
         self._size = -(-ticks >> shift) + 1
-        self._slots = [0] * self._size
+        self.slots = [0] * self._size
         self.tick = tick
         self._slot = tick >> shift
-        self._at = self._slot % self._size
+        self.at = self._slot % self._size
         self._last = self._slot
 
     @property
@@ -72,11 +73,11 @@ class Window:
         passed = slot - self._slot
         if not passed:
             return
-        slots, at = self._slots, self._at
+        slots, at = self.slots, self.at
         if slots[at]:
             self._last = self._slot
         self._slot = slot
-        self._at = slot % self._size
+        self.at = slot % self._size
         if not self.total:
             return
         if passed >= self._size:
@@ -94,7 +95,7 @@ class Window:
     def add(self, amount: int) -> None:
         """Count `amount` (not negative) now."""
         self.total += amount
-        self._slots[self._at] += amount
+        self.slots[self.at] += amount
 
     def correct(self, booked: int, amount: int) -> int:
         """Change what was booked at tick `booked` by `amount`; returns by how much it changed.
@@ -103,20 +104,24 @@ class Window:
         from now on (a long stream must not escape) and a negative one is void.
         """
         slot = booked >> self._shift
+        if slot == self._slot and amount >= 0:
+            self.total += amount
+            self.slots[self.at] += amount
+            return amount
         if self._slot - slot >= self._size:
             if amount <= 0:
                 return 0
-            at = self._at
+            at = self.at
         else:
             at = slot % self._size
-            if slot > self._last and at != self._at:
+            if slot > self._last and at != self.at:
                 self._last = slot
         if amount < 0:
             # More than the slot holds was never booked there (a reshaped window may have
             # moved it); a slot below zero would let later traffic through.
-            amount = max(amount, -self._slots[at])
+            amount = max(amount, -self.slots[at])
         self.total += amount
-        self._slots[at] += amount
+        self.slots[at] += amount
         return amount
 
     def time_until_room(self, amount: int, limit: int, now: float) -> float:
@@ -132,15 +137,15 @@ class Window:
         slot = self._slot - self._size
         while excess > 0:
             slot += 1
-            excess -= self._slots[slot % self._size]
+            excess -= self.slots[slot % self._size]
         return self._leaves(slot) - now + ROUNDING
 
     def time_until_empty(self, now: float) -> float:
         """Seconds until everything has left the window if nothing else came."""
         if not self.total:
             return 0.0
-        last = self._slot if self._slots[self._at] else self._last
-        while not self._slots[last % self._size]:
+        last = self._slot if self.slots[self.at] else self._last
+        while not self.slots[last % self._size]:
             last -= 1
         self._last = last
         return self._leaves(last) - now
@@ -155,7 +160,7 @@ class Window:
         counted = [
             (min(((slot + 1) << self._shift) - 1, self.tick), amount)
             for slot in range(oldest, self._slot + 1)
-            if (amount := self._slots[slot % self._size])
+            if (amount := self.slots[slot % self._size])
         ]
         self.total = 0
         self._shape(seconds, self.tick)
