@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
 
     from llmgw_core.gateway import Gateway
-    from llmgw_server.uvicorn_calls import CallCycle, CallProtocol
+    from llmgw_server.uvicorn_calls import CallCycle
+    from llmgw_server.uvicorn_protocol import CallProtocol
 
 CALLS = "/v1/"
 """Everything below belongs to the core."""
@@ -95,7 +96,7 @@ class Application:
     def uvicorn_protocol(self) -> type[CallProtocol]:
         """The protocol class with which uvicorn hands calls straight to the core; needs an open
         gateway."""
-        from llmgw_server.uvicorn_calls import protocol_class  # noqa: PLC0415 - needs uvicorn
+        from llmgw_server.uvicorn_protocol import protocol_class  # noqa: PLC0415 - needs uvicorn
 
         assert self._gateway is not None
         seconds = self._gateway.config.requests.body_seconds

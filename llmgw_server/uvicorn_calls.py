@@ -1,42 +1,28 @@
-"""The short way for calls on uvicorn: from its HTTP parser straight into the core, without ASGI.
-
-ASGI's dictionaries, its checks of every header and its two writes per reply cost more than the
-rest of the adapter. uvicorn lets one choose its HTTP protocol class, so this one subclasses its
-own: parsing, pipelining, flow control and shutdown stay uvicorn's; a request below `/v1/` gets a
-`CallCycle` in place of uvicorn's request-response cycle, and everything else goes the usual way.
-The keep-alive time is also the deadline of a head.
-
-It relies on the names that `HttpToolsProtocol` uses of a cycle (`body`, `more_body`,
-`message_event`, `response_complete`, `disconnected`, `keep_alive`), which is why the extra `fast`
-bounds uvicorn's version.
-"""
+"""One call on uvicorn: what `uvicorn_protocol` puts in the place of uvicorn's own cycle."""
 
 from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
+from typing import TYPE_CHECKING
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
-from llmgw_core.domain.call import ClientGone, Head
+from llmgw_core.domain.call import ClientGone
 from llmgw_server.asgi import LINGER_SECONDS, SMALL_BODY, too_large, too_slow
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from llmgw_core.domain.call import Body, Headers, Sink
+    from llmgw_core.domain.call import Body, Head, Headers, Sink
+    from llmgw_server.uvicorn_protocol import CallProtocol
 
     Handle = Callable[[Head, Body, Sink], Awaitable[None]]
 
-CALLS = b"/v1/"
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _STATUS_LINES = {
-    status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode())
-    for status in HTTPStatus
+    # Upstreams refuse with numbers of their own, too.
+    status: f"HTTP/1.1 {status} {_PHRASES.get(status, '')}\r\n".encode()
+    for status in range(100, 600)
 }
-_GRAIN = 0.01
-"""Seconds that a timer may be early."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -47,8 +33,6 @@ class CallCycle:
     __slots__ = (
         "_chunked",
         "_head",
-        "_owed",
-        "_protocol",
         "_waiter",
         "body",
         "disconnected",
@@ -59,6 +43,7 @@ class CallCycle:
         "message_event",
         "more_body",
         "on_gone",
+        "protocol",
         "response_complete",
         "task",
         "waiting_for_100_continue",
@@ -78,10 +63,9 @@ class CallCycle:
         self.waiting_for_100_continue = False
         self.message_event = self
         """uvicorn tells by `message_event.set()` that one of the above has changed."""
-        self._protocol = protocol
+        self.protocol = protocol
         self._head = b""
         self._chunked = False
-        self._owed = 0
         self._waiter: asyncio.Future[None] | None = None
         self.task: asyncio.Task[None] | None = None
 
@@ -106,15 +90,15 @@ class CallCycle:
         finally:
             if not self.response_complete:
                 self.response_complete = True
-                self._protocol.transport.close()
-            self._protocol.ended(self)
+                self.protocol.transport.close()
+            self.protocol.ended(self)
 
     def end(self) -> None:
         """Cancel the call, because the server cannot wait for it."""
         self.ended = True
         if self.task is not None:
             # One that has not begun to run never comes to its own end.
-            self.task.add_done_callback(lambda _: self._protocol.ended(self))
+            self.task.add_done_callback(lambda _: self.protocol.ended(self))
             self.task.cancel()
 
     # ------------------------------------------------------------------ body
@@ -127,11 +111,10 @@ class CallCycle:
         return body
 
     async def _receive(self, limit: int) -> None:
-        protocol = self._protocol
-        self._owed = announced_length(self.head)
-        if self._owed > limit:
+        protocol = self.protocol
+        if announced_length(self.head) > limit:
             raise too_large(limit)
-        if self.waiting_for_100_continue:
+        if self.waiting_for_100_continue and not self.disconnected:
             self.waiting_for_100_continue = False
             protocol.transport.write(_CONTINUE)
         try:
@@ -149,7 +132,7 @@ class CallCycle:
             raise too_large(limit)
 
     async def _changed(self) -> None:
-        self._waiter = self._protocol.loop.create_future()
+        self._waiter = self.protocol.loop.create_future()
         try:
             await self._waiter
         finally:
@@ -160,7 +143,9 @@ class CallCycle:
     async def start(self, status: int, headers: Headers) -> None:
         """See `Sink.start`."""
         lines = [name + b": " + value for name, value in headers]
-        if self.more_body and self._unread():
+        if self.more_body and (self.waiting_for_100_continue or self._unread()):
+            # Whether a client that was not told to go on sends its body, nobody can know: its
+            # next request might be taken for that body.
             self.keep_alive = False
         if not self.keep_alive:
             lines.append(b"connection: close")
@@ -178,7 +163,7 @@ class CallCycle:
         if not self._chunked:
             self._chunked = True
             chunk = self._head + b"transfer-encoding: chunked\r\n\r\n" + chunk
-        protocol = self._protocol
+        protocol = self.protocol
         protocol.transport.write(chunk)
         if protocol.flow.write_paused:
             await protocol.flow.drain()
@@ -187,13 +172,18 @@ class CallCycle:
         """See `Sink.finish`."""
         if self.gone or self.response_complete:
             return
+        protocol = self.protocol
+        if protocol.flow.write_paused:
+            # A client that asks on and reads nothing must not fill the memory with replies.
+            await protocol.flow.drain()
+            if self.disconnected:
+                return
         if not self._chunked:
             reply = b"%bcontent-length: %d\r\n\r\n%b" % (self._head, len(data), data)
         elif data:
             reply = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data)
         else:
             reply = b"0\r\n\r\n"
-        protocol = self._protocol
         if self.more_body and not self.keep_alive:
             protocol.transport.write(reply)
             await self._linger()
@@ -215,178 +205,10 @@ class CallCycle:
             async with asyncio.timeout(LINGER_SECONDS):
                 while self.more_body and not self.disconnected:
                     self.body.clear()
-                    self._protocol.flow.resume_reading()
+                    self.protocol.flow.resume_reading()
                     await self._changed()
         except TimeoutError:
             return
-
-
-class Outbox:
-    """Ends of replies that leave together at the end of this turn of the event loop: a client
-    process with many calls is woken once for all of them, which under load saves the machine
-    more than it costs."""
-
-    def __init__(self) -> None:
-        self._waiting: list[tuple[asyncio.Transport, bytes]] = []
-
-    def put(self, transport: asyncio.Transport, data: bytes) -> None:
-        """Write `data` before the loop waits again."""
-        if not self._waiting:
-            asyncio.get_running_loop().call_soon(self.flush)
-        self._waiting.append((transport, data))
-
-    def flush(self) -> None:
-        """Write now."""
-        waiting, self._waiting = self._waiting, []
-        for transport, data in waiting:
-            transport.write(data)
-
-
-class CallProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol with the short way. Use a subclass made by `protocol_class`."""
-
-    handle: Handle
-    body_seconds: float
-    cycles: set[CallCycle]
-    outbox: Outbox
-    _running: CallCycle | None = None
-    _waiting_since: float | None = None
-    """Since when the next whole head is waited for (loop time); None while a call runs."""
-
-    def connection_made(self, transport: Any) -> None:
-        """As uvicorn; and from now on the first head has to come."""
-        super().connection_made(transport)
-        self._await_head()
-
-    def _await_head(self) -> None:
-        # One timer for the life of the connection, which looks at the time when it fires:
-        # arming and cancelling one for every request costs more than parsing it.
-        self._waiting_since = self.loop.time()
-        if self.timeout_keep_alive_task is None:
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self._look_at_time
-            )
-
-    def _look_at_time(self) -> None:
-        self.timeout_keep_alive_task = None
-        since = self._waiting_since
-        if since is None:
-            return
-        left = since + self.timeout_keep_alive - self.loop.time()
-        if left <= _GRAIN:
-            self.transport.close()
-        else:
-            self.timeout_keep_alive_task = self.loop.call_later(left, self._look_at_time)
-
-    def _unset_keepalive_if_required(self) -> None:
-        """Nothing: a part of a head must not prolong the wait for all of it."""
-
-    def on_response_complete(self) -> None:
-        """As uvicorn, but for the timer."""
-        self.server_state.total_requests += 1
-        if self.transport.is_closing():
-            return
-        self.flow.resume_reading()
-        if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
-        else:
-            self._await_head()
-
-    def on_message_begin(self) -> None:
-        """As uvicorn, but the scope is made only for requests that go the usual way."""
-        self.url = b""
-        self.expect_100_continue = False
-        self.headers = []
-
-    def on_headers_complete(self) -> None:
-        """Choose the way. HTTP/1.0, which knows no chunks, goes the usual one."""
-        parser, url = self.parser, self.url
-        self._waiting_since = None
-        method = parser.get_method()
-        if (
-            not url.startswith(CALLS)
-            or method not in (b"POST", b"GET")
-            or parser.get_http_version() != "1.1"
-            or parser.should_upgrade()
-        ):
-            headers, expected = self.headers, self.expect_100_continue
-            super().on_message_begin()
-            self.url, self.expect_100_continue = url, expected
-            self.headers.extend(headers)
-            super().on_headers_complete()
-            return
-        raw_path, _, query = url.partition(b"?")
-        path = raw_path.decode("latin-1")
-        client = self.client
-        head = Head(
-            method.decode(),
-            unquote(path) if "%" in path else path,
-            self.headers,
-            query=query,
-            client=client[0] if client else "",
-        )
-        before: Any = self.cycle
-        cycle: Any = CallCycle(self, head, keep_alive=parser.should_keep_alive())
-        cycle.waiting_for_100_continue = self.expect_100_continue
-        self.cycle = cycle
-        if before is None or before.response_complete:
-            self._start_asgi_task(cycle, self.app)
-        else:
-            # Pipelined: its turn comes when the reply before has been sent.
-            self.flow.pause_reading()
-            self.pipeline.appendleft((cycle, self.app))
-
-    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        if not isinstance(cycle, CallCycle):
-            self._running = None
-            super()._start_asgi_task(cycle, app)
-            return
-        self._running = cycle
-        self.cycles.add(cycle)
-        cycle.task = self.loop.create_task(cycle.run(type(self).handle))
-        self.tasks.add(cycle.task)
-
-    def ended(self, cycle: CallCycle) -> None:
-        """The task of a call is about to end."""
-        self.cycles.discard(cycle)
-        if cycle.task is not None:
-            self.tasks.discard(cycle.task)
-
-    def replied(self, *, keep_alive: bool) -> None:
-        """The reply of the running call has been written."""
-        self._running = None
-        if not keep_alive:
-            self.outbox.flush()
-            self.transport.close()
-        self.on_response_complete()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """As uvicorn, which tells only the newest of pipelined requests."""
-        running = self._running
-        if running is not None:
-            self._running = None
-            newest: Any = self.cycle
-            if running is not newest and not running.response_complete:
-                running.disconnected = True
-                running.set()
-        if self.timeout_keep_alive_task is not None:
-            self.timeout_keep_alive_task.cancel()
-            self.timeout_keep_alive_task = None
-        super().connection_lost(exc)
-
-
-def protocol_class(
-    handle: Handle, *, body_seconds: float, cycles: set[CallCycle]
-) -> type[CallProtocol]:
-    """A protocol class that hands calls to `handle`; `cycles` holds those in flight, so that
-    whoever ends the server can end them."""
-    attributes = {
-        "handle": staticmethod(handle),
-        "body_seconds": body_seconds,
-        "cycles": cycles,
-        "outbox": Outbox(),
-    }
-    return type("GatewayProtocol", (CallProtocol,), attributes)
 
 
 def announced_length(head: Head) -> int:

@@ -1,0 +1,242 @@
+"""The short way for calls on uvicorn: from its HTTP parser straight into the core, without ASGI.
+
+ASGI's dictionaries, its checks of every header and its two writes per reply cost more than the
+rest of the adapter. uvicorn lets one choose its HTTP protocol class, so this one subclasses its
+own: parsing, pipelining, flow control and shutdown stay uvicorn's; a request below `/v1/` gets a
+`CallCycle` in place of uvicorn's request-response cycle, and everything else goes the usual way.
+The keep-alive time is also the deadline of a head.
+
+It relies on the names that `HttpToolsProtocol` uses of a cycle (`body`, `more_body`,
+`message_event`, `response_complete`, `disconnected`, `keep_alive`), which is why the extra `fast`
+bounds uvicorn's version.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from llmgw_core.domain.call import Head
+from llmgw_server.uvicorn_calls import CallCycle
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from llmgw_core.domain.call import Body, Sink
+
+    Handle = Callable[[Head, Body, Sink], Awaitable[None]]
+
+CALLS = b"/v1/"
+_GRAIN = 0.01
+"""Seconds that a timer may be early."""
+FRAMING_BYTES = 64 * 1024
+"""Of an incomplete head, or of trailers and other framing of a body between two parts of it."""
+
+
+class Outbox:
+    """Ends of replies that leave together at the end of this turn of the event loop: a client
+    process with many calls is woken once for all of them, which under load saves the machine
+    more than it costs."""
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[asyncio.Transport, bytes]] = []
+
+    def put(self, transport: asyncio.Transport, data: bytes) -> None:
+        """Write `data` before the loop waits again."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self.flush)
+        self._waiting.append((transport, data))
+
+    def flush(self) -> None:
+        """Write now."""
+        waiting, self._waiting = self._waiting, []
+        for transport, data in waiting:
+            # uvloop raises for one that is closed, and the others would never be written.
+            if not transport.is_closing():
+                transport.write(data)
+
+
+class CallProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP protocol with the short way. Use a subclass made by `protocol_class`."""
+
+    handle: Handle
+    body_seconds: float
+    cycles: set[CallCycle]
+    outbox: Outbox
+    _running: CallCycle | None = None
+    _framing = 0
+    """Bytes received since the last whole head or part of a body."""
+    _in_head = True
+    _waiting_since: float | None = None
+    """Since when the next whole head is waited for (loop time); None while a call runs."""
+
+    def connection_made(self, transport: Any) -> None:
+        """As uvicorn; and from now on the first head has to come."""
+        super().connection_made(transport)
+        self._await_head()
+
+    def _await_head(self) -> None:
+        # One timer for the life of the connection, which looks at the time when it fires:
+        # arming and cancelling one for every request costs more than parsing it.
+        self._waiting_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self._look_at_time
+            )
+
+    def _look_at_time(self) -> None:
+        self.timeout_keep_alive_task = None
+        since = self._waiting_since
+        if since is None:
+            return
+        left = since + self.timeout_keep_alive - self.loop.time()
+        if left <= _GRAIN:
+            self.transport.close()
+        else:
+            self.timeout_keep_alive_task = self.loop.call_later(left, self._look_at_time)
+
+    def data_received(self, data: bytes) -> None:
+        """As uvicorn, which would let a head grow without end."""
+        self._framing += len(data)
+        super().data_received(data)
+        if self._framing > FRAMING_BYTES and not self.transport.is_closing():
+            if self.cycle is None or self.cycle.response_complete:
+                self.send_400_response("The head of the request is too large.")
+            else:
+                self.transport.abort()
+
+    def on_body(self, body: bytes) -> None:
+        """As uvicorn."""
+        self._framing = 0
+        super().on_body(body)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """As uvicorn, but a trailer is no header: it came after the caller was identified."""
+        if self._in_head:
+            super().on_header(name, value)
+
+    def send_400_response(self, msg: str) -> None:
+        """As uvicorn, behind the replies that wait to be written."""
+        self.outbox.flush()
+        super().send_400_response(msg)
+
+    def shutdown(self) -> None:
+        """As uvicorn, behind the replies that wait to be written."""
+        self.outbox.flush()
+        super().shutdown()
+
+    def _unset_keepalive_if_required(self) -> None:
+        """Nothing: a part of a head must not prolong the wait for all of it."""
+
+    def on_response_complete(self) -> None:
+        """As uvicorn, but for the timer."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._await_head()
+
+    def on_message_begin(self) -> None:
+        """As uvicorn, but the scope is made only for requests that go the usual way."""
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
+        self._in_head = True
+
+    def on_headers_complete(self) -> None:
+        """Choose the way. HTTP/1.0, which knows no chunks, goes the usual one."""
+        parser, url = self.parser, self.url
+        self._waiting_since = None
+        self._framing = 0
+        self._in_head = False
+        method = parser.get_method()
+        if (
+            not url.startswith(CALLS)
+            or method not in (b"POST", b"GET")
+            or parser.get_http_version() != "1.1"
+            or parser.should_upgrade()
+        ):
+            headers, expected = self.headers, self.expect_100_continue
+            super().on_message_begin()
+            self.url, self.expect_100_continue = url, expected
+            self.headers.extend(headers)
+            super().on_headers_complete()
+            return
+        raw_path, _, query = url.partition(b"?")
+        path = raw_path.decode("latin-1")
+        client = self.client
+        head = Head(
+            method.decode(),
+            unquote(path) if "%" in path else path,
+            self.headers,
+            query=query,
+            client=client[0] if client else "",
+        )
+        before: Any = self.cycle
+        cycle: Any = CallCycle(self, head, keep_alive=parser.should_keep_alive())
+        cycle.waiting_for_100_continue = self.expect_100_continue
+        self.cycle = cycle
+        if before is None or before.response_complete:
+            self._start_asgi_task(cycle, self.app)
+        else:
+            # Pipelined: its turn comes when the reply before has been sent.
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, self.app))
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        if not isinstance(cycle, CallCycle):
+            self._running = None
+            super()._start_asgi_task(cycle, app)
+            return
+        self._running = cycle
+        self.cycles.add(cycle)
+        cycle.task = self.loop.create_task(cycle.run(type(self).handle))
+        self.tasks.add(cycle.task)
+
+    def ended(self, cycle: CallCycle) -> None:
+        """The task of a call is about to end."""
+        self.cycles.discard(cycle)
+        if cycle.task is not None:
+            self.tasks.discard(cycle.task)
+
+    def replied(self, *, keep_alive: bool) -> None:
+        """The reply of the running call has been written."""
+        self._running = None
+        if not keep_alive:
+            self.outbox.flush()
+            self.transport.close()
+        self.on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """As uvicorn, which tells only the newest of pipelined requests."""
+        running = self._running
+        if running is not None:
+            self._running = None
+            newest: Any = self.cycle
+            if running is not newest and not running.response_complete:
+                running.disconnected = True
+                running.set()
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = None
+        super().connection_lost(exc)
+
+
+def protocol_class(
+    handle: Handle, *, body_seconds: float, cycles: set[CallCycle]
+) -> type[CallProtocol]:
+    """A protocol class that hands calls to `handle`; `cycles` holds those in flight, so that
+    whoever ends the server can end them."""
+    attributes = {
+        "handle": staticmethod(handle),
+        "body_seconds": body_seconds,
+        "cycles": cycles,
+        "outbox": Outbox(),
+    }
+    return type("GatewayProtocol", (CallProtocol,), attributes)
