@@ -147,7 +147,9 @@ async def test_who_asks_on_and_reads_nothing_is_not_served_on() -> None:
 
     async with running(Entrance(large).application(), "uvicorn") as server:
         reader, writer = await server.connect()
-        writer.transport.pause_reading()
+        transport = writer.transport
+        assert isinstance(transport, asyncio.Transport)
+        transport.pause_reading()
         requests = 1000
         writer.write(GET * requests)
         before = -1
@@ -155,7 +157,7 @@ async def test_who_asks_on_and_reads_nothing_is_not_served_on() -> None:
             before = served
             await asyncio.sleep(0.05)
         assert served < requests
-        writer.transport.resume_reading()
+        transport.resume_reading()
         for _ in range(requests):
             assert len((await read_reply(reader))[2]) == 100_000
 
