@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from llmgw_core import Gateway, Head, PluginContext, UsageRecord, hookimpl
@@ -27,7 +28,7 @@ class Bill:
 
     @hookimpl
     def on_usage(self, record: UsageRecord) -> None:
-        usage, amount = record.usage, record.charge / 1e9
+        usage, amount = record.usage, Decimal(record.charge).scaleb(-9)  # exact
         print(
             f"\n{usage.input_tokens} + {usage.output_tokens} tokens, {amount:f} {record.currency}"
         )

@@ -7,6 +7,7 @@ failing in the middle when a read turns into a write.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 from contextlib import asynccontextmanager, contextmanager
@@ -23,7 +24,7 @@ from llmgw_core.domain.errors import ConfigError, StoreUnavailable
 from llmgw_core.store import schema
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Coroutine, Iterator
 
 BUSY_SECONDS = 5.0
 WAL_PAGES = 4000
@@ -53,7 +54,7 @@ class Store:
         _create_file(self._file)
         with _config_errors(self._file), _store_errors():
             _probe(self._file)
-            await _prepare(self._file)
+            await _unhurried(_prepare(self._file))
         self._engine = _engine(self._file)
 
     @property
@@ -117,6 +118,17 @@ def _probe(file: Path) -> None:
         sqlite3.connect(file).close()
     except sqlite3.Error as error:
         raise StoreUnavailable(str(error)) from error
+
+
+async def _unhurried(work: Coroutine[Any, Any, None]) -> None:
+    """`work`, which takes moments, to its end even when this is cancelled: what drops a connection
+    in the making leaves aiosqlite's thread to report to an event loop that has ended."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
 
 
 def _engine(file: Path, *, migrating: bool = False) -> AsyncEngine:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from llmgw_core.config.load import load
+from llmgw_core.domain.access import Limits
 from llmgw_core.gateway import Gateway
 from llmgw_core.tenancy.errors import NotFound
 from llmgw_core.tenancy.records import ORGANIZATION, TEAM, USER, Kind, LevelInfo
@@ -38,6 +39,8 @@ T = TypeVar("T", bound=LevelInfo)
 HOST = "127.0.0.1"
 ACTOR = "demo"
 ORGANIZATION_NAME, TEAM_NAME, USER_NAME = "demo", "demo-team", "demo-user"
+LIMITS = Limits(rpm=600, tpm=1_000_000)
+"""More than the model can do; so that replies show what is left of them."""
 TICK_SECONDS = 1.0
 
 
@@ -137,7 +140,7 @@ async def _tenants(tenancy: Tenancy) -> str:
         user = (await tenancy.create_user(inside, USER_NAME, actor=ACTOR)).id
     if not await tenancy.list_memberships(team=team, user=user):
         await tenancy.add_membership(team, user, actor=ACTOR)
-    _, key = await tenancy.create_key(team=team, user=user, actor=ACTOR)
+    _, key = await tenancy.create_key(team=team, user=user, limits=LIMITS, actor=ACTOR)
     return key
 
 

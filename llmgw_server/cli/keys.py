@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from msgspec import UNSET
@@ -103,4 +104,6 @@ def _list(args: argparse.Namespace) -> None:
 def _state(info: KeyInfo) -> str:
     if info.revoked:
         return "revoked"
+    if info.expires_at is not None and info.expires_at <= time.time():
+        return "expired"
     return "disabled" if info.disabled else "active"

@@ -31,7 +31,7 @@ def configure(parser: argparse.ArgumentParser, _command: str) -> None:
         metavar="A,B",
         help=f"any of {', '.join(get_args(Dimension))} (default: {DEFAULT})",
     )
-    moment = "a date (2026-01-31, UTC) or a span back from now (7d, 12h)"
+    moment = "a date (2026-01-31, UTC) or a span back from now (7d, 12h); whole hours count"
     parser.add_argument("--since", type=past, metavar="WHEN", help=moment)
     parser.add_argument("--until", type=past, metavar="WHEN", help="likewise")
     add_json(parser)

@@ -62,7 +62,7 @@ async def test_the_embedding_program_streams_an_answer_and_says_what_it_cost(
                 stdout=asyncio.subprocess.PIPE,
             )
             output, _ = await process.communicate()
-            assert output.decode() == "Hello there\n7 + 3 tokens, 0.000001 USD\n"
+            assert output.decode() == "Hello there\n7 + 3 tokens, 0.000001300 USD\n"
             assert process.returncode == 0
     assert [body["messages"][0]["content"] for body in server.bodies] == [QUESTION] * 2
 

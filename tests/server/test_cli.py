@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import datetime as dt
 import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -68,6 +70,17 @@ def test_an_organisation_with_its_teams_users_and_keys(llmgw: Callable[..., str]
     assert "revoked" in llmgw("keys", "list", "--user", "someone")
     assert llmgw("teams", "add-user", "research", "someone").startswith("User someone is now")
     assert llmgw("teams", "remove-user", "research", "someone").endswith("team research.\n")
+
+
+def test_a_key_that_has_expired_does_not_look_active(
+    llmgw: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llmgw("orgs", "create", "acme", "--models", "*")
+    llmgw("keys", "create", "--org", "acme", "--expires", "2999-01-01")
+    assert "active" in llmgw("keys", "list")
+    later = dt.datetime(2999, 1, 1, tzinfo=dt.UTC).timestamp()
+    monkeypatch.setattr("llmgw_server.cli.keys.time", SimpleNamespace(time=lambda: later))
+    assert "expired" in llmgw("keys", "list")
 
 
 def test_what_is_given_changes_and_the_rest_stays(llmgw: Callable[..., str]) -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -114,6 +116,22 @@ async def test_a_store_that_is_not_open_is_unavailable(url: str) -> None:
     with pytest.raises(StoreUnavailable):
         async with store.begin():
             pass
+
+
+@pytest.mark.parametrize("steps", range(12))
+def test_an_opening_that_is_interrupted_leaves_no_thread_behind(tmp_path: Path, steps: int) -> None:
+    async def interrupted() -> None:
+        opening = asyncio.create_task(Store(f"sqlite:///{tmp_path / 'x.db'}").open())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        opening.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await opening
+
+    before = set(threading.enumerate())
+    asyncio.run(interrupted())
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)  # one that fails makes this test fail: warnings are errors
 
 
 async def test_a_relative_file_is_relative_to_the_working_directory(
