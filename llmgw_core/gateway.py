@@ -94,7 +94,8 @@ class Gateway:
         plugins: Sequence[tuple[str, type[Any]]] = (),
         limiter_clock: Callable[[], float] = time.monotonic,
     ) -> AsyncIterator[Gateway]:
-        """Start a gateway from a configuration file or a `Config`; closing settles everything.
+        """Start a gateway from a configuration file or a `Config`; closing settles
+        everything, also calls that are still under way.
 
         `base_dir` is what a `Config`'s relative paths are relative to (default: the working
         directory). `plugins` are plugin classes of the embedding application, enabled before
@@ -130,8 +131,6 @@ class Gateway:
             serve_stale=config.store.serve_stale,
         )
         transports = _transports(models)
-        for transport in transports.values():
-            stack.push_async_callback(transport.aclose)
         gateway = cls(
             config=config,
             host=host,
@@ -143,8 +142,14 @@ class Gateway:
             transports=transports,
             limiter_clock=limiter_clock,
         )
+        stack.callback(gateway.books.close)
+        for transport in transports.values():
+            stack.push_async_callback(transport.aclose)
         stack.push_async_callback(mover.aclose)
         stack.push_async_callback(host.shutdown, _SHUTDOWN_SECONDS)
+        # While observers and the mover are still there; calls that come later than this are
+        # settled just before the journal closes, and after that none is admitted.
+        stack.callback(gateway.books.close)
         host.bind_deployments(gateway.deployments)
         await host.startup()
         stack.push_async_callback(principals.aclose)
@@ -186,7 +191,7 @@ class Gateway:
         limits = config.requests
         prices = PriceBook(config.models)
         refuse_unpriced = config.accounting.unpriced == "refuse"
-        books = Books(
+        books = self.books = Books(
             prices=prices,
             journal=self.journal,
             estimator=TokenEstimator(limits.default_output_tokens),

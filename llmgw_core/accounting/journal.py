@@ -178,6 +178,7 @@ class Journal:
         done = self.moved_to == (self._path, self._offset) and not self._closed
         os.close(self._fd)
         self._fd = -1
+        self.healthy = False  # nothing may be admitted any more
         self._drop_spare()
         if done:
             self._path.unlink(missing_ok=True)

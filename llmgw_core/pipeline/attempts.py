@@ -150,14 +150,18 @@ class Attempts:
         if deployment.on_disconnect == "drain":
             exchange.work_on_when_gone()
         requests = session.requests()
-        exchange.ticket.sent()
+        sent = exchange.ticket.sent
         for request in requests[:-1]:
-            reply = await transport.send(origin, request, deployment.timeouts, fresh=fresh)
+            reply = await transport.send(
+                origin, request, deployment.timeouts, fresh=fresh, on_sent=sent
+            )
             try:
                 await reply.read(self._reply_bytes)
             finally:
                 reply.abort()
-        reply = await transport.send(origin, requests[-1], deployment.timeouts, fresh=fresh)
+        reply = await transport.send(
+            origin, requests[-1], deployment.timeouts, fresh=fresh, on_sent=sent
+        )
         try:
             if not 200 <= reply.status < 300:
                 body = await reply.read(self._reply_bytes)

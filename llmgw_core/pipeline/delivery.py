@@ -124,6 +124,7 @@ class Delivery:
         """The answer after the plugins' `post_process`; one that rejects it is still paid for."""
         if not self._host.post_process:
             return answer
+        exchange.ticket.received(answer)
         try:
             return await self._host.run_post_process(answer, exchange.call)
         except GatewayError as error:

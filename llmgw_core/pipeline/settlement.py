@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from llmgw_core.domain.call import Call
     from llmgw_core.domain.deployment import Deployment
     from llmgw_core.domain.errors import GatewayError
+    from llmgw_core.domain.reply import Reply
     from llmgw_core.hooks.host import PluginHost
     from llmgw_core.limits.estimate import TokenEstimator
     from llmgw_core.limits.port import Reservation
@@ -37,15 +38,17 @@ _SERVED = frozenset({"completed", "incomplete", "client_left"})
 
 class Attempt:
     """The attempt that runs now. `sent`: a request may have reached the upstream, so its input
-    counts as used even if nothing comes back; `reader` knows what a stream has produced."""
+    counts as used even if nothing comes back; `reader` knows what a stream has produced,
+    `answer` is a complete reply that plugins look at before it is delivered."""
 
-    __slots__ = ("deployment", "reader", "sent", "started")
+    __slots__ = ("answer", "deployment", "reader", "sent", "started")
 
     def __init__(self, deployment: Deployment, started: float) -> None:
         self.deployment = deployment
         self.started = started
         self.sent = False
         self.reader: StreamReader | None = None
+        self.answer: Reply | None = None
 
 
 class Books:
@@ -69,6 +72,13 @@ class Books:
         self.host = host
         self.clock = clock
         self.currency = currency
+        self.open: set[Settlement] = set()
+        """What has been admitted and not settled."""
+
+    def close(self) -> None:
+        """The journal is about to be closed: settle what is still under way."""
+        for settlement in tuple(self.open):
+            settlement.interrupted()
 
 
 class Settlement:
@@ -98,6 +108,7 @@ class Settlement:
         self.first_content = 0.0
         self.input_tokens = input_tokens
         self.settled = False
+        books.open.add(self)
         books.stats.in_flight += 1
 
     @property
@@ -114,6 +125,12 @@ class Settlement:
         if self.attempt is not None:
             self.attempt.sent = True
 
+    def received(self, answer: Reply) -> None:
+        """The running attempt has given `answer`, which is to be judged before it is delivered:
+        whatever happens until then, it is paid."""
+        if self.attempt is not None:
+            self.attempt.answer = answer
+
     def watch(self, reader: StreamReader) -> None:
         """The running attempt streams: `reader` knows what it has produced so far."""
         if self.attempt is not None:
@@ -123,7 +140,8 @@ class Settlement:
         """The running attempt has failed and was not delivered; what it reported is paid."""
         attempt = self.attempt
         if attempt is not None:
-            usage = None if attempt.reader is None else attempt.reader.usage
+            source = attempt.reader or attempt.answer
+            usage = None if source is None else source.usage
             if usage is not None:
                 self._spent = usage if self._spent is None else usage.plus(self._spent)
             self._close(attempt, outcome, status, usage or NO_USAGE, self._books.clock())
@@ -197,12 +215,12 @@ class Settlement:
         attempt = self.attempt
         if attempt is None or not attempt.sent:
             return NO_USAGE
-        reader = attempt.reader
-        if reader is None:
+        source = attempt.reader or attempt.answer
+        if source is None:
             return Usage(self.input_tokens, 0, source="estimated")
-        if reader.usage is not None:
-            return reader.usage
-        output = self._books.estimator.output_tokens(attempt.deployment.model, reader.output_bytes)
+        if source.usage is not None:
+            return source.usage
+        output = self._books.estimator.output_tokens(attempt.deployment.model, source.output_bytes)
         return Usage(self.input_tokens, output, source="estimated")
 
     def _close(self, attempt: Attempt, outcome: str, status: int, usage: Usage, now: float) -> None:
@@ -226,6 +244,7 @@ class Settlement:
             return
         self.settled = True
         books, last = self._books, self.attempt
+        books.open.discard(self)
         now = books.clock()
         if last is not None:
             self._close(last, outcome or status, http_status, usage, now)

@@ -30,6 +30,7 @@ from llmgw_core.backends.transport.request_bytes import RequestEncoder, refused
 from llmgw_core.backends.transport.tls import TlsContext
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import SimpleNamespace
 
     from llmgw_core.backends.transport.port import HttpRequest, TransportKind, TransportPhase
@@ -42,7 +43,8 @@ _Stage = Literal["connect", "pool", "send", "head"]
 class _Progress:
     """How far one exchange has come, and the deadline that follows from it."""
 
-    def __init__(self, timeouts: Timeouts) -> None:
+    def __init__(self, timeouts: Timeouts, on_sent: Callable[[], None] | None) -> None:
+        self._on_sent = on_sent
         self.stage: _Stage = "connect"
         self.reused = False
         self.started = asyncio.get_running_loop().time()
@@ -53,6 +55,8 @@ class _Progress:
     def connected(self, *, reused: bool) -> None:
         self.reused = reused
         self.stage = "send"
+        if self._on_sent is not None:
+            self._on_sent()
         self._extend(self.timeouts.first_byte)
 
     def sent(self) -> None:
@@ -181,14 +185,20 @@ class AiohttpTransport:
         self._closed = False
 
     async def send(
-        self, origin: Origin, request: HttpRequest, timeouts: Timeouts, *, fresh: bool = False
+        self,
+        origin: Origin,
+        request: HttpRequest,
+        timeouts: Timeouts,
+        *,
+        fresh: bool = False,
+        on_sent: Callable[[], None] | None = None,
     ) -> AiohttpReply:
         """See `Transport.send`."""
         if self._is_closed():
             raise TransportError("pool", "connect", "the transport is closed")
         encoder, tls = self._origin(origin)
         encoder.encode(request)
-        progress = _Progress(timeouts)
+        progress = _Progress(timeouts, on_sent)
         try:
             async with progress.deadline:
                 context = True if tls is None else await tls.get()

@@ -15,6 +15,8 @@ from llmgw_core.backends.transport.reply import HttptoolsReply
 from llmgw_core.backends.transport.reply_parsing import HEAD, Caps
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from llmgw_core.backends.transport.connection import Connection
     from llmgw_core.domain.deployment import Origin, Timeouts
 
@@ -44,7 +46,13 @@ class HttptoolsTransport:
         self._closed = False
 
     async def send(
-        self, origin: Origin, request: HttpRequest, timeouts: Timeouts, *, fresh: bool = False
+        self,
+        origin: Origin,
+        request: HttpRequest,
+        timeouts: Timeouts,
+        *,
+        fresh: bool = False,
+        on_sent: Callable[[], None] | None = None,
     ) -> HttptoolsReply:
         """See `Transport.send`."""
         pool = self._pools.get(origin) or self._open_pool(origin)
@@ -54,6 +62,8 @@ class HttptoolsTransport:
         if connection is None:
             wait = min(timeouts.connect, timeouts.total)
             connection = await pool.acquire(started + wait, fresh=fresh)
+        if on_sent is not None:
+            on_sent()
         connection.start(
             head,
             request.body,

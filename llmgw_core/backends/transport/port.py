@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import msgspec
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from llmgw_core.domain.deployment import Origin, Timeouts
 
 TransportPhase = Literal["connect", "send", "head", "body"]
@@ -82,10 +84,17 @@ class Transport(Protocol):
     connection behind and the pool's counts right."""
 
     async def send(
-        self, origin: Origin, request: HttpRequest, timeouts: Timeouts, *, fresh: bool = False
+        self,
+        origin: Origin,
+        request: HttpRequest,
+        timeouts: Timeouts,
+        *,
+        fresh: bool = False,
+        on_sent: Callable[[], None] | None = None,
     ) -> UpstreamReply:
         """Send and return when the head of the final (not 1xx) reply has arrived. `fresh`
-        insists on a new connection. Raises `TransportError`."""
+        insists on a new connection; `on_sent` is called when the request is about to leave, so
+        that who is cancelled knows whether it did. Raises `TransportError`."""
         ...
 
     async def aclose(self) -> None:
