@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import errno
 import gc
+import importlib.util
 import logging
 import math
 import os
@@ -123,12 +124,7 @@ async def _hypercorn(
 async def _uvicorn(
     app: Application, listener: socket.socket, patience: float, stop: asyncio.Event
 ) -> None:
-    try:
-        import uvicorn  # noqa: PLC0415 - only if chosen
-    except ImportError:
-        raise ServeError(
-            "The server uvicorn is not installed: pip install 'llmgw[fast]'."
-        ) from None
+    import uvicorn  # noqa: PLC0415 - only if chosen
 
     class Embedded(uvicorn.Server):
         @contextlib.contextmanager
@@ -261,8 +257,17 @@ def run(
 
     `listener` is bound and gets closed. Raises what opening raises, and `ServeError`.
     """
-    with contextlib.closing(listener), asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_session(opening, listener, server, ready))
+    with contextlib.closing(listener):
+        _require(server)
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_session(opening, listener, server, ready))
+
+
+def _require(server: str) -> None:
+    """Say that a server is missing before anything is started and called ready."""
+    if importlib.util.find_spec(server) is None:
+        extra = "fast" if server == "uvicorn" else "server"
+        raise ServeError(f"The server {server} is not installed: pip install 'llmgw[{extra}]'.")
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

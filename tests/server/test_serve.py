@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import builtins
+import contextlib
 import errno
 import signal
 import socket
@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llmgw_server.serve import ServeError, bind, listen, serve_app, url_of
+from llmgw_server.serve import ServeError, bind, listen, run, url_of
 
 from .conftest import Entrance, read_head, read_reply, reply, running
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from llmgw_core.domain.call import Body, Head, Sink
+    from llmgw_core.gateway import Gateway
 
 POST = b"POST /v1/x HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}"
 
@@ -234,26 +237,20 @@ def test_the_url_is_one_that_a_client_on_this_machine_can_use() -> None:
         assert url_of(listener) == f"http://[::1]:{listener.getsockname()[1]}"
 
 
-async def test_a_missing_server_is_a_sentence_with_the_remedy(
+def test_a_missing_server_is_a_sentence_before_anything_is_opened(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    real_import = builtins.__import__
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    opened = []
 
-    def without_uvicorn(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name == "uvicorn":
-            raise ImportError(name)
-        return real_import(name, *args, **kwargs)
+    @contextlib.asynccontextmanager
+    async def opening() -> AsyncIterator[Any]:
+        opened.append(1)
+        yield None
 
-    monkeypatch.setattr(builtins, "__import__", without_uvicorn)
-
-    async def nothing(head: Head, body: Body, sink: Sink) -> None:
+    async def ready(gateway: Gateway, url: str) -> None:
         """Never called."""
 
-    with bind("127.0.0.1", 0) as listener, pytest.raises(ServeError, match="pip install"):
-        await serve_app(
-            Entrance(nothing).application(),
-            listener,
-            server="uvicorn",
-            drain_seconds=1,
-            stop=asyncio.Event(),
-        )
+    with pytest.raises(ServeError, match="uvicorn is not installed: pip install"):
+        run(opening(), bind("127.0.0.1", 0), server="uvicorn", ready=ready)
+    assert not opened
