@@ -243,7 +243,7 @@ def _tune_garbage_collection() -> None:
     and calls make hardly any cycles, so it need not look as often. Saves about 5 % of a call."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
+    gc.set_threshold(100_000, 20, 50)
 
 
 def run(

@@ -8,6 +8,7 @@ Names and the form of durations follow the section on headers of OpenAI's guide 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -37,18 +38,20 @@ def ratelimit_headers(
 def duration(seconds: float) -> bytes:
     """`seconds` in OpenAI's form, rounded up: to the millisecond below a second, else to the
     second: `0s`, `120ms`, `8s`, `6m0s`, `1h0m0s`."""
-    if seconds <= 0:
-        return b"0s"
-    if seconds <= 0.999:
-        return b"%dms" % math.ceil(seconds * 1000)
-    whole = math.ceil(seconds)
-    if whole < 60:
-        return b"%ds" % whole
-    minutes, whole = divmod(whole, 60)
+    if seconds > 0.999:
+        return _whole(math.ceil(seconds))
+    return b"%dms" % math.ceil(seconds * 1000) if seconds > 0 else b"0s"
+
+
+@lru_cache(maxsize=4096)
+def _whole(seconds: int) -> bytes:
+    if seconds < 60:
+        return b"%ds" % seconds
+    minutes, seconds = divmod(seconds, 60)
     if minutes < 60:
-        return b"%dm%ds" % (minutes, whole)
+        return b"%dm%ds" % (minutes, seconds)
     hours, minutes = divmod(minutes, 60)
-    return b"%dh%dm%ds" % (hours, minutes, whole)
+    return b"%dh%dm%ds" % (hours, minutes, seconds)
 
 
 def retry_after(seconds: float) -> bytes:

@@ -6,10 +6,11 @@ Rule of this file: no clock and no waiting; the present is passed in.
 from __future__ import annotations
 
 import math
+import sys
 from typing import TYPE_CHECKING
 
 from llmgw_core.limits.port import Exceeded, MeterSpec, MeterState, MeterUnit
-from llmgw_core.limits.window import Window, tick_of
+from llmgw_core.limits.window import TICKS_PER_SECOND, Window, tick_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -122,15 +123,15 @@ def _wait_for_slot(spec: MeterSpec, parallel: Parallel) -> float:
 
 def tightest(meters: tuple[tuple[Window, int], ...], now: float) -> MeterState | None:
     """The state of the meter with the least remaining; `None` when there are none."""
-    tick = tick_of(now)
-    least = limit_of = 0
-    found: Window | None = None
+    if not meters:
+        return None
+    tick = int(now * TICKS_PER_SECOND)
+    found, limit_of = meters[0]
+    least = sys.maxsize
     for window, limit in meters:
         if window.tick != tick:
             window.advance(tick)
         remaining = limit - window.total
-        if found is None or remaining < least:
+        if remaining < least:
             found, least, limit_of = window, remaining, limit
-    if found is None:
-        return None
     return MeterState(limit_of, max(0, least), found.time_until_empty(now))

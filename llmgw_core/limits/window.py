@@ -142,9 +142,11 @@ class Window:
 
     def time_until_empty(self, now: float) -> float:
         """Seconds until everything has left the window if nothing else came."""
+        if self.slots[self.at]:
+            return ((self._slot + self._size) << self._shift) / TICKS_PER_SECOND - now
         if not self.total:
             return 0.0
-        last = self._slot if self.slots[self.at] else self._last
+        last = self._last
         while not self.slots[last % self._size]:
             last -= 1
         self._last = last
