@@ -17,6 +17,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from llmgw_core.domain.call import Head
@@ -101,12 +102,41 @@ class CallProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """As uvicorn, which would let a head grow without end."""
         self._framing += len(data)
-        super().data_received(data)
+        try:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                again = self._without_upgrade(data[upgrade.args[0] :])
+                self.parser.feed_data(again)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self.send_400_response("Invalid HTTP request received.")
+            return
         if self._framing > FRAMING_BYTES and not self.transport.is_closing():
             if self.cycle is None or self.cycle.response_complete:
                 self.send_400_response("The head of the request is too large.")
             else:
                 self.transport.abort()
+
+    def _without_upgrade(self, rest: bytes) -> bytes:
+        """The request once more, without its wish for another protocol, which nobody has to
+        follow (RFC 9110, section 7.8); and a new parser for it: the old one believes that the
+        body belongs to that protocol."""
+        parser = self.parser
+        lines = [
+            b"%b %b HTTP/%b" % (parser.get_method(), self.url, parser.get_http_version().encode())
+        ]
+        for name, value in self.headers:
+            if name not in (b"connection", b"upgrade"):
+                lines.append(name + b": " + value)
+            elif name == b"connection" and b"close" in value.lower():
+                lines.append(b"connection: close")
+        self.parser = httptools.HttpRequestParser(self)
+        return b"\r\n".join((*lines, b"", rest))
+
+    def on_message_complete(self) -> None:
+        """As uvicorn."""
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
 
     def on_body(self, body: bytes) -> None:
         """As uvicorn."""
@@ -152,6 +182,8 @@ class CallProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Choose the way. HTTP/1.0, which knows no chunks, goes the usual one."""
         parser, url = self.parser, self.url
+        if parser.should_upgrade():
+            return  # it comes again without that wish
         self._waiting_since = None
         self._framing = 0
         self._in_head = False
@@ -160,7 +192,6 @@ class CallProtocol(HttpToolsProtocol):
             not url.startswith(CALLS)
             or method not in (b"POST", b"GET")
             or parser.get_http_version() != "1.1"
-            or parser.should_upgrade()
         ):
             headers, expected = self.headers, self.expect_100_continue
             super().on_message_begin()

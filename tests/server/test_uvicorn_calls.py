@@ -182,3 +182,34 @@ async def test_rubbish_behind_a_request_does_not_overtake_its_reply() -> None:
         reader, _ = await server.send(GET)
         assert (await read_reply(reader))[2] == b"hello"
         assert (await read_reply(reader))[0] == 400
+
+
+async def echo(head: Head, body: Body, sink: Sink) -> None:
+    await reply(sink, await body.read(100))
+
+
+@pytest.mark.parametrize("wish", [b"h2c", b"websocket"])
+@pytest.mark.parametrize("pause", [False, True])
+async def test_a_wish_for_another_protocol_is_ignored_and_the_body_stays_a_body(
+    wish: bytes, pause: bool
+) -> None:
+    """Java's client asks for HTTP/2 with every first request. The body must neither get lost nor
+    be taken for a request."""
+    async with running(Entrance(echo).application(), "uvicorn") as server:
+        head = b"POST /v1/x HTTP/1.1\r\nhost: a\r\nconnection: Upgrade, HTTP2-Settings\r\n"
+        head += b"upgrade: %b\r\nhttp2-settings: x\r\ncontent-length: %d\r\n\r\n" % (wish, len(GET))
+        for _ in range(2):
+            reader, writer = await server.send(head + GET * (not pause))
+            if pause:
+                await asyncio.sleep(0.05)
+                writer.write(GET)
+            assert (await read_reply(reader))[2] == GET
+            writer.write(GET)
+            assert (await read_reply(reader))[2] == b""
+
+
+async def test_connect_is_refused() -> None:
+    async with running(Entrance(echo).application(), "uvicorn") as server:
+        reader, _ = await server.send(b"CONNECT a:443 HTTP/1.1\r\nhost: a\r\n\r\n" + GET)
+        assert (await read_reply(reader))[0] == 400
+        assert await reader.read() == b""
