@@ -52,13 +52,15 @@ class CachedPrincipal:
     """A principal and, in `derived`, whatever its user compiled from it. The same object is
     returned, `derived` included, until the principal changes."""
 
-    __slots__ = ("derived", "epoch", "principal")
+    __slots__ = ("derived", "epoch", "outdated", "principal")
 
     def __init__(self, principal: Principal, epoch: int) -> None:
         self.principal = principal
         self.derived: Any = None
         self.epoch = epoch
         """The cache's count of version changes when the principal was last read."""
+        self.outdated: float | None = None
+        """When it was first served although something has changed since it was read."""
 
 
 class PrincipalCache:
@@ -187,7 +189,13 @@ class PrincipalCache:
 
     def _stale(self, digest: bytes) -> CachedPrincipal:
         entry = self._entries.get(digest)
-        if entry is None or self._clock() - self._checked > self._serve_stale:
+        if entry is not None and entry.epoch != self._epoch and entry.outdated is None:
+            entry.outdated = self._clock()
+        since = self._checked
+        if entry is not None and entry.outdated is not None:
+            # The version may be known and the change itself not: that must end, too.
+            since = min(since, entry.outdated)
+        if entry is None or self._clock() - since > self._serve_stale:
             raise overloaded(
                 "The gateway cannot check API keys at the moment.", retry_after=self._interval
             )
@@ -237,6 +245,7 @@ class PrincipalCache:
         if entry is None or entry.principal != principal:
             entry = CachedPrincipal(principal, epoch)
         entry.epoch = epoch
+        entry.outdated = None
         _put(self._entries, digest, entry, self._capacity)
         return entry
 

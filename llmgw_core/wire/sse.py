@@ -30,10 +30,12 @@ class EventTooLarge(ValueError):
 class EventSplitter:
     """Cuts a byte stream into whole events."""
 
-    __slots__ = ("_rest", "_started")
+    __slots__ = ("_middle", "_rest", "_size", "_started")
 
     def __init__(self) -> None:
         self._rest = b""
+        self._middle: list[bytes] = []
+        self._size = 0
         self._started = False
 
     def feed(self, data: bytes) -> list[bytes]:
@@ -41,9 +43,20 @@ class EventSplitter:
         if not self._started:
             self._started = True
             data = data.removeprefix(_BOM)
-        scanned = len(self._rest)
-        if scanned:
-            data = self._rest + data
+        rest = self._rest
+        if rest:
+            if rest[-1:] != b"\r" and b"\n" not in data and b"\r" not in data:
+                # The middle of a large event: joining it piece by piece would be quadratic.
+                self._middle.append(data)
+                self._size += len(data)
+                if self._size > MAX_EVENT:
+                    raise EventTooLarge
+                return []
+            if self._middle:
+                rest = b"".join((rest, *self._middle))
+                self._middle.clear()
+            data = rest + data
+        scanned = len(rest)
         if b"\r" not in data:
             return self._feed_lf(data)
         events = []
@@ -66,6 +79,7 @@ class EventSplitter:
         if len(rest) > MAX_EVENT:
             raise EventTooLarge
         self._rest = rest
+        self._size = len(rest)
 
     @property
     def clean(self) -> bool:
@@ -74,7 +88,9 @@ class EventSplitter:
 
     def flush(self) -> bytes:
         """What is left without its terminator, at the end of the body."""
-        rest, self._rest = self._rest, b""
+        rest = b"".join((self._rest, *self._middle))
+        self._rest = b""
+        self._middle.clear()
         return rest
 
 

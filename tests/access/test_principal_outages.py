@@ -7,7 +7,7 @@ import pytest
 
 from llmgw_core.access import principals
 from llmgw_core.access.principals import PrincipalCache
-from llmgw_core.domain.errors import GatewayError
+from llmgw_core.domain.errors import GatewayError, StoreUnavailable
 from llmgw_core.tenancy.records import ORGANIZATION
 from llmgw_core.testing.principal_source import CountingSource, SettableClock, status_of
 
@@ -144,3 +144,33 @@ async def test_closing_ends_reads_that_hang(
     await cache.aclose()
     await asyncio.wait([resolving])
     assert resolving.cancelled()
+
+
+async def test_a_change_that_cannot_be_read_ends_stale_service_in_time(
+    cache: PrincipalCache,
+    source: CountingSource,
+    clock: SettableClock,
+    tenant: Tenant,
+    elsewhere: Tenancy,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The version answers, the principals do not: the key may have been disabled."""
+
+    async def fail(digest: bytes) -> None:
+        raise StoreUnavailable("no")
+
+    entry = await cache.resolve(tenant.key)
+    await elsewhere.disable(ORGANIZATION, tenant.organization_id, actor=ADMIN)
+    monkeypatch.setattr(source, "find", fail)
+    await cache.poll()
+    assert await cache.resolve(tenant.key) is entry
+    for _ in range(15):
+        clock.now += 4.0
+        await cache.poll()
+        assert await cache.resolve(tenant.key) is entry
+    clock.now += 0.1
+    await cache.poll()
+    assert await status_of(cache, tenant.key) == 503
+    monkeypatch.undo()
+    clock.now += 5.0
+    assert await status_of(cache, tenant.key) == 401

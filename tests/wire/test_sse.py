@@ -1,4 +1,5 @@
 import itertools
+import time
 
 import pytest
 from hypothesis import given
@@ -110,3 +111,13 @@ def test_data_of_several_lines_is_joined_and_names_are_found() -> None:
     assert event_name(event) == b"error"
     assert event_name(b"data: a\n\n") == b""
     assert event_data(b": keep-alive\n\n") is None
+
+
+def test_a_large_event_in_small_pieces_costs_no_more_than_its_size() -> None:
+    splitter, piece = EventSplitter(), b"a" * 128
+    started = time.process_time()
+    for _ in range(16 * 1024):
+        assert splitter.feed(piece) == []
+    assert [len(event) for event in splitter.feed(b"\n\n")] == [2 * 1024 * 1024 + 2]
+    assert time.process_time() - started < 1.0
+    assert splitter.clean
