@@ -18,6 +18,7 @@ from llmgw_core.access.principals import PrincipalCache
 from llmgw_core.accounting.journal import Journal
 from llmgw_core.accounting.mover import Mover
 from llmgw_core.accounting.prices import PriceBook
+from llmgw_core.accounting.sole import SoleGateway
 from llmgw_core.backends.transport.httptools_transport import HttptoolsTransport
 from llmgw_core.config.build import build_models
 from llmgw_core.config.errors import ConfigErrors, join, raise_all
@@ -120,7 +121,8 @@ class Gateway:
         store = Store(config.store.url)
         await store.open()
         stack.push_async_callback(store.aclose)
-        journal = _open_journal(config)
+        sole, journal = _open_books(config)
+        stack.callback(sole.close)
         stack.callback(journal.close)
         mover = Mover(
             journal.root, journal, Ledger(store), interval=config.accounting.move_interval
@@ -282,12 +284,19 @@ def _placed(error: ConfigError, deployment: str) -> ConfigError:
     return ConfigError(error.message, path=f"{section}.{error.path}")
 
 
-def _open_journal(config: Config) -> Journal:
+def _open_books(config: Config) -> tuple[SoleGateway, Journal]:
     accounting = config.accounting
     root = Path(accounting.journal)
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return Journal(root, segment_bytes=accounting.segment_bytes, fsync=accounting.fsync)
+        sole = SoleGateway(root)
+        try:
+            return sole, Journal(
+                root, segment_bytes=accounting.segment_bytes, fsync=accounting.fsync
+            )
+        except OSError:
+            sole.close()
+            raise
     except OSError as error:
         message = f"the journal cannot be kept in {root}: {error.strerror}."
         raise ConfigError(message, path="accounting.journal") from None

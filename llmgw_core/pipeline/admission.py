@@ -18,7 +18,7 @@ from llmgw_core.domain.errors import (
     rate_limited,
 )
 from llmgw_core.limits.port import Exceeded
-from llmgw_core.pipeline.lane import Lanes
+from llmgw_core.pipeline.lane import NO_PRICE, Lanes
 from llmgw_core.pipeline.settlement import Settlement
 from llmgw_core.wire.request import BASE64_TOKENS, decode_request
 
@@ -117,6 +117,8 @@ class Admission:
             denial = self._host.run_authorize(call, call.model)
             if denial is not None:
                 raise permission_denied(denial)
+        if not lane.candidates.tiers:
+            raise _nobody(lane)
         exchange.lane = lane
         return lane
 
@@ -195,6 +197,13 @@ _UNITS = {
     "tokens": "tokens per minute",
     "parallel": "calls at the same time",
 }
+
+
+def _nobody(lane: Lane) -> GatewayError:
+    """Why nobody may serve a model that is granted."""
+    if any(dropped.reason == NO_PRICE for dropped in lane.candidates.dropped):
+        return overloaded("The model cannot be served: it has no price.", code="model_unpriced")
+    return permission_denied("No deployment of the model is in a zone that you may use.")
 
 
 def _refusal(error: Exceeded, tokens: int) -> GatewayError:

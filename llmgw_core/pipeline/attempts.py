@@ -15,7 +15,6 @@ from llmgw_core.domain.errors import GatewayError, overloaded, permission_denied
 from llmgw_core.domain.failure import UpstreamFailure
 from llmgw_core.limits.port import Exceeded
 from llmgw_core.pipeline.failures import classified, report, stale
-from llmgw_core.pipeline.lane import NO_PRICE
 from llmgw_core.routing.policy import next_step
 
 if TYPE_CHECKING:
@@ -111,11 +110,9 @@ class Attempts:
                 if name != call.model and self._host.run_authorize(call, name) is not None
             ]
             found = found.without(denied)
-        if found.tiers:
-            return found
-        if any(dropped.reason == NO_PRICE for dropped in lane.candidates.dropped):
-            raise overloaded("The model cannot be served: it has no price.", code="model_unpriced")
-        raise permission_denied("No deployment of the model is in a zone that you may use.")
+        if not found.tiers:
+            raise permission_denied("You may not use any deployment of the model.")
+        return found
 
     def _check_price(self, deployment: Deployment, at_ns: int) -> None:
         """A candidate that has no price at the time of the call is no candidate."""

