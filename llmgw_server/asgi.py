@@ -27,6 +27,8 @@ SWEEP_INTERVAL = 0.25
 """Seconds between two looks at the calls in flight."""
 SMALL_BODY = 64 * 1024
 """Bytes of an unread request body that a server swallows by itself before a connection ends."""
+WRITE_SECONDS = 300.0
+"""How long a client may take nothing of its reply before its call is ended."""
 LINGER_SECONDS = 2.0
 """How long the rest of an unwanted body is read, so that its sender gets to see the refusal."""
 
@@ -44,6 +46,9 @@ class Exchange:
         "_scope",
         "_seen",
         "_send",
+        "_sending",
+        "_sent",
+        "_stuck",
         "ended",
         "gone",
         "on_gone",
@@ -67,6 +72,9 @@ class Exchange:
         self._held: dict[str, Any] | None = None
         self._reader: asyncio.Task[object] | None = None
         self._seen = 0.0
+        self._sending = False
+        self._sent = 0
+        self._stuck = (0, 0.0)
 
     # ------------------------------------------------------------------ body
 
@@ -143,6 +151,7 @@ class Exchange:
             return
         if self.watcher is None:
             self.watch()
+        self._sending = True
         try:
             if self._held is not None:
                 head, self._held = self._held, None
@@ -150,6 +159,8 @@ class Exchange:
             await self._send({"type": "http.response.body", "body": data, "more_body": True})
         except OSError:
             self._left()
+        self._sending = False
+        self._sent += 1
 
     async def finish(self, data: bytes = b"") -> None:
         """Send the last part and end the reply."""
@@ -225,6 +236,8 @@ class Exchange:
 
     def look(self, now: float, body_seconds: float) -> None:
         """The sweep's look at this call; `now` is monotonic."""
+        if self._sending:
+            self._look_at_writing(now)
         if self.watcher is not None or self._broken_off:
             return
         if not self._seen:
@@ -234,6 +247,16 @@ class Exchange:
         elif self._reader is not None and now - self._seen >= body_seconds:
             self._broken_off = True
             self._reader.cancel()
+
+    def _look_at_writing(self, now: float) -> None:
+        """End a call whose client takes nothing any more: it holds a slot and an upstream."""
+        sent, since = self._stuck
+        if sent != self._sent or not since:
+            self._stuck = (self._sent, now)
+        elif now - since >= WRITE_SECONDS:
+            if self.on_gone is None:
+                self.end()
+            self._left()
 
     def end(self) -> None:
         """Cancel the call, because the server cannot wait for it."""

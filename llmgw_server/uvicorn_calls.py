@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from llmgw_core.domain.call import ClientGone
-from llmgw_server.asgi import LINGER_SECONDS, SMALL_BODY, too_large, too_slow
+from llmgw_server.asgi import LINGER_SECONDS, SMALL_BODY, WRITE_SECONDS, too_large, too_slow
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -40,7 +40,6 @@ class CallCycle:
         "gone",
         "head",
         "keep_alive",
-        "message_event",
         "more_body",
         "on_gone",
         "protocol",
@@ -61,13 +60,17 @@ class CallCycle:
         self.disconnected = False
         self.response_complete = False
         self.waiting_for_100_continue = False
-        self.message_event = self
-        """uvicorn tells by `message_event.set()` that one of the above has changed."""
         self.protocol = protocol
         self._head = b""
         self._chunked = False
         self._waiter: asyncio.Future[None] | None = None
         self.task: asyncio.Task[None] | None = None
+
+    @property
+    def message_event(self) -> CallCycle:
+        """Uvicorn tells by `message_event.set()` that something has changed. No attribute: every
+        call would be a reference cycle, and memory of the garbage collector's."""
+        return self
 
     def set(self) -> None:
         """Something has changed: more of the body, its end, or the client's departure."""
@@ -166,7 +169,7 @@ class CallCycle:
         protocol = self.protocol
         protocol.transport.write(chunk)
         if protocol.flow.write_paused:
-            await protocol.flow.drain()
+            await self._drain()
 
     async def finish(self, data: bytes = b"") -> None:
         """See `Sink.finish`."""
@@ -175,7 +178,7 @@ class CallCycle:
         protocol = self.protocol
         if protocol.flow.write_paused:
             # A client that asks on and reads nothing must not fill the memory with replies.
-            await protocol.flow.drain()
+            await self._drain()
             if self.disconnected:
                 return
         if not self._chunked:
@@ -191,6 +194,17 @@ class CallCycle:
             protocol.outbox.put(protocol.transport, reply)
         self.response_complete = True
         protocol.replied(keep_alive=self.keep_alive)
+
+    async def _drain(self) -> None:
+        """Wait until the client has taken what lies ready, but not for ever: a call holds its
+        slot, its connection and its upstream."""
+        try:
+            async with asyncio.timeout(WRITE_SECONDS):
+                await self.protocol.flow.drain()
+        except TimeoutError:
+            self.protocol.transport.abort()
+            self.disconnected = True
+            self.set()
 
     def _unread(self) -> bool:
         """Whether a good part of the request body may still be on its way."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import httptools
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from llmgw_core.domain.call import Head
@@ -133,20 +134,33 @@ class CallProtocol(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         return b"\r\n".join((*lines, b"", rest))
 
+    # The next three say what uvicorn's own would: they are called for every request, and calling
+    # on to those would cost more than what they do.
+
     def on_message_complete(self) -> None:
         """As uvicorn."""
-        if not self.parser.should_upgrade():
-            super().on_message_complete()
+        cycle = self.cycle
+        if not (self.parser.should_upgrade() or cycle.response_complete):
+            cycle.more_body = False
+            cycle.message_event.set()
 
     def on_body(self, body: bytes) -> None:
         """As uvicorn."""
         self._framing = 0
-        super().on_body(body)
+        cycle = self.cycle
+        if not cycle.response_complete:
+            cycle.body += body
+            if len(cycle.body) > HIGH_WATER_LIMIT:
+                self.flow.pause_reading()
+            cycle.message_event.set()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """As uvicorn, but a trailer is no header: it came after the caller was identified."""
         if self._in_head:
-            super().on_header(name, value)
+            name = name.lower()
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
+            self.headers.append((name, value))
 
     def send_400_response(self, msg: str) -> None:
         """As uvicorn, behind the replies that wait to be written."""

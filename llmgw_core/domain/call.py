@@ -56,7 +56,8 @@ class Body(Protocol):
 
 class Sink(Protocol):
     """Where the reply goes. `gone` turns true when the client has left; from then on writes
-    are no-ops. `on_gone`, if set, is called once at that moment.
+    are no-ops. `on_gone`, if set, is called once at that moment. A sink that knows the task in
+    which the call is handled may have it as `task`.
     """
 
     gone: bool

@@ -17,6 +17,7 @@ from llmgw_core.domain.errors import (
     permission_denied,
     rate_limited,
 )
+from llmgw_core.hooks.foreign import plugin_error
 from llmgw_core.limits.port import Exceeded
 from llmgw_core.pipeline.lane import NO_PRICE, Lanes
 from llmgw_core.pipeline.settlement import Settlement
@@ -71,6 +72,7 @@ class Admission:
         if host.authenticate:
             principal = await host.run_authenticate(call.head, call)
             if principal is not None:
+                check_principal(principal, call.started_ns / 1e9)
                 call.principal = principal
                 exchange.lanes = self._lanes(principal)
                 return exchange.lanes
@@ -178,6 +180,20 @@ class Admission:
             self._prices,
             refuse_unpriced=self._refuse_unpriced,
         )
+
+
+def check_principal(principal: Principal, now: float) -> None:
+    """A principal from a plugin goes on the books, so its ids have to be what the books can
+    hold; and it expires like any other. Raises `GatewayError`."""
+    ids = [principal.organization_id, principal.team_id, principal.user_id, principal.key_id]
+    if ids[0] is None or not all(id is None or _is_id(id) for id in ids):
+        raise plugin_error()
+    if principal.expires_at is not None and principal.expires_at <= now:
+        raise invalid_api_key()
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= 80 and value.isprintable()
 
 
 def presented_key(head: Head) -> str:

@@ -65,7 +65,8 @@ class Exchange:
         if self.sink.gone:
             raise ClientGone
         if self._task is None:
-            self._task = asyncio.current_task()
+            # Asking asyncio costs a system call (CPython 3.11 looks whether it has been forked).
+            self._task = getattr(self.sink, "task", None) or asyncio.current_task()
             self._others = self._task.cancelling() if self._task is not None else 0
         self.sink.on_gone = self._left
 
