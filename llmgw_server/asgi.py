@@ -168,6 +168,7 @@ class Exchange:
             return
         # Before the last send, because servers report a disconnect after a complete reply, too.
         self._finished = True
+        self._sending = True
         try:
             if self._held is not None:
                 if data or self._scope["method"] != "HEAD":
@@ -182,6 +183,7 @@ class Exchange:
             await self._send({"type": "http.response.body", "body": data, "more_body": False})
         except OSError:
             self.gone = True
+        self._sending = False
 
     def _owes_body(self) -> bool:
         """Whether a good part of the request body may still be on its way.
@@ -254,7 +256,7 @@ class Exchange:
         if sent != self._sent or not since:
             self._stuck = (self._sent, now)
         elif now - since >= WRITE_SECONDS:
-            if self.on_gone is None:
+            if self.on_gone is None or self._finished:
                 self.end()
             self._left()
 

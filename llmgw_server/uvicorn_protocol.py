@@ -72,6 +72,8 @@ class CallProtocol(HttpToolsProtocol):
     _framing = 0
     """Bytes received since the last whole head or part of a body."""
     _in_head = True
+    _unsent = 0
+    """Bytes of replies that the client had not taken when its keep-alive time was over."""
     _waiting_since: float | None = None
     """Since when the next whole head is waited for (loop time); None while a call runs."""
 
@@ -96,9 +98,18 @@ class CallProtocol(HttpToolsProtocol):
             return
         left = since + self.timeout_keep_alive - self.loop.time()
         if left <= _GRAIN:
-            self.transport.close()
-        else:
-            self.timeout_keep_alive_task = self.loop.call_later(left, self._look_at_time)
+            unsent = self.transport.get_write_buffer_size()
+            if not unsent:
+                self.transport.close()
+                return
+            if unsent == self._unsent:
+                # The client has taken nothing for a whole period; `close` would wait for ever.
+                self.transport.abort()
+                return
+            self._unsent = unsent
+            self._waiting_since = self.loop.time()
+            left = float(self.timeout_keep_alive)
+        self.timeout_keep_alive_task = self.loop.call_later(left, self._look_at_time)
 
     def data_received(self, data: bytes) -> None:
         """As uvicorn, which would let a head grow without end."""

@@ -50,6 +50,43 @@ async def test_a_client_that_takes_nothing_of_its_stream_is_given_up(
         transport.abort()
 
 
+@pytest.mark.parametrize("kind", ["hypercorn", "uvicorn"])
+async def test_a_client_that_takes_nothing_of_a_complete_reply_is_given_up(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmgw_server.asgi.WRITE_SECONDS", 0.5)
+    monkeypatch.setattr("llmgw_server.serve.KEEP_ALIVE_SECONDS", 1)
+
+    ended = asyncio.Event()
+    sinks: list[Sink] = []
+
+    async def large(head: Head, body: Body, sink: Sink) -> None:
+        sinks.append(sink)
+        try:
+            await body.read(1000)
+            await reply(sink, b"x" * 32 * 1024 * 1024)
+        finally:
+            ended.set()
+
+    def connected() -> bool:
+        [sink] = sinks
+        return isinstance(sink, CallCycle) and sink.protocol in sink.protocol.connections
+
+    async with running(Entrance(large).application(), kind) as server:
+        _, writer = await server.connect()
+        transport = writer.transport
+        assert isinstance(transport, asyncio.Transport)
+        transport.pause_reading()
+        writer.write(GET)
+        await asyncio.wait_for(ended.wait(), 20)
+        for _ in range(200):
+            if not connected():
+                break
+            await asyncio.sleep(0.05)
+        assert not connected()
+        transport.abort()
+
+
 async def test_a_call_is_no_reference_cycle() -> None:
     async def hello(head: Head, body: Body, sink: Sink) -> None:
         await reply(sink, b"hello")
