@@ -45,10 +45,10 @@ from llmgw_core.store.principals import StorePrincipals
 from llmgw_core.tenancy.service import Tenancy
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from llmgw_core.backends.transport.port import Transport
-    from llmgw_core.domain.call import Body, Head, Sink
+    from llmgw_core.domain.call import Handle
     from llmgw_core.domain.deployment import Deployment, Model
 
 PLUGIN_DATA = "llmgw-data"
@@ -169,9 +169,10 @@ class Gateway:
         )
 
     @property
-    def handle(self) -> Callable[[Head, Body, Sink], Awaitable[None]]:
-        """`await gateway.handle(head, body, sink)` answers one request below `/v1/` completely,
-        errors included. Raises only `asyncio.CancelledError`, after having settled."""
+    def handle(self) -> Handle:
+        """`await gateway.handle(head, body, sink, principal=None)` answers one request below
+        `/v1/` completely, errors included; a `principal` that is given is believed. Raises only
+        `asyncio.CancelledError`, after having settled."""
         return self._entrance.handle
 
     def readiness(self) -> list[str]:

@@ -76,6 +76,17 @@ class Sink(Protocol):
         ...
 
 
+class Handle(Protocol):
+    """The HTTP-shaped entrance: answers one request completely, errors included. A `principal`
+    that is given is believed; without one the request's credentials say who calls."""
+
+    async def __call__(
+        self, head: Head, body: Body, sink: Sink, principal: Principal | None = None
+    ) -> None:
+        """Raises only `asyncio.CancelledError`, after having settled."""
+        ...
+
+
 class ClientGone(Exception):
     """The client left before its request was complete."""
 

@@ -6,6 +6,7 @@ counter.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from llmgw_core.domain.errors import (
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from llmgw_core.pipeline.settlement import Books
 
 _BEARER = b"bearer "
+GIVEN_PRINCIPALS = 10_000
+"""Principals from plugins and applications whose lanes are kept, the most recently used."""
 
 
 class Admission:
@@ -63,19 +66,19 @@ class Admission:
         self._books = books
         self._body_bytes = body_bytes
         self._refuse_unpriced = refuse_unpriced
+        self._known: OrderedDict[Principal, Lanes] = OrderedDict()
 
     async def authenticate(self, exchange: Exchange) -> Lanes:
         """Who calls. Nothing of the body has been read yet."""
         call, host = exchange.call, self._host
         if host.pre_auth:
             call.head = await host.run_pre_auth(call.head, call)
-        if host.authenticate:
-            principal = await host.run_authenticate(call.head, call)
-            if principal is not None:
-                check_principal(principal, call.started_ns / 1e9)
-                call.principal = principal
-                exchange.lanes = self._lanes(principal)
-                return exchange.lanes
+        if host.authenticate and call.principal is None:
+            call.principal = await host.run_authenticate(call.head, call)
+        if call.principal is not None:
+            check_principal(call.principal, call.started_ns / 1e9)
+            exchange.lanes = self._given(call.principal)
+            return exchange.lanes
         key = presented_key(call.head)
         entry = self._principals.lookup(key) or await self._principals.resolve(key)
         call.principal = entry.principal
@@ -172,6 +175,18 @@ class Admission:
             tokens = lane.token_limit
         return input_tokens, tokens
 
+    def _given(self, principal: Principal) -> Lanes:
+        """The lanes of a principal that is no entry of the cache of keys."""
+        known = self._known
+        lanes = known.get(principal)
+        if lanes is None:
+            lanes = known[principal] = self._lanes(principal)
+            if len(known) > GIVEN_PRINCIPALS:
+                known.popitem(last=False)
+        else:
+            known.move_to_end(principal)
+        return lanes
+
     def _lanes(self, principal: Principal) -> Lanes:
         return Lanes(
             principal,
@@ -188,6 +203,10 @@ def check_principal(principal: Principal, now: float) -> None:
     ids = [principal.organization_id, principal.team_id, principal.user_id, principal.key_id]
     if ids[0] is None or not all(id is None or _is_id(id) for id in ids):
         raise plugin_error()
+    try:
+        hash(principal)
+    except TypeError:  # lists where tuples belong
+        raise plugin_error() from None
     if principal.expires_at is not None and principal.expires_at <= now:
         raise invalid_api_key()
 

@@ -23,6 +23,7 @@ from llmgw_core.wire.envelope import JSON, error_body, error_event, error_header
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from llmgw_core.domain.access import Principal
     from llmgw_core.domain.call import Body, Head, Sink
     from llmgw_core.hooks.host import PluginHost
     from llmgw_core.pipeline.admission import Admission
@@ -62,12 +63,18 @@ class Entrance:
         self._clock = clock
         self._wall_clock_ns = wall_clock_ns
 
-    async def handle(self, head: Head, body: Body, sink: Sink) -> None:
-        """Answer one request completely, errors included. Raises only `CancelledError`."""
+    async def handle(
+        self, head: Head, body: Body, sink: Sink, principal: Principal | None = None
+    ) -> None:
+        """Answer one request completely, errors included. Raises only `CancelledError`.
+
+        `principal`: who calls, if that is known already (an embedding application, a plugin's
+        own call, a client certificate); then no credentials are looked at."""
         endpoint = CALLS.get(head.path)
         started_ns = self._wall_clock_ns()
         call = Call("", endpoint or "chat.completions", head, self._clock(), started_ns)
         identify(call)
+        call.principal = principal
         exchange = Exchange(call, sink)
         try:
             if endpoint is None:

@@ -2,9 +2,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
-from llmgw_core.domain.access import Level, Principal
+from llmgw_core.domain.access import Level, Limits, Principal
+from llmgw_core.domain.call import Head
+from llmgw_core.pipeline import admission
+from llmgw_core.testing.client import MemoryBody, MemorySink
 from llmgw_core.testing.installation import at
 from llmgw_core.testing.plugins import authenticator
 
@@ -24,6 +28,7 @@ LEVELS = (Level("organization", "org_x", models=("*",)),)
         (Principal(LEVELS, "org_x", user_id="\ud800"), 500, "plugin_error"),
         (Principal(LEVELS, "org_x", team_id="x" * 81), 500, "plugin_error"),
         (Principal(LEVELS, 7), 500, "plugin_error"),  # type: ignore[arg-type]
+        (Principal([*LEVELS], "org_x"), 500, "plugin_error"),  # type: ignore[arg-type]
     ],
 )
 async def test_a_principal_of_a_plugin_expires_and_has_ids_that_the_books_can_hold(
@@ -35,3 +40,21 @@ async def test_a_principal_of_a_plugin_expires_and_has_ids_that_the_books_can_ho
     if code is not None:
         assert reply.json()["error"]["code"] == code
     assert len(await here.records()) == (status == 200)
+
+
+async def test_a_principal_that_is_given_needs_no_key_and_has_its_own_rights(
+    installed: Install, server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "GIVEN_PRINCIPALS", 1)
+    here = await installed({"m": [at(server)]})
+    head = Head("POST", "/v1/chat/completions", [])
+    body = msgspec.json.encode({"model": "m", "messages": []})
+    stranger = Principal((Level("organization", "org_y", models=("other",)),), "org_y")
+    known = Principal((Level("organization", "org_x", ("*",), limits=Limits(rpm=2)),), "org_x")
+    statuses = []
+    for principal in (known, known, stranger, known):
+        sink = MemorySink()
+        await here.gateway.handle(head, MemoryBody(body), sink, principal)
+        statuses.append(sink.status)
+    assert statuses == [200, 200, 404, 429]
+    assert [record.organization_id for record in await here.records()] == ["org_x", "org_x"]
