@@ -48,7 +48,7 @@ async def test_a_principal_that_is_given_needs_no_key_and_has_its_own_rights(
     monkeypatch.setattr(admission, "GIVEN_PRINCIPALS", 1)
     here = await installed({"m": [at(server)]})
     head = Head("POST", "/v1/chat/completions", [])
-    body = msgspec.json.encode({"model": "m", "messages": []})
+    body = msgspec.json.encode({"model": "m", "messages": [{"role": "user", "content": "Hi"}]})
     stranger = Principal((Level("organization", "org_y", models=("other",)),), "org_y")
     known = Principal((Level("organization", "org_x", ("*",), limits=Limits(rpm=2)),), "org_x")
     statuses = []
