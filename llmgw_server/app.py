@@ -24,7 +24,9 @@ from llmgw_core.domain.errors import (
     GatewayError,
     StoreUnavailable,
     internal_error,
+    not_found,
     overloaded,
+    wrong_method,
 )
 from llmgw_core.wire.envelope import error_body, error_headers
 from llmgw_server.asgi import CallEndpoint
@@ -175,13 +177,12 @@ class Pages:
 
     async def _refuse(self, request: Request, exc: Exception) -> Response:
         assert isinstance(exc, HTTPException)
-        where = f"{request.method} {request.url.path[:200]}"
         if exc.status_code == 404:
-            error = GatewayError(404, "unknown_url", f"Unknown URL ({where}).")
+            error = not_found()
         elif exc.status_code == 405:
-            error = GatewayError(405, "method_not_allowed", f"Method not allowed ({where}).")
+            error = wrong_method((exc.headers or {}).get("Allow", "GET"))
         else:
-            error = GatewayError(exc.status_code, "invalid_request", exc.detail)
+            error = GatewayError(exc.status_code, "invalid_request", exc.detail, should_retry=False)
         return _error(error, request, exc.headers)
 
     async def _fail(self, request: Request, exc: Exception) -> Response:

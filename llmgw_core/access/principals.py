@@ -32,6 +32,10 @@ T = TypeVar("T")
 
 _ABSENT_CAPACITY = 10_000
 _PARALLEL_READS = 4
+_PARALLEL_GUESSES = 2
+"""Reads of keys that are not known: a flood of guesses must leave the database to known keys."""
+_PENDING_READS = 1000
+"""Beyond it further guesses are refused at once: they would wait for seconds."""
 _READ_TIMEOUT = 2.0
 
 
@@ -99,6 +103,7 @@ class PrincipalCache:
         self._polling: asyncio.Task[None] | None = None
         self._reading: dict[bytes, asyncio.Task[CachedPrincipal | None]] = {}
         self._read_slots = asyncio.Semaphore(_PARALLEL_READS)
+        self._guess_slots = asyncio.Semaphore(_PARALLEL_GUESSES)
         self._loop: asyncio.Task[None] | None = None
 
     def lookup(self, key: str) -> CachedPrincipal | None:
@@ -218,6 +223,8 @@ class PrincipalCache:
     async def _read(self, digest: bytes) -> CachedPrincipal | None:
         task = self._reading.get(digest)
         if task is None:
+            if len(self._reading) >= _PENDING_READS and digest not in self._entries:
+                raise StoreUnavailable("too many unknown keys wait to be looked up")
             task = asyncio.create_task(self._find(digest))
             self._reading[digest] = task
             task.add_done_callback(_retrieve)
@@ -225,7 +232,7 @@ class PrincipalCache:
 
     async def _find(self, digest: bytes) -> CachedPrincipal | None:
         try:
-            async with self._read_slots:
+            async with self._read_slots if digest in self._entries else self._guess_slots:
                 # A change during the read must leave the result unverified.
                 epoch = self._epoch
                 principal = await self._ask(self._source.find(digest))

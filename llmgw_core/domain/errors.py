@@ -7,16 +7,32 @@ a key or an internal name. Codes and types follow OpenAI's error reference.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 
 class GatewayError(Exception):
     """A refusal or failure that the caller is told about.
 
     `status` is the HTTP status; `code` and `type` are OpenAI's machine fields;
     `param` names the request field at fault; `retry_after` is in seconds;
-    `should_retry` becomes `x-should-retry` when it is not None.
+    `should_retry` becomes `x-should-retry` when it is not None: false where the same request
+    must fail again, true where waiting helps, None where nobody can know. `headers` are further
+    ones of the reply, such as `allow`.
     """
 
-    __slots__ = ("code", "message", "param", "retry_after", "should_retry", "status", "type")
+    __slots__ = (
+        "code",
+        "headers",
+        "message",
+        "param",
+        "retry_after",
+        "should_retry",
+        "status",
+        "type",
+    )
 
     def __init__(
         self,
@@ -28,6 +44,7 @@ class GatewayError(Exception):
         param: str | None = None,
         retry_after: float | None = None,
         should_retry: bool | None = None,
+        headers: Sequence[tuple[bytes, bytes]] = (),
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -37,6 +54,7 @@ class GatewayError(Exception):
         self.param = param
         self.retry_after = retry_after
         self.should_retry = should_retry
+        self.headers = headers
 
 
 def invalid_request(
@@ -69,6 +87,29 @@ def model_not_found(model: str) -> GatewayError:
         param="model",
         should_retry=False,
     )
+
+
+def not_found() -> GatewayError:
+    """404: there is nothing at this path."""
+    return GatewayError(404, "not_found", "There is nothing at this path.", should_retry=False)
+
+
+def wrong_method(allowed: str) -> GatewayError:
+    """405: the path exists and is for other methods; `allow` lists them."""
+    return GatewayError(
+        405,
+        "method_not_allowed",
+        f"This path is for {allowed} requests.",
+        should_retry=False,
+        headers=((b"allow", allowed.encode()),),
+    )
+
+
+def unsupported_media_type(
+    message: str, *, headers: Sequence[tuple[bytes, bytes]] = ()
+) -> GatewayError:
+    """415: the body is not JSON, or compressed."""
+    return GatewayError(415, "unsupported_media_type", message, should_retry=False, headers=headers)
 
 
 def rate_limited(

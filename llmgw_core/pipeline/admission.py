@@ -17,6 +17,7 @@ from llmgw_core.domain.errors import (
     overloaded,
     permission_denied,
     rate_limited,
+    unsupported_media_type,
 )
 from llmgw_core.hooks.foreign import plugin_error
 from llmgw_core.limits.port import Exceeded
@@ -92,12 +93,13 @@ class Admission:
         """Read the request and decode it shallowly."""
         call = exchange.call
         kind = call.head.get(b"content-type")
-        if kind is not None and b"json" not in kind.lower():
-            raise GatewayError(
-                415,
-                "unsupported_media_type",
-                "The content type must be application/json.",
-                should_retry=False,
+        if kind is not None and kind != b"application/json" and not _is_json(kind):
+            raise unsupported_media_type("The content type must be application/json.")
+        coding = call.head.get(b"content-encoding")
+        if coding is not None and coding.strip().lower() not in (b"", b"identity"):
+            # A few bytes may unpack to gigabytes, and request bodies hardly ever are compressed.
+            raise unsupported_media_type(
+                "The request body must not be compressed.", headers=_ACCEPTED_CODING
             )
         request = decode_request(await body.read(self._body_bytes), call.endpoint)
         call.request = request
@@ -126,6 +128,14 @@ class Admission:
             raise _nobody(lane)
         exchange.lane = lane
         return lane
+
+    def visible(self, exchange: Exchange, lanes: Lanes) -> list[Model]:
+        """The models that may be used: granted, servable, and no plugin objects."""
+        models = lanes.visible()
+        if not self._host.authorize:
+            return models
+        ask, call = self._host.run_authorize, exchange.call
+        return [model for model in models if ask(call, model.name) is None]
 
     async def reserve(self, exchange: Exchange) -> Settlement:
         """One atomic reservation over every meter that applies. From here on the call is on the
@@ -225,6 +235,13 @@ def presented_key(head: Head) -> str:
     if value is None:
         raise invalid_api_key("You did not provide an API key.")
     return value.strip().decode("latin-1")
+
+
+_ACCEPTED_CODING = ((b"accept-encoding", b"identity"),)
+
+
+def _is_json(kind: bytes) -> bool:
+    return kind.partition(b";")[0].rstrip().lower().endswith(b"json")
 
 
 _UNITS = {

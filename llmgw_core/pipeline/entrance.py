@@ -12,7 +12,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from llmgw_core.domain.call import Call, ClientGone, Endpoint
-from llmgw_core.domain.errors import GatewayError, internal_error
+from llmgw_core.domain.errors import GatewayError, internal_error, not_found, wrong_method
 from llmgw_core.domain.failure import UpstreamFailure
 from llmgw_core.domain.reply import Reply
 from llmgw_core.pipeline.exchange import Exchange
@@ -80,7 +80,7 @@ class Entrance:
             if endpoint is None:
                 await self._other(exchange)
             elif head.method != "POST":
-                raise _wrong_method("POST")
+                raise wrong_method("POST")
             else:
                 await self._call(exchange, body)
         except GatewayError as error:
@@ -129,14 +129,12 @@ class Entrance:
         """`/v1/models` and `/v1/models/{id}`; anything else does not exist."""
         head = exchange.call.head
         if head.path != MODELS and not head.path.startswith(MODELS + "/"):
-            raise GatewayError(
-                404, "not_found", "There is nothing at this path.", should_retry=False
-            )
+            raise not_found()
         if head.method not in ("GET", "HEAD"):
-            raise _wrong_method("GET")
-        lanes = await self._admission.authenticate(exchange)
+            raise wrong_method("GET, HEAD")
+        models = self._admission.visible(exchange, await self._admission.authenticate(exchange))
         name = head.path.removeprefix(MODELS).removeprefix("/")
-        reply = model_object(lanes, name) if name else models_list(lanes)
+        reply = model_object(models, name) if name else models_list(models)
         await exchange.start(200, [JSON, (b"x-request-id", exchange.call.id.encode())])
         await exchange.sink.finish(b"" if head.method == "HEAD" else reply)
 
@@ -182,12 +180,3 @@ def _left(exchange: Exchange) -> None:
         settlement.left_after_settlement()
     else:
         settlement.client_left()
-
-
-def _wrong_method(allowed: str) -> GatewayError:
-    return GatewayError(
-        405,
-        "method_not_allowed",
-        f"This path is for {allowed} requests.",
-        should_retry=False,
-    )

@@ -10,21 +10,20 @@ import msgspec
 from llmgw_core.domain.errors import model_not_found
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from llmgw_core.domain.deployment import Model
-    from llmgw_core.pipeline.lane import Lanes
 
 
-def models_list(lanes: Lanes) -> bytes:
+def models_list(models: Sequence[Model]) -> bytes:
     """The body of `GET /v1/models`."""
-    return msgspec.json.encode(
-        {"object": "list", "data": [_object(model) for model in lanes.visible()]}
-    )
+    return msgspec.json.encode({"object": "list", "data": [_object(model) for model in models]})
 
 
-def model_object(lanes: Lanes, name: str) -> bytes:
+def model_object(models: Sequence[Model], name: str) -> bytes:
     """The body of `GET /v1/models/{id}`. Raises `GatewayError` 404."""
     name = unquote(name)
-    for model in lanes.visible():
+    for model in models:
         if model.name == name:
             return msgspec.json.encode(_object(model))
     raise model_not_found(name)

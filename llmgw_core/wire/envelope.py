@@ -46,4 +46,5 @@ def error_headers(error: GatewayError, request_id: str) -> list[tuple[bytes, byt
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after))))
     if error.should_retry is not None:
         headers.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
+    headers.extend(error.headers)
     return headers

@@ -26,7 +26,11 @@ _count = msgspec.json.Decoder(int | None)
 _options = msgspec.json.Decoder(dict[str, msgspec.Raw] | None)
 _encode = msgspec.json.Encoder().encode
 
-_EMPTY = re.compile(rb"\[\s*\]")
+_EMPTY = re.compile(rb"\[\s*\]|\"\"")
+_KEY = re.compile(rb'\s*("(?:[^"\\]+|\\.)*")\s*:\s*')
+_AFTER = re.compile(rb"\s*[,}]")
+_LARGEST = 2**53 - 1
+"""The largest whole number that every reader of JSON understands (RFC 8259, section 6)."""
 _ASK_USAGE = msgspec.Raw(b'{"include_usage":true}')
 _TRUE = msgspec.Raw(b"true")
 
@@ -90,14 +94,16 @@ class RequestView:
         for name in ("max_completion_tokens", "max_tokens"):
             if name in fields:
                 value = _typed(_count, fields, name, "an integer")
-                if value is not None and value < 0:
-                    raise invalid_request(f"'{name}' must not be negative.", param=name)
+                if value is not None and not 0 <= value <= _LARGEST:
+                    what = "negative" if value < 0 else f"larger than {_LARGEST}"
+                    raise invalid_request(f"'{name}' must not be {what}.", param=name)
                 bound = value if bound is None else bound
         if "n" in fields:
             given = _typed(_count, fields, "n", "an integer")
             self.choices = 1 if given is None else given
-            if self.choices < 1:
-                raise invalid_request("'n' must be at least 1.", param="n")
+            if not 1 <= self.choices <= _LARGEST:
+                what = "at least 1" if self.choices < 1 else f"at most {_LARGEST}"
+                raise invalid_request(f"'n' must be {what}.", param="n")
         if bound is not None:
             self.max_tokens = bound * self.choices
 
@@ -105,6 +111,8 @@ class RequestView:
         raw = _required(fields, "input")
         if raw[:1] not in (b'"', b"["):
             raise invalid_request("'input' must be a string or an array.", param="input")
+        if _EMPTY.match(raw):
+            raise invalid_request("'input' must not be empty.", param="input")
         self.max_tokens = 0
         self.text_bytes = len(raw)
         if raw[:1] == b"[" and b'"' not in raw:
@@ -112,9 +120,13 @@ class RequestView:
             self.exact_tokens = raw.count(b",") + 1
 
     def get(self, name: str) -> Any:
-        """The decoded value of a field, None if absent. Decodes anew on every call."""
+        """The decoded value of a field, None if absent. Decodes anew on every call. Raises
+        `GatewayError` 400 for what is JSON and no value here, such as the number 1e999."""
         raw = self.fields.get(name)
-        return None if raw is None else msgspec.json.decode(raw)
+        try:
+            return None if raw is None else msgspec.json.decode(raw)
+        except (msgspec.DecodeError, RecursionError):
+            raise invalid_request(f"'{name}' holds a value out of range.", param=name) from None
 
     def replace(self, endpoint: Endpoint, changes: Mapping[str, Any]) -> RequestView:
         """A copy with top-level fields set to new values; a value of None removes the field."""
@@ -155,7 +167,32 @@ def decode_request(body: bytes, endpoint: Endpoint) -> RequestView:
         raise _bad_json("The request body must be a JSON object.") from None
     except msgspec.DecodeError as error:
         raise _bad_json(f"The request body is not valid JSON: {error}.") from None
+    # In the shortest form, the usual one, every byte is accounted for by the fields that are left.
+    if len(body) != 4 * len(fields) + 1 + sum(map(len, fields)) + sum(map(len, fields.values())):
+        _refuse_duplicates(body, fields)
     return RequestView(fields, endpoint)
+
+
+def _refuse_duplicates(body: bytes, fields: Mapping[str, msgspec.Raw]) -> None:
+    """400 if `body`, a valid JSON object, has more keys than `fields`: of two values the caller
+    may have meant the other one. Compares and does not decode, so that it is cheap."""
+    at = body.index(b"{") + 1
+    for name, raw in fields.items():
+        key = _KEY.match(body, at)
+        assert key is not None, "the body was valid JSON a moment ago"
+        if _text.decode(key[1]) != name or not body.startswith(bytes(raw), key.end()):
+            raise _given_twice(_text.decode(key[1]))
+        after = _AFTER.match(body, key.end() + len(raw))
+        if after is None:  # the value here only begins like the last one
+            raise _given_twice(name)
+        at = after.end()
+    further = _KEY.match(body, at)
+    if further is not None:
+        raise _given_twice(_text.decode(further[1]))
+
+
+def _given_twice(name: str) -> GatewayError:
+    return invalid_request(f"The field '{name[:200]}' is given twice.", param=name[:200])
 
 
 def _bad_json(message: str) -> GatewayError:

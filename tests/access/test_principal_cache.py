@@ -14,6 +14,7 @@ from llmgw_core.testing.principal_source import CountingSource, SettableClock, s
 from llmgw_core.testing.tenants import Tenant, create_tenant
 
 if TYPE_CHECKING:
+    from llmgw_core.domain.access import Principal
     from llmgw_core.store.engine import Store
     from llmgw_core.tenancy.service import Tenancy
 
@@ -235,3 +236,42 @@ def test_senseless_settings_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match="positive"):
         PrincipalCache(source, staleness=staleness, capacity=capacity)
+
+
+class OnlyKnownKeys:
+    """A source that answers for keys in `known` only; questions for others hang."""
+
+    def __init__(self, source: CountingSource, known: set[bytes]) -> None:
+        self._source = source
+        self.known = known
+        self.guesses = 0
+        self.version = source.version
+
+    async def find(self, digest: bytes) -> Principal | None:
+        if digest in self.known:
+            return await self._source.find(digest)
+        self.guesses += 1
+        await asyncio.get_running_loop().create_future()
+        return None
+
+
+async def test_guessed_keys_do_not_keep_known_ones_from_being_read_again(
+    source: CountingSource, tenant: Tenant, elsewhere: Tenancy
+) -> None:
+    slow = OnlyKnownKeys(source, {keys.digest(tenant.key)})
+    cache = PrincipalCache(slow)
+    entry = await cache.resolve(tenant.key)
+    guesses = [
+        asyncio.ensure_future(cache.resolve(keys.generate(secrets.token_bytes)))
+        for _ in range(2000)
+    ]
+    refused, waiting = await asyncio.wait(guesses, return_when=asyncio.FIRST_COMPLETED)
+    assert {getattr(task.exception(), "status", 0) for task in refused} == {503}
+    assert len(waiting) == 1000
+    await elsewhere.create_organization("unrelated", actor=ADMIN)
+    await cache.poll()
+    async with asyncio.timeout(5):
+        assert await cache.resolve(tenant.key) is entry
+    assert slow.guesses == 2
+    await cache.aclose()
+    await asyncio.gather(*guesses, return_exceptions=True)

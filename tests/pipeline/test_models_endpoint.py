@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from llmgw_core.config.schema import PluginConfig
 from llmgw_core.domain.call import Head
 from llmgw_core.testing.client import Client, MemoryBody, MemorySink
 from llmgw_core.testing.installation import at, served_by
+from llmgw_core.testing.plugins import DenyModel
 
 if TYPE_CHECKING:
     from llmgw_core.testing.installation import Install, Installation
@@ -60,6 +62,19 @@ async def test_one_model_is_found_by_its_name(here: Installation, path: str) -> 
 async def test_a_model_that_is_not_his_does_not_exist(here: Installation, name: str) -> None:
     reply = await here.client.get(f"/v1/models/{name}")
     assert (reply.status, reply.json()["error"]["code"]) == (404, "model_not_found")
+
+
+async def test_a_model_that_a_plugin_denies_is_not_listed(
+    installed: Install, server: ModelServer
+) -> None:
+    here = await installed(
+        {"m": [at(server)], "secret": [at(server)]},
+        plugins=[("deny", DenyModel)],
+        sections=[PluginConfig("deny", config={"model": "secret"})],
+    )
+    assert [one["id"] for one in (await here.client.get("/v1/models")).json()["data"]] == ["m"]
+    assert (await here.client.get("/v1/models/m")).status == 200
+    assert (await here.client.get("/v1/models/secret")).status == 404
 
 
 async def test_a_head_request_has_no_body(here: Installation) -> None:

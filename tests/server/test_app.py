@@ -54,7 +54,7 @@ async def test_everything_under_v1_is_the_cores_and_nothing_else(kind: str) -> N
             error = json.loads(body)["error"]
             assert (status, error["code"], error["type"]) == (
                 404,
-                "unknown_url",
+                "not_found",
                 "invalid_request_error",
             )
             assert error["request_id"] == headers["x-request-id"]

@@ -1,3 +1,5 @@
+import json
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -44,10 +46,52 @@ def test_unknown_fields_survive(extra: dict[str, object]) -> None:
     assert msgspec.json.decode(view.encode("b")) == fields | {"model": "b"}
 
 
-def test_of_duplicate_keys_the_upstream_sees_only_the_one_that_was_authorised() -> None:
-    view = chat('{"model":"cheap","model":"dear",' + MESSAGES + "}")
-    assert view.model == "dear"
-    assert view.encode("up").count(b'"model"') == 1
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        ('{"model":"cheap","model":"dear",' + MESSAGES + "}", "model"),
+        ('{"model":"a","model":"a",' + MESSAGES + "}", "model"),
+        ('{"model":"a",' + MESSAGES + ',"model":"a"}', "model"),
+        ('{"n":1,"model":"a",' + MESSAGES + ',"n":12}', "n"),
+        ('{"n":12,"n":1,"model":"a",' + MESSAGES + "}", "n"),
+        ('{"model":"a","mod\\u0065l":"a",' + MESSAGES + "}", "model"),
+        ('{ "x" : 1 , "model": "a", "x" : 1,' + MESSAGES + "}", "x"),
+        ('{"model":"a","":1,"":1,' + MESSAGES + "}", ""),
+    ],
+)
+def test_a_field_that_is_given_twice_is_refused_by_its_name(body: str, name: str) -> None:
+    error = refused(body)
+    assert (error.code, error.param) == ("invalid_request", name)
+    assert "twice" in error.message
+
+
+@given(
+    st.lists(st.tuples(st.text(max_size=4) | st.just("x"), json_values), max_size=5),
+    st.sampled_from([(",", ":"), (", ", ": "), (" ,\n  ", "\t:\r\n ")]),
+    st.booleans(),
+)
+def test_twice_is_twice_in_every_notation(
+    extra: list[tuple[str, object]], separators: tuple[str, str], escaped: bool
+) -> None:
+    pairs = [("model", "a"), ("messages", [1]), *((f"+{name}", value) for name, value in extra)]
+    comma, colon = separators
+    written = [
+        json.dumps(name, ensure_ascii=escaped) + colon + json.dumps(value, separators=separators)
+        for name, value in pairs
+    ]
+    body = ("{" + comma.join(written) + "}").encode()
+    if len({name for name, _ in pairs}) == len(pairs):
+        assert decode_request(body, "chat.completions").model == "a"
+    else:
+        assert "twice" in refused(body).message
+
+
+@pytest.mark.parametrize("value", ["1e999", "9" * 5000])
+def test_a_number_that_nobody_can_hold_passes_until_somebody_looks_at_it(value: str) -> None:
+    view = chat('{"model":"a","seed":' + value + "," + MESSAGES + "}")
+    with pytest.raises(GatewayError) as caught:
+        view.get("seed")
+    assert (caught.value.status, caught.value.param) == (400, "seed")
 
 
 def test_streams_ask_for_usage_and_keep_the_other_stream_options() -> None:
