@@ -29,6 +29,8 @@ from llmgw_core.domain.errors import ConfigError, StoreUnavailable
 from llmgw_core.hooks.context import PluginContext
 from llmgw_core.hooks.foreign import Foreign
 from llmgw_core.hooks.host import PluginHost
+from llmgw_core.inprocess.caller import InProcess
+from llmgw_core.inprocess.calls import Calls
 from llmgw_core.limits.estimate import TokenEstimator
 from llmgw_core.limits.memory import MemoryLimiter
 from llmgw_core.pipeline.admission import Admission
@@ -56,7 +58,7 @@ PLUGIN_DATA = "llmgw-data"
 _SHUTDOWN_SECONDS = 10.0
 
 
-class Gateway:
+class Gateway(InProcess):
     """A running gateway. Made by `open`; several may live in one process."""
 
     def __init__(
@@ -74,7 +76,7 @@ class Gateway:
     ) -> None:
         self.config = config
         self.host = host
-        self.models = models
+        self.catalog = models
         self.stats = Stats()
         self.store = store
         self.tenancy = Tenancy(store, clock=time.time)
@@ -84,6 +86,7 @@ class Gateway:
         self.principals = principals
         self.limiter = MemoryLimiter(limiter_clock)
         self._entrance = self._assemble(transports)
+        self.calls = Calls(lambda: self.handle)
 
     @classmethod
     @asynccontextmanager
@@ -157,13 +160,14 @@ class Gateway:
         stack.push_async_callback(principals.aclose)
         principals.start()
         mover.start()
+        stack.push_async_callback(gateway.calls.aclose)
         return gateway
 
     def deployments(self, backend: str) -> tuple[Deployment, ...]:
         """Every configured deployment that names `backend`."""
         return tuple(
             deployment
-            for model in self.models.values()
+            for model in self.catalog.values()
             for deployment in model.deployments
             if deployment.backend == backend
         )
@@ -213,7 +217,7 @@ class Gateway:
             admission=Admission(
                 host=host,
                 principals=self.principals,
-                models=self.models,
+                models=self.catalog,
                 limiter=self.limiter,
                 prices=prices,
                 books=books,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from llmgw_core.domain.call import Body, Headers, Sink
 
-    Handle = Callable[[Head, Body, Sink], Awaitable[None]]
+    Handle = Callable[[Head, Body, Sink], Awaitable[object]]
 
 SWEEP_INTERVAL = 0.25
 """Seconds between two looks at the calls in flight."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from llmgw_core.domain.call import Body, Head, Headers, Sink
     from llmgw_server.uvicorn_protocol import CallProtocol
 
-    Handle = Callable[[Head, Body, Sink], Awaitable[None]]
+    Handle = Callable[[Head, Body, Sink], Awaitable[object]]
 
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _STATUS_LINES = {

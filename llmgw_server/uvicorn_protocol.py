@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from llmgw_core.domain.call import Body, Sink
 
-    Handle = Callable[[Head, Body, Sink], Awaitable[None]]
+    Handle = Callable[[Head, Body, Sink], Awaitable[object]]
 
 CALLS = b"/v1/"
 _GRAIN = 0.01

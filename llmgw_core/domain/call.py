@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from llmgw_core.domain.access import Principal
+    from llmgw_core.domain.usage import UsageRecord
 
 Headers = Sequence[tuple[bytes, bytes]]
 """Header fields in order; names in lower case."""
@@ -82,8 +83,9 @@ class Handle(Protocol):
 
     async def __call__(
         self, head: Head, body: Body, sink: Sink, principal: Principal | None = None
-    ) -> None:
-        """Raises only `asyncio.CancelledError`, after having settled."""
+    ) -> UsageRecord | None:
+        """Raises only `asyncio.CancelledError`, after having settled. Returns the record of a
+        call that was admitted."""
         ...
 
 

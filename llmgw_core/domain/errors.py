@@ -20,7 +20,8 @@ class GatewayError(Exception):
     `param` names the request field at fault; `retry_after` is in seconds;
     `should_retry` becomes `x-should-retry` when it is not None: false where the same request
     must fail again, true where waiting helps, None where nobody can know. `headers` are further
-    ones of the reply, such as `allow`.
+    ones of the reply, such as `allow`. `request_id` is the id of the call where an embedding
+    application sees the error, else "".
     """
 
     __slots__ = (
@@ -28,6 +29,7 @@ class GatewayError(Exception):
         "headers",
         "message",
         "param",
+        "request_id",
         "retry_after",
         "should_retry",
         "status",
@@ -55,6 +57,7 @@ class GatewayError(Exception):
         self.retry_after = retry_after
         self.should_retry = should_retry
         self.headers = headers
+        self.request_id = ""
 
 
 def invalid_request(

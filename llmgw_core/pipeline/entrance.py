@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from llmgw_core.domain.access import Principal
     from llmgw_core.domain.call import Body, Head, Sink
+    from llmgw_core.domain.usage import UsageRecord
     from llmgw_core.hooks.host import PluginHost
     from llmgw_core.pipeline.admission import Admission
     from llmgw_core.pipeline.attempts import Attempts
@@ -65,8 +66,9 @@ class Entrance:
 
     async def handle(
         self, head: Head, body: Body, sink: Sink, principal: Principal | None = None
-    ) -> None:
-        """Answer one request completely, errors included. Raises only `CancelledError`.
+    ) -> UsageRecord | None:
+        """Answer one request completely, errors included. Raises only `CancelledError`. Returns
+        the record of a call that was admitted.
 
         `principal`: who calls, if that is known already (an embedding application, a plugin's
         own call, a client certificate); then no credentials are looked at."""
@@ -106,6 +108,7 @@ class Entrance:
             exchange.take_back()
             if exchange.settlement is not None:
                 exchange.settlement.interrupted()
+        return None if exchange.settlement is None else exchange.settlement.record
 
     async def _call(self, exchange: Exchange, body: Body) -> None:
         admission, host, call = self._admission, self._host, exchange.call

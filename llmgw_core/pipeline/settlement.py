@@ -93,6 +93,7 @@ class Settlement:
         "attempt",
         "first_content",
         "input_tokens",
+        "record",
         "settled",
     )
 
@@ -108,6 +109,7 @@ class Settlement:
         self.first_content = 0.0
         self.input_tokens = input_tokens
         self.settled = False
+        self.record: UsageRecord | None = None
         books.open.add(self)
         books.stats.in_flight += 1
 
@@ -251,7 +253,7 @@ class Settlement:
         if self._spent is not None:
             usage = self._spent if usage.source == "none" else usage.plus(self._spent)
         self._reservation.settle(usage.input_tokens + usage.output_tokens)
-        record = self._record(status, http_status, usage, error_code, last, now)
+        record = self.record = self._record(status, http_status, usage, error_code, last, now)
         books.stats.settled(record)
         # The write comes last of what can fail: everything above is arithmetic in memory.
         books.journal.append_usage(record)

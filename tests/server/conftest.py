@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from llmgw_core.domain.call import Body, Head, Sink
     from llmgw_core.gateway import Gateway
 
-    Handle = Callable[[Head, Body, Sink], Awaitable[None]]
+    Handle = Callable[[Head, Body, Sink], Awaitable[object]]
 
 
 class Entrance:
