@@ -79,10 +79,16 @@ class Sink(Protocol):
 
 class Handle(Protocol):
     """The HTTP-shaped entrance: answers one request completely, errors included. A `principal`
-    that is given is believed; without one the request's credentials say who calls."""
+    that is given is believed; without one the request's credentials say who calls. `subcall`
+    says that a plugin calls, in the course of another call."""
 
     async def __call__(
-        self, head: Head, body: Body, sink: Sink, principal: Principal | None = None
+        self,
+        head: Head,
+        body: Body,
+        sink: Sink,
+        principal: Principal | None = None,
+        subcall: Subcall | None = None,
     ) -> UsageRecord | None:
         """Raises only `asyncio.CancelledError`, after having settled. Returns the record of a
         call that was admitted."""
@@ -93,10 +99,25 @@ class ClientGone(Exception):
     """The client left before its request was complete."""
 
 
+class Subcall:
+    """That a call was made by a plugin in the course of another one. `parent` is the id of that
+    call, `depth` how many calls it is inside of, and hooks of the plugins in `muted` are not
+    run: of the one that made it, and of those that made the calls around it.
+    """
+
+    __slots__ = ("depth", "muted", "parent")
+
+    def __init__(self, parent: str, muted: frozenset[str], depth: int = 1) -> None:
+        self.parent = parent
+        self.muted = muted
+        self.depth = depth
+
+
 class Call:
     """The state of one call. Hooks see it; only the pipeline writes it.
 
-    `state` is the place of plugins for what they keep for one call, keyed by plugin name.
+    `state` is the place of plugins for what they keep for one call, keyed by plugin name
+    (`PluginContext.state` gives a plugin its own). `subcall` is None on a client's own call.
     `started` is monotonic seconds, `started_ns` nanoseconds since the epoch.
     """
 
@@ -113,6 +134,7 @@ class Call:
         "started",
         "started_ns",
         "state",
+        "subcall",
         "trace_id",
     )
 
@@ -132,6 +154,7 @@ class Call:
         self.request: Any = None
         """The `wire.RequestView` once the body is read."""
         self.state: dict[str, Any] = {}
+        self.subcall: Subcall | None = None
         self.trace_id = ""
         self.span_id = ""
         self.parent_span = ""

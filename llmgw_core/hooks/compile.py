@@ -13,6 +13,7 @@ from llmgw_core.domain.access import Principal
 from llmgw_core.domain.call import Head
 from llmgw_core.domain.errors import GatewayError
 from llmgw_core.domain.reply import Reply
+from llmgw_core.hooks.filters import StreamFilter
 from llmgw_core.hooks.foreign import Foreign, OnFailure
 from llmgw_core.hooks.specs import HOOK_KINDS, GatewayHooks
 from llmgw_core.wire.request import RequestView
@@ -30,7 +31,10 @@ _RETURNS: Final[dict[str, tuple[type, ...]]] = {
     "authorize": (str,),
     "pre_route": (RequestView, Reply),
     "post_process": (Reply,),
+    "open_stream": (StreamFilter,),
 }
+
+_REVERSED: Final = frozenset({"post_process", "open_stream", "shutdown"})
 
 _FIXED_POLICY: Final[dict[str, OnFailure]] = {
     "register_backends": "stop",
@@ -95,8 +99,8 @@ def _selecting(
 def compile_hooks(
     manager: pluggy.PluginManager, configs: Mapping[str, PluginConfig]
 ) -> dict[str, tuple[CompiledHook, ...]]:
-    """Every hook's implementations, in the order of `configs`; those of `post_process` and
-    `shutdown` in reverse."""
+    """Every hook's implementations, in the order of `configs`; those of `post_process`,
+    `open_stream` and `shutdown` in reverse."""
     compiled: dict[str, tuple[CompiledHook, ...]] = {}
     for hook in HOOK_KINDS:
         found = {item.plugin_name: item for item in getattr(manager.hook, hook).get_hookimpls()}
@@ -105,5 +109,5 @@ def compile_hooks(
             for name, config in configs.items()
             if name in found
         )
-        compiled[hook] = hooks[::-1] if hook in {"post_process", "shutdown"} else hooks
+        compiled[hook] = hooks[::-1] if hook in _REVERSED else hooks
     return compiled

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from llmgw_core.domain.errors import GatewayError
 from llmgw_core.domain.reply import Reply
@@ -17,10 +17,25 @@ if TYPE_CHECKING:
     from llmgw_core.wire.request import RequestView
 
 T = TypeVar("T")
+P = TypeVar("P", bound="_OfPlugin")
 
 Hooks = tuple["CompiledHook", ...]
 
+
+class _OfPlugin(Protocol):
+    @property
+    def plugin(self) -> str: ...
+
+
 _DENIED = "This request is not allowed."
+
+
+def applying(hooks: tuple[P, ...], call: Call) -> tuple[P, ...]:
+    """Those of `hooks` that are run in `call`: a plugin is not asked about calls of its own."""
+    subcall = call.subcall
+    if subcall is None:
+        return hooks
+    return tuple(hook for hook in hooks if hook.plugin not in subcall.muted)
 
 
 async def invoke(hook: CompiledHook, *arguments: Any) -> Any:
@@ -53,7 +68,7 @@ async def invoke_apart(hook: CompiledHook, *arguments: Any) -> None:
 
 async def fold(hooks: Hooks, value: T, call: Call) -> T:
     """Each hook gets the value of the one before it; None leaves it unchanged."""
-    for hook in hooks:
+    for hook in applying(hooks, call):
         result = await invoke(hook, value, call)
         if result is not None:
             value = result
@@ -62,7 +77,7 @@ async def fold(hooks: Hooks, value: T, call: Call) -> T:
 
 async def first(hooks: Hooks, head: Head, call: Call) -> Principal | None:
     """The first answer that is not None."""
-    for hook in hooks:
+    for hook in applying(hooks, call):
         result: Principal | None = await invoke(hook, head, call)
         if result is not None:
             return result
@@ -71,7 +86,7 @@ async def first(hooks: Hooks, head: Head, call: Call) -> Principal | None:
 
 async def fold_until_reply(hooks: Hooks, request: RequestView, call: Call) -> RequestView | Reply:
     """As `fold`; a `Reply` ends it."""
-    for hook in hooks:
+    for hook in applying(hooks, call):
         result: RequestView | Reply | None = await invoke(hook, request, call)
         if isinstance(result, Reply):
             return result
@@ -82,7 +97,7 @@ async def fold_until_reply(hooks: Hooks, request: RequestView, call: Call) -> Re
 
 def denial(hooks: Hooks, call: Call, model: str) -> str | None:
     """The first sentence that denies. A hook that fails or raises denies too."""
-    for hook in hooks:
+    for hook in applying(hooks, call):
         sentence: str | None = None
         try:
             with hook:

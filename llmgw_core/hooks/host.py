@@ -20,6 +20,7 @@ from llmgw_core.hooks import dispatch
 from llmgw_core.hooks.compile import CompiledHook, compile_hooks
 from llmgw_core.hooks.enabled import Enabled, resolve
 from llmgw_core.hooks.foreign import Foreign
+from llmgw_core.hooks.judging import judge_reply, judges_of
 from llmgw_core.hooks.observers import Observer
 from llmgw_core.hooks.specs import HOOK_KINDS, PROJECT, GatewayHooks
 
@@ -34,7 +35,11 @@ if TYPE_CHECKING:
     from llmgw_core.domain.reply import Reply
     from llmgw_core.domain.usage import UsageRecord
     from llmgw_core.hooks.context import PluginContext
+    from llmgw_core.hooks.judging import StreamJudges
     from llmgw_core.wire.request import RequestView
+
+HELD_BYTES: Final = 64 * 1024 * 1024
+"""What one stream filter may hold unless the caller says otherwise."""
 
 OBSERVER_QUEUE: Final = 10_000
 """Records that wait for one observer before new ones are dropped."""
@@ -87,6 +92,8 @@ class PluginHost:
         self.pre_route = hooks["pre_route"]
         self.post_process = hooks["post_process"]
         """In the order of execution: the last plugin first."""
+        self.judges = judges_of(hooks, [plugin.name for plugin in self._plugins])
+        """Plugins with `post_process` or `open_stream`, the last one first."""
         self.on_usage = hooks["on_usage"]
         self._observers = tuple(Observer(hook, queue_size) for hook in self.on_usage)
         self.needs: frozenset[str] = frozenset().union(
@@ -136,9 +143,17 @@ class PluginHost:
         """The request as the plugins leave it, or an answer. Raises `GatewayError`."""
         return await dispatch.fold_until_reply(self.pre_route, request, call)
 
-    async def run_post_process(self, reply: Reply, call: Call) -> Reply:
-        """The reply as the plugins leave it, the last plugin first. Raises `GatewayError`."""
-        return await dispatch.fold(self.post_process, reply, call)
+    async def run_post_process(
+        self, reply: Reply, call: Call, held_bytes: int = HELD_BYTES
+    ) -> Reply:
+        """The reply as the plugins leave it, the last plugin first; those that know streams only
+        get it as one, and may hold `held_bytes`. Raises `GatewayError`, and `UpstreamFailure`
+        when no stream can be made of it."""
+        return await judge_reply(self.judges, reply, call, held_bytes)
+
+    async def open_stream(self, judges: StreamJudges, held_bytes: int = HELD_BYTES) -> None:
+        """Let every plugin open its filter of a stream. Raises `GatewayError`."""
+        await judges.open(self.judges, held_bytes)
 
     def observe_usage(self, record: UsageRecord) -> None:
         """Queue `record` for every observer. Never waits, never raises."""

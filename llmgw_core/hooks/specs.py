@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llmgw_core.domain.call import Call, Head
     from llmgw_core.domain.reply import Reply
     from llmgw_core.domain.usage import UsageRecord
+    from llmgw_core.hooks.filters import StreamFilter
     from llmgw_core.wire.request import RequestView
 
 PROJECT = "llmgw"
@@ -67,6 +68,13 @@ class GatewayHooks:
         """FOLD in reverse order on a complete reply: return a changed one or raise."""
 
     @hookspec
+    async def open_stream(self, call: Call) -> StreamFilter | None:
+        """FOLD in reverse order, at the start of every attempt whose reply is a stream: a
+        `StreamFilter` that sees each event before the client does, and may hold it, replace it
+        or reject the stream. `None`: this stream is for `post_process`, if the plugin has it. A
+        plugin without `post_process` gets complete replies through its filter too."""
+
+    @hookspec
     async def on_usage(self, record: UsageRecord) -> None:
         """OBSERVE every settled call, from a bounded queue off the request path."""
 
@@ -80,5 +88,6 @@ HOOK_KINDS: dict[str, str] = {
     "authorize": "ALL",
     "pre_route": "FOLD",
     "post_process": "FOLD",
+    "open_stream": "FOLD",
     "on_usage": "OBSERVE",
 }

@@ -8,36 +8,32 @@ stream ends truthfully, with an error event and without an end marker.
 
 from __future__ import annotations
 
-import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from llmgw_core.backends.transport.port import TransportError
-from llmgw_core.domain.errors import GatewayError, upstream_failed
+from llmgw_core.domain.errors import GatewayError
 from llmgw_core.domain.failure import UpstreamFailure
-from llmgw_core.domain.reply import Reply
 from llmgw_core.hooks.foreign import plugin_error
+from llmgw_core.hooks.judging import StreamJudges
 from llmgw_core.limits.headers import ratelimit_headers
-from llmgw_core.pipeline.failures import classified, report
-from llmgw_core.wire.envelope import JSON, error_event
-from llmgw_core.wire.fold import fold_chunks, unfold
+from llmgw_core.pipeline.endings import END, HELD_BYTES, broken, drain
+from llmgw_core.pipeline.failures import classified
+from llmgw_core.pipeline.filtered import FilteredStream, judged_whole
+from llmgw_core.wire.envelope import JSON
+from llmgw_core.wire.fold import unfold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from llmgw_core.backends.port import Session, StreamReader
     from llmgw_core.backends.transport.port import UpstreamReply
+    from llmgw_core.domain.reply import Reply
     from llmgw_core.hooks.host import PluginHost
     from llmgw_core.limits.port import Limiter
     from llmgw_core.pipeline.exchange import Exchange
-
-END = b"data: [DONE]\n\n"
-HELD_BYTES = 64 * 1024
-"""Of leading events without content: beyond it the stream is handed over as it is."""
-DRAIN_SECONDS = 1.0
-"""How long the end of an upstream's body is waited for after the client has everything, so that
-its connection can be used again."""
 
 _JSON: Sequence[tuple[bytes, bytes]] = (JSON,)
 _SSE: Sequence[tuple[bytes, bytes]] = (
@@ -72,15 +68,18 @@ class Delivery:
         reader = session.stream(reply.status, reply.headers)
         if reader is None:
             return self._unfolded(exchange, session, reply)
-        if self._host.post_process:
-            return self._buffered(exchange, reply, reader)
+        if self._host.judges:
+            return self._judged(exchange, reply, reader)
         return self._stream(exchange, reply, reader)
 
     async def hand_over(self, exchange: Exchange, answer: Reply) -> None:
         """A reply that a hook gave instead of any upstream; nothing was used for it."""
         request = exchange.call.request
-        if self._host.post_process:
-            answer = await self._host.run_post_process(answer, exchange.call)
+        if self._host.judges:
+            try:
+                answer = await self._host.run_post_process(answer, exchange.call, self._reply_bytes)
+            except UpstreamFailure:  # a plugin's own answer, of which no stream can be made
+                raise plugin_error() from None
         body, head = answer.body, _JSON
         if request.stream:
             try:
@@ -108,7 +107,7 @@ class Delivery:
     async def _document(self, exchange: Exchange, session: Session, reply: UpstreamReply) -> None:
         answer = session.reply(reply.status, reply.headers, await reply.read(self._reply_bytes))
         body = answer.body
-        if self._host.post_process:
+        if self._host.judges:
             body = (await self._processed(exchange, answer)).body
         sink = exchange.sink
         exchange.ticket.complete(answer.usage, answer.output_bytes, gone=sink.gone)
@@ -121,12 +120,12 @@ class Delivery:
         await self._finish_unfolded(exchange, session.reply(reply.status, reply.headers, body))
 
     async def _processed(self, exchange: Exchange, answer: Reply) -> Reply:
-        """The answer after the plugins' `post_process`; one that rejects it is still paid for."""
-        if not self._host.post_process:
+        """The answer after the plugins; one that rejects it is still paid for."""
+        if not self._host.judges:
             return answer
         exchange.ticket.received(answer)
         try:
-            return await self._host.run_post_process(answer, exchange.call)
+            return await self._host.run_post_process(answer, exchange.call, self._reply_bytes)
         except GatewayError as error:
             exchange.ticket.rejected(answer.usage, answer.output_bytes, error)
             raise
@@ -146,25 +145,40 @@ class Delivery:
         await exchange.start(200, self._head(exchange, _SSE))
         await exchange.sink.finish(events + END)
 
-    async def _buffered(
-        self, exchange: Exchange, reply: UpstreamReply, reader: StreamReader
-    ) -> None:
-        """A stream for plugins that can only judge complete replies: read to its end, folded,
-        judged, and handed over as a stream again. Never skipped."""
+    async def _judged(self, exchange: Exchange, reply: UpstreamReply, reader: StreamReader) -> None:
+        """A stream that plugins may change or reject: event by event if all of them can, else
+        read whole first. Never skipped."""
         settlement = exchange.ticket
         settlement.watch(reader)
-        events = bytearray()
-        while not reader.done and (data := await reply.chunk()):
-            events += reader.feed(data)
-            if len(events) > self._reply_bytes:
-                raise UpstreamFailure("protocol", "the stream is too large to be judged whole")
-        events += reader.end()
-        await drain(reply)
+        judges = StreamJudges(exchange.call)
         try:
-            body = fold_chunks(bytes(events))
-        except msgspec.DecodeError:
-            raise UpstreamFailure("protocol", "an event of the stream is not valid") from None
-        await self._finish_unfolded(exchange, Reply(body, reader.usage, reader.output_bytes))
+            await self._host.open_stream(judges, self._reply_bytes)
+            chain = judges.chain
+            if chain is None:
+                events = await judged_whole(
+                    judges,
+                    reply,
+                    reader,
+                    usage_wanted=exchange.call.request.usage_wanted,
+                    reply_bytes=self._reply_bytes,
+                )
+            elif judges.links:
+                head = partial(self._head, exchange, _SSE)
+                await FilteredStream(
+                    exchange, reply, reader, chain, head=head, clock=self._clock
+                ).deliver()
+                return
+        except GatewayError as error:
+            settlement.stopped(error, committed=False)
+            raise
+        finally:
+            judges.close()
+        if chain is not None:
+            await self._stream(exchange, reply, reader)
+            return
+        settlement.complete(reader.usage, reader.output_bytes, gone=exchange.sink.gone)
+        await exchange.start(200, self._head(exchange, _SSE))
+        await exchange.sink.finish(events + END)
 
     async def _stream(self, exchange: Exchange, reply: UpstreamReply, reader: StreamReader) -> None:
         settlement = exchange.ticket
@@ -183,11 +197,11 @@ class Delivery:
                     await write(out)
             tail = reader.end()
         except TransportError as error:
-            await self._broken(exchange, reader.pending(), classified(error))
+            await broken(exchange, reader.pending(), classified(error))
             return
         except UpstreamFailure as failure:
             reply.abort()
-            await self._broken(exchange, reader.pending(), failure)
+            await broken(exchange, reader.pending(), failure)
             return
         settlement.complete(reader.usage, reader.output_bytes, gone=sink.gone)
         await sink.finish(tail)
@@ -208,22 +222,3 @@ class Delivery:
             if len(held) > HELD_BYTES:
                 break
         return held
-
-    async def _broken(self, exchange: Exchange, accepted: bytes, failure: UpstreamFailure) -> None:
-        """The upstream broke after the content commit: say so, and no end marker."""
-        settlement = exchange.ticket
-        if settlement.attempt is not None:
-            report(exchange.call.id, settlement.attempt.deployment.id, failure)
-        error = upstream_failed("The stream was cut by the model's backend.", code="stream_cut")
-        settlement.incomplete(failure.kind, error.code)
-        await exchange.sink.finish(accepted + error_event(error, exchange.call.id))
-
-
-async def drain(reply: UpstreamReply) -> None:
-    """Read the rest of a body that has nothing to say any more, or give its connection up."""
-    try:
-        async with asyncio.timeout(DRAIN_SECONDS):
-            while await reply.chunk():
-                pass
-    except (TransportError, TimeoutError):
-        reply.abort()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from llmgw_core.domain.access import Principal
-    from llmgw_core.domain.call import Body, Head, Sink
+    from llmgw_core.domain.call import Body, Head, Sink, Subcall
     from llmgw_core.domain.usage import UsageRecord
     from llmgw_core.hooks.host import PluginHost
     from llmgw_core.pipeline.admission import Admission
@@ -65,18 +65,25 @@ class Entrance:
         self._wall_clock_ns = wall_clock_ns
 
     async def handle(
-        self, head: Head, body: Body, sink: Sink, principal: Principal | None = None
+        self,
+        head: Head,
+        body: Body,
+        sink: Sink,
+        principal: Principal | None = None,
+        subcall: Subcall | None = None,
     ) -> UsageRecord | None:
         """Answer one request completely, errors included. Raises only `CancelledError`. Returns
         the record of a call that was admitted.
 
         `principal`: who calls, if that is known already (an embedding application, a plugin's
-        own call, a client certificate); then no credentials are looked at."""
+        own call, a client certificate); then no credentials are looked at. `subcall`: a plugin
+        calls, in the course of another call."""
         endpoint = CALLS.get(head.path)
         started_ns = self._wall_clock_ns()
         call = Call("", endpoint or "chat.completions", head, self._clock(), started_ns)
         identify(call)
         call.principal = principal
+        call.subcall = subcall
         exchange = Exchange(call, sink)
         try:
             if endpoint is None:

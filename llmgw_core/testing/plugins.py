@@ -69,6 +69,11 @@ class Recorder:
         self.events.append(("post_process", reply))
 
     @hookimpl
+    def open_stream(self, call: Call) -> None:
+        """Noted; no filter, so `post_process` sees streams whole."""
+        self.events.append(("open_stream", call))
+
+    @hookimpl
     async def on_usage(self, record: UsageRecord) -> None:
         """Noted."""
         self.events.append(("on_usage", record))

@@ -99,8 +99,8 @@ ORDER = "which does not exist here: hooks run in the order of `plugins` in the c
             [
                 (
                     "there is no hook `qqqqqq`; there are `authenticate`, `authorize`, `on_usage`,"
-                    " `post_process`, `pre_auth`, `pre_route`, `register_backends`, `shutdown`,"
-                    " `startup`."
+                    " `open_stream`, `post_process`, `pre_auth`, `pre_route`, `register_backends`,"
+                    " `shutdown`, `startup`."
                 )
             ],
         ),

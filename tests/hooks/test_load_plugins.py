@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from llmgw_core.domain.call import Call
     from llmgw_core.testing.distributions import Distributions
 
 MODULE = """
@@ -65,11 +66,11 @@ class Good(Base):
 
 
 def test_an_installed_plugin_is_loaded_with_its_configuration(
-    tmp_path: Path, distributions: Distributions
+    tmp_path: Path, distributions: Distributions, call: Call
 ) -> None:
     distributions.add("llmgw-w", plugins={"w": "w_plugin:Plugin"}, modules={"w_plugin": MODULE})
     host = load(tmp_path, PluginConfig("w", {"weight": 7}))
-    assert host.run_authorize(None, "m") == "w 7"  # type: ignore[arg-type]
+    assert host.run_authorize(call, "m") == "w 7"
     (row,) = host.describe()
     assert row[:5] == (1, "w", "llmgw-w", "1.0", ("authorize",))
     assert row[5:] == (1, 0, 0)
@@ -201,6 +202,7 @@ def test_every_plugin_is_checked_before_any_is_made(
 
 def test_a_hook_under_another_name_static_or_for_a_later_version_is_accepted(
     tmp_path: Path,
+    call: Call,
 ) -> None:
     class Plugin(Base):
         needs = frozenset({"reply"})
@@ -217,7 +219,7 @@ def test_a_hook_under_another_name_static_or_for_a_later_version_is_accepted(
         def hook_of_the_future(self) -> None: ...
 
     host = host_of(tmp_path, ("p", Plugin), ("r", Recorder))
-    assert host.run_authorize(None, "m") == "other m"  # type: ignore[arg-type]
+    assert host.run_authorize(call, "m") == "other m"
     assert host.needs == {"reply"}
     assert host.describe()[0].hooks == ("startup", "authorize")
 

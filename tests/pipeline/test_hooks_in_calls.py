@@ -115,6 +115,7 @@ async def test_the_hooks_of_one_call_in_their_order(
         ("2", "authorize"),
         ("1", "pre_route"),
         ("2", "pre_route"),
+        *([("2", "open_stream"), ("1", "open_stream")] if stream else []),
         ("2", "post_process"),
         ("1", "post_process"),
         *sorted([("1", "on_usage"), ("2", "on_usage")]),

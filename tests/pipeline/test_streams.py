@@ -10,7 +10,7 @@ import pytest
 
 from llmgw_core.config.schema import RequestLimits
 from llmgw_core.domain.deployment import Timeouts
-from llmgw_core.pipeline.delivery import HELD_BYTES
+from llmgw_core.pipeline.endings import HELD_BYTES
 from llmgw_core.testing.client import MemorySink
 from llmgw_core.testing.installation import INPUT_PRICE, OUTPUT_PRICE, at
 from llmgw_core.testing.model_server import (
@@ -293,7 +293,7 @@ async def test_the_connection_of_a_stream_is_used_again(
 async def test_an_upstream_that_never_ends_after_its_end_marker_holds_nobody_up(
     installed: Install, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llmgw_core.pipeline.delivery.DRAIN_SECONDS", 0.01)
+    monkeypatch.setattr("llmgw_core.pipeline.endings.DRAIN_SECONDS", 0.01)
     upstream = await scripted(streaming(*chat_events(), ending="stuck"))
     here = await installed({"m": [at(upstream)]})
     for _ in range(2):

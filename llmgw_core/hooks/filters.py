@@ -1,0 +1,167 @@
+"""Stream filters: what a plugin does to a chat stream while it runs, event by event.
+
+A filter lives for one attempt. The filters of several plugins form a chain, the last plugin
+first, as `post_process` does; what one gives out is what the next one gets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
+
+from llmgw_core.domain.failure import UpstreamFailure
+from llmgw_core.hooks.foreign import Foreign
+from llmgw_core.wire.chat_event import ChatEvent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from llmgw_core.hooks.compile import CompiledHook
+
+Emitted = ChatEvent | list[ChatEvent] | tuple[ChatEvent, ...] | None
+"""What a filter gives out now: nothing, one event, or several."""
+
+_OBJECT: Final = 256
+"""Bytes that an event is counted with beside its own: what it costs as an object."""
+
+
+@runtime_checkable
+class StreamFilter(Protocol):
+    """What `open_stream` returns. Both methods may be coroutines. A filter may also have a plain
+    function `close()`, called once when its attempt is over, however it ended."""
+
+    def feed(self, event: ChatEvent) -> Emitted | Awaitable[Emitted]:
+        """Take one event. Return it to pass it on, nothing to hold or drop it, others to replace
+        it. Raise `GatewayError` to end the stream: before any content has reached the client as
+        an ordinary error reply, after it as an error event without `[DONE]`."""
+        ...
+
+    def finish(self) -> Emitted | Awaitable[Emitted]:
+        """The upstream has said everything: give out what is still held, or raise."""
+        ...
+
+
+class FilterLink:
+    """One plugin's filter in one attempt, under the plugin's failure policy and timeout.
+
+    `held_bytes` bounds what it may take in without giving anything out. With `on_error: open` a
+    failure takes the filter out, and what it took in since it last gave something out is passed
+    on as it came."""
+
+    __slots__ = ("_cost", "_filter", "_hook", "_keeps", "_limit", "_off", "_taken")
+
+    def __init__(self, hook: CompiledHook, opened: StreamFilter, held_bytes: int) -> None:
+        self._hook = hook
+        self._filter = opened
+        self._limit = held_bytes
+        self._keeps = hook.on_failure == "continue"
+        self._taken: list[ChatEvent] = []
+        self._cost = 0
+        self._off = False
+
+    async def feed(self, event: ChatEvent) -> Sequence[ChatEvent]:
+        """What comes out when `event` goes in. Raises `GatewayError`, and `UpstreamFailure` when
+        the filter holds too much."""
+        if self._off:
+            return (event,)
+        out = await self._ask(self._filter.feed, event)
+        if out is None:
+            return self._released(event)
+        if out:
+            self._taken.clear()
+            self._cost = 0
+            return out
+        if self._keeps:
+            self._taken.append(event)
+        self._cost += len(event.raw) + _OBJECT
+        if self._cost > self._limit:
+            raise UpstreamFailure("protocol", f"{self._hook.plugin} holds too much of the stream")
+        return out
+
+    async def finish(self) -> Sequence[ChatEvent]:
+        """What comes out at the end. Raises `GatewayError`."""
+        if self._off:
+            return ()
+        out = await self._ask(self._filter.finish)
+        return self._released() if out is None else out
+
+    def close(self) -> None:
+        """The attempt is over. Failures are logged and counted."""
+        close = getattr(self._filter, "close", None)
+        if close is not None:
+            border = Foreign(self._hook.plugin, self._hook.hook, "continue")
+            with border:
+                close()
+            self._hook.failures += border.failures
+
+    def _released(self, *events: ChatEvent) -> Sequence[ChatEvent]:
+        self._off = True
+        return (*self._taken, *events)
+
+    async def _ask(
+        self, method: Callable[..., Any], *arguments: ChatEvent
+    ) -> Sequence[ChatEvent] | None:
+        """The checked answer; None when the filter failed and may."""
+        hook = self._hook
+        try:
+            with hook:
+                result = method(*arguments)
+                if isinstance(result, Awaitable):
+                    async with asyncio.timeout(hook.timeout):
+                        result = await result
+                return _checked(result)
+        except asyncio.CancelledError as error:
+            # The plugin awaited something that was cancelled: its failure, not this call's end.
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            hook.failed(error)
+        return None
+
+
+def _checked(result: object) -> Sequence[ChatEvent]:
+    if result is None:
+        return ()
+    if isinstance(result, ChatEvent):
+        return (result,)
+    if isinstance(result, (list, tuple)) and all(isinstance(each, ChatEvent) for each in result):
+        return tuple(result)
+    message = f"a stream filter gave {type(result).__name__} instead of ChatEvent"
+    raise TypeError(message)
+
+
+class FilterChain:
+    """The filters of one attempt, in the order in which they see an event."""
+
+    __slots__ = ("_links",)
+
+    def __init__(self, links: Iterable[FilterLink]) -> None:
+        self._links = tuple(links)
+
+    async def feed(self, event: ChatEvent) -> Sequence[ChatEvent]:
+        """What leaves the last filter when `event` enters the first."""
+        events: Sequence[ChatEvent] = (event,)
+        for link in self._links:
+            events = await run_through(link, events)
+            if not events:
+                break
+        return events
+
+    async def finish(self) -> Sequence[ChatEvent]:
+        """What leaves the last filter at the end: each ends after all that those before it had
+        left."""
+        events: Sequence[ChatEvent] = ()
+        for link in self._links:
+            events = (*await run_through(link, events), *await link.finish())
+        return events
+
+
+async def run_through(link: FilterLink, events: Sequence[ChatEvent]) -> Sequence[ChatEvent]:
+    """What comes out of one filter when `events` go in one after the other."""
+    if len(events) == 1:
+        return await link.feed(events[0])
+    out: list[ChatEvent] = []
+    for event in events:
+        out += await link.feed(event)
+    return out

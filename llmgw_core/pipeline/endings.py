@@ -1,0 +1,44 @@
+"""How streams end: truthfully where they broke, and with their connection given back."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from llmgw_core.backends.transport.port import TransportError
+from llmgw_core.domain.errors import upstream_failed
+from llmgw_core.pipeline.failures import report
+from llmgw_core.wire.envelope import error_event
+
+if TYPE_CHECKING:
+    from llmgw_core.backends.transport.port import UpstreamReply
+    from llmgw_core.domain.failure import UpstreamFailure
+    from llmgw_core.pipeline.exchange import Exchange
+
+END = b"data: [DONE]\n\n"
+HELD_BYTES = 64 * 1024
+"""Of leading events without content: beyond it the stream is handed over as it is."""
+DRAIN_SECONDS = 1.0
+"""How long the end of an upstream's body is waited for after the client has everything, so that
+its connection can be used again."""
+
+
+async def broken(exchange: Exchange, accepted: bytes, failure: UpstreamFailure) -> None:
+    """The upstream broke after the content commit: say so, and no end marker. `accepted` is what
+    is still to be handed over."""
+    settlement = exchange.ticket
+    if settlement.attempt is not None:
+        report(exchange.call.id, settlement.attempt.deployment.id, failure)
+    error = upstream_failed("The stream was cut by the model's backend.", code="stream_cut")
+    settlement.incomplete(failure.kind, error.code)
+    await exchange.sink.finish(accepted + error_event(error, exchange.call.id))
+
+
+async def drain(reply: UpstreamReply) -> None:
+    """Read the rest of a body that has nothing to say any more, or give its connection up."""
+    try:
+        async with asyncio.timeout(DRAIN_SECONDS):
+            while await reply.chunk():
+                pass
+    except (TransportError, TimeoutError):
+        reply.abort()
