@@ -47,6 +47,8 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "store": schema.StoreConfig,
     "accounting": schema.AccountingConfig,
     "requests": schema.RequestLimits,
+    "routing": schema.RoutingConfig,
+    "limits": schema.LimitsConfig,
 }
 
 

@@ -29,6 +29,7 @@ from llmgw_core.domain.errors import ConfigError, StoreUnavailable
 from llmgw_core.hooks.context import PluginContext
 from llmgw_core.hooks.foreign import Foreign
 from llmgw_core.hooks.host import PluginHost
+from llmgw_core.hooks.registry import Parts, chosen
 from llmgw_core.inprocess.caller import InProcess
 from llmgw_core.inprocess.calls import Calls
 from llmgw_core.limits.estimate import TokenEstimator
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
     from llmgw_core.backends.transport.port import Transport
     from llmgw_core.domain.call import Handle
     from llmgw_core.domain.deployment import Deployment, Model
+    from llmgw_core.limits.port import Limiter
+    from llmgw_core.tenancy.records import AuditEntry
 
 PLUGIN_DATA = "llmgw-data"
 """Directory beside the configuration in which every plugin has a directory of its own."""
@@ -72,19 +75,18 @@ class Gateway(InProcess):
         mover: Mover,
         principals: PrincipalCache,
         transports: dict[str, Transport],
-        limiter_clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config
         self.host = host
         self.catalog = models
         self.stats = Stats()
         self.store = store
-        self.tenancy = Tenancy(store, clock=time.time)
+        self.tenancy = Tenancy(store, clock=time.time, changed=self._audited)
         self.ledger = Ledger(store)
         self.journal = journal
         self.mover = mover
         self.principals = principals
-        self.limiter = MemoryLimiter(limiter_clock)
+        self.limiter: Limiter = host.limiters[config.limits.limiter]()
         self._entrance = self._assemble(transports)
         self.calls = Calls(lambda: self.handle)
 
@@ -119,7 +121,7 @@ class Gateway(InProcess):
         plugins: Sequence[tuple[str, type[Any]]],
         limiter_clock: Callable[[], float],
     ) -> Gateway:
-        host = load_plugins(config, base, plugins)
+        host = load_plugins(config, base, plugins, own_parts(limiter_clock))
         models = load_models(config, host)
         store = Store(config.store.url)
         await store.open()
@@ -145,7 +147,6 @@ class Gateway(InProcess):
             mover=mover,
             principals=principals,
             transports=transports,
-            limiter_clock=limiter_clock,
         )
         stack.callback(gateway.books.close)
         for transport in transports.values():
@@ -193,6 +194,10 @@ class Gateway(InProcess):
         """An id for a reply that the server gives by itself."""
         return new_id(time.time_ns())
 
+    def _audited(self, entry: AuditEntry) -> None:
+        if self.host.on_audit:
+            self.host.observe_audit(entry)
+
     def _assemble(self, transports: dict[str, Transport]) -> Entrance:
         config, host = self.config, self.host
         limits = config.requests
@@ -227,7 +232,7 @@ class Gateway(InProcess):
             attempts=Attempts(
                 host=host,
                 transports=transports,
-                balancer=SmoothRoundRobin(),
+                balancer=host.balancers[config.routing.balancer](),
                 books=books,
                 budget=limits.attempts,
                 reply_bytes=limits.reply_bytes,
@@ -250,15 +255,32 @@ def _configuration(source: str | Path | Config, base_dir: Path | None) -> tuple[
     return with_absolute_paths(source, base), base
 
 
+def own_parts(limiter_clock: Callable[[], float] = time.monotonic) -> Parts:
+    """What the gateway itself brings to what plugins may register."""
+    return Parts(
+        balancers={"round_robin": SmoothRoundRobin},
+        limiters={"memory": lambda: MemoryLimiter(limiter_clock)},
+    )
+
+
 def load_plugins(
-    config: Config, base: Path, plugins: Sequence[tuple[str, type[Any]]] = ()
+    config: Config,
+    base: Path,
+    plugins: Sequence[tuple[str, type[Any]]] = (),
+    own: Parts | None = None,
 ) -> PluginHost:
-    """The enabled plugins, made but not started. Raises `ConfigError`."""
+    """The enabled plugins, made but not started, with everything that the configuration names
+    of what plugins can register. Raises `ConfigError`."""
 
     def context_for(name: str) -> PluginContext:
         return PluginContext(name, data_dir=base / PLUGIN_DATA / name)
 
-    return PluginHost.load(config.plugins, context_for=context_for, extra=plugins)
+    host = PluginHost.load(
+        config.plugins, context_for=context_for, extra=plugins, own=own or own_parts()
+    )
+    chosen("limiter", host.limiters, config.limits.limiter, "limits.limiter")
+    chosen("balancer", host.balancers, config.routing.balancer, "routing.balancer")
+    return host
 
 
 def load_models(config: Config, host: PluginHost) -> dict[str, Model]:

@@ -16,7 +16,7 @@ import msgspec
 from llmgw_core.config.decode import decode
 from llmgw_core.config.document import read_document
 from llmgw_core.config.errors import ConfigErrors, raise_all
-from llmgw_core.config.schema import Config
+from llmgw_core.config.schema import Config, PluginConfig
 from llmgw_core.config.secrets import Resolver
 from llmgw_core.config.validate import validate
 from llmgw_core.domain.errors import ConfigError
@@ -68,7 +68,15 @@ def with_absolute_paths(config: Config, base: Path) -> Config:
         config,
         store=msgspec.structs.replace(store, url=_absolute_url(store.url, base)),
         accounting=msgspec.structs.replace(accounting, journal=str(base / accounting.journal)),
+        plugins=tuple(_absolute_plugin(plugin, base) for plugin in config.plugins),
     )
+
+
+def _absolute_plugin(plugin: PluginConfig, base: Path) -> PluginConfig:
+    """With an absolute `path`, if it has one."""
+    if not plugin.path:
+        return plugin
+    return msgspec.structs.replace(plugin, path=str(base / plugin.path))
 
 
 def _absolute_url(url: str, base: Path) -> str:

@@ -77,19 +77,21 @@ class ModelConfig(Section, frozen=True):
 
 
 class PluginConfig(Section, frozen=True):
-    """One enabled plugin; the order of the list is the order of the hooks. `on_error: open`
-    lets a call go on when this plugin fails in a hook that would otherwise stop it.
-    `timeout` (seconds) bounds each awaited hook."""
+    """One enabled plugin; the order of the list is the order of the hooks. `path: FILE.py` (or
+    `FILE.py:Class`, relative to the configuration file) takes it from a file, without it the
+    plugin is an installed one. `on_error: open` lets a call go on when this plugin fails in a
+    hook that would otherwise stop it. `timeout` (seconds) bounds each awaited hook."""
 
     name: str
     config: dict[str, Any] = {}
     on_error: Literal["closed", "open"] = "closed"
     timeout: float = 30.0
+    path: str = ""
 
     def __repr__(self) -> str:
         """Without `config`, which may hold secrets."""
         return (
-            f"PluginConfig(name={self.name!r}, on_error={self.on_error!r},"
+            f"PluginConfig(name={self.name!r}, path={self.path!r}, on_error={self.on_error!r},"
             f" timeout={self.timeout!r})"
         )
 
@@ -142,6 +144,20 @@ class ServerConfig(Section, frozen=True):
     drain_seconds: float = 30.0
 
 
+class RoutingConfig(Section, frozen=True):
+    """`balancer`: who chooses among the deployments of a model. `round_robin` is the gateway's
+    own (by weight, smooth); plugins may register others."""
+
+    balancer: str = "round_robin"
+
+
+class LimitsConfig(Section, frozen=True):
+    """`limiter`: who keeps the meters. `memory` is the gateway's own (exact, of one process);
+    plugins may register others."""
+
+    limiter: str = "memory"
+
+
 class Config(Section, frozen=True):
     """The whole file."""
 
@@ -151,3 +167,5 @@ class Config(Section, frozen=True):
     store: StoreConfig = StoreConfig()
     accounting: AccountingConfig = AccountingConfig()
     requests: RequestLimits = RequestLimits()
+    routing: RoutingConfig = RoutingConfig()
+    limits: LimitsConfig = LimitsConfig()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
         TokenPrices,
     )
     from llmgw_core.domain.access import Limits
+
+_PLUGIN_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 
 
 def validate(config: Config, *, today: dt.date) -> list[ConfigError]:
@@ -176,6 +179,9 @@ def _plugins(config: Config) -> Iterator[ConfigError]:
         path = join("plugins", index)
         if not plugin.name:
             yield ConfigError("a plugin needs a name.", path=join(path, "name"))
+        elif not _PLUGIN_NAME.fullmatch(plugin.name):
+            message = "a plugin's name is made of letters, digits, `-`, `_` and inner `.`."
+            yield ConfigError(message, path=join(path, "name"))
         yield from _positive(plugin.timeout, join(path, "timeout"), "seconds")
 
 

@@ -66,6 +66,21 @@ class AttemptRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     charge: int
 
 
+class EndedAttempt(msgspec.Struct, frozen=True, gc=False):
+    """What observers hear of an attempt at the moment it ends. `number` counts from 1 within the
+    call; the rest is as in the `AttemptRecord` that the call's usage record will have."""
+
+    call_id: str
+    number: int
+    deployment: str
+    model: str
+    outcome: str
+    status: int
+    duration_us: int
+    cost: int
+    charge: int
+
+
 class UsageRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The one record of one admitted call, as journalled and stored. Internal ids only."""
 

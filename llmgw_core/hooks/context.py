@@ -82,6 +82,11 @@ class PluginContext:
         task.add_done_callback(self._ended)
         return task
 
+    @property
+    def tasks(self) -> int:
+        """Tasks of `spawn` that run now."""
+        return len(self._tasks)
+
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:

@@ -11,6 +11,7 @@ from llmgw_core.config.schema import PluginConfig
 from llmgw_core.domain.errors import ConfigError
 from llmgw_core.hooks.check import check_class
 from llmgw_core.hooks.discovery import Installed, distribution, find, installed, load_class
+from llmgw_core.hooks.files import load_file
 from llmgw_core.hooks.foreign import Foreign
 
 if TYPE_CHECKING:
@@ -43,7 +44,9 @@ def resolve(
     for name, plugin in extra:
         section, path = given.pop(name, (PluginConfig(name=name), ""))
         enabled.append(resolver.check(section, path, plugin, "", ""))
-    enabled.extend(resolver.installed(section, path) for section, path in given.values())
+    for section, path in given.values():
+        find_class = resolver.in_file if section.path else resolver.installed
+        enabled.append(find_class(section, path))
     raise_all(resolver.errors)
     return [item for item in enabled if item is not None]
 
@@ -72,6 +75,15 @@ class _Resolver:
             self.errors.append(error)
             return None
         return self.check(section, path, plugin, *distribution(entry))
+
+    def in_file(self, section: PluginConfig, path: str) -> Enabled | None:
+        """The plugin of a file."""
+        try:
+            plugin = load_file(section.name, section.path, join(path, "path"), self._manager)
+        except ConfigError as error:
+            self.errors.append(error)
+            return None
+        return self.check(section, path, plugin, "", "")
 
     def check(
         self, section: PluginConfig, path: str, plugin: type[Any], owner: str, version: str

@@ -6,16 +6,15 @@ first, as `post_process` does; what one gives out is what the next one gets.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 from llmgw_core.domain.failure import UpstreamFailure
+from llmgw_core.hooks.dispatch import measured
 from llmgw_core.hooks.foreign import Foreign
 from llmgw_core.wire.chat_event import ChatEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from llmgw_core.hooks.compile import CompiledHook
 
@@ -103,21 +102,7 @@ class FilterLink:
         self, method: Callable[..., Any], *arguments: ChatEvent
     ) -> Sequence[ChatEvent] | None:
         """The checked answer; None when the filter failed and may."""
-        hook = self._hook
-        try:
-            with hook:
-                result = method(*arguments)
-                if isinstance(result, Awaitable):
-                    async with asyncio.timeout(hook.timeout):
-                        result = await result
-                return _checked(result)
-        except asyncio.CancelledError as error:
-            # The plugin awaited something that was cancelled: its failure, not this call's end.
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            hook.failed(error)
-        return None
+        return await measured(self._hook, method, arguments, _checked)
 
 
 def _checked(result: object) -> Sequence[ChatEvent]:

@@ -1,13 +1,14 @@
 """The border to code that is not ours: the one place of this package that handles every
 `Exception`. Plugins may raise anything, and what that means is decided here and nowhere else.
 
-Cancellation and other `BaseException`s always pass.
+Cancellation and Ctrl-C always pass; `sys.exit()` in a plugin is its failure and ends nothing.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from llmgw_core.domain.errors import ConfigError, GatewayError
 
@@ -18,7 +19,22 @@ OnFailure = Literal["refuse", "continue", "stop"]
 """`refuse`: the call ends with `plugin_error`. `continue`: logged, and nothing else.
 `stop`: start-up ends with a `ConfigError`."""
 
+FIXED_POLICY: Final[dict[str, OnFailure]] = {
+    "register_backends": "stop",
+    "register_balancers": "stop",
+    "register_limiters": "stop",
+    "startup": "stop",
+    "shutdown": "continue",
+    "authorize": "refuse",  # a denial that cannot be asked for is a denial
+    "on_usage": "continue",
+    "on_attempt": "continue",
+    "on_audit": "continue",
+}
+"""What a failure means where `on_error` has no say."""
+
 _logger = logging.getLogger(__name__)
+
+_NEVER_OURS = (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit)
 
 _PASSES: dict[OnFailure, tuple[type[Exception], ...]] = {
     "refuse": (GatewayError,),
@@ -70,7 +86,7 @@ class Foreign:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        if error is None or not isinstance(error, Exception) or isinstance(error, self.passes):
+        if error is None or isinstance(error, (_NEVER_OURS, self.passes)):
             return False
         self.failed(error)
         return True

@@ -8,34 +8,36 @@ caller looks at them first, so that an unused hook costs one attribute.
 from __future__ import annotations
 
 import asyncio
-import logging
+import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import msgspec
 import pluggy
 
-from llmgw_core.config.errors import raise_all
-from llmgw_core.domain.errors import ConfigError
-from llmgw_core.hooks import dispatch
-from llmgw_core.hooks.compile import CompiledHook, compile_hooks
-from llmgw_core.hooks.enabled import Enabled, resolve
-from llmgw_core.hooks.foreign import Foreign
+from llmgw_core.domain.reply import Reply
+from llmgw_core.hooks import dispatch, views
+from llmgw_core.hooks.enabled import resolve
 from llmgw_core.hooks.judging import judge_reply, judges_of
-from llmgw_core.hooks.observers import Observer
-from llmgw_core.hooks.specs import HOOK_KINDS, PROJECT, GatewayHooks
+from llmgw_core.hooks.plugin import Plugin
+from llmgw_core.hooks.registry import ITSELF, Parts, merged
+from llmgw_core.hooks.specs import HOOK_KINDS, PROJECT, REVERSED, GatewayHooks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from llmgw_core.backends.port import Backend
     from llmgw_core.config.schema import PluginConfig
     from llmgw_core.domain.access import Principal
     from llmgw_core.domain.call import Call, Head
     from llmgw_core.domain.deployment import Deployment
-    from llmgw_core.domain.reply import Reply
-    from llmgw_core.domain.usage import UsageRecord
+    from llmgw_core.domain.usage import EndedAttempt, UsageRecord
+    from llmgw_core.hooks.compile import CompiledHook
     from llmgw_core.hooks.context import PluginContext
-    from llmgw_core.hooks.judging import StreamJudges
+    from llmgw_core.hooks.judging import Judge, StreamJudges
+    from llmgw_core.hooks.observers import Observer
+    from llmgw_core.hooks.rows import PluginRow
+    from llmgw_core.limits.port import Limiter
+    from llmgw_core.routing.balance import Balancer
+    from llmgw_core.tenancy.records import AuditEntry
     from llmgw_core.wire.request import RequestView
 
 HELD_BYTES: Final = 64 * 1024 * 1024
@@ -46,61 +48,50 @@ OBSERVER_QUEUE: Final = 10_000
 
 _FAILED_START_SECONDS: Final = 10.0
 
-_logger = logging.getLogger(__name__)
 
+class Answer(NamedTuple):
+    """A reply that `pre_route` gave instead of any upstream, and who judges it on the way back:
+    the plugins whose `pre_route` ran, and those that have none."""
 
-class PluginRow(NamedTuple):
-    """One enabled plugin, for a table. `distribution` is empty for one given in code."""
-
-    order: int
-    name: str
-    distribution: str
-    version: str
-    hooks: tuple[str, ...]
-    calls: int
-    failures: int
-    dropped: int
-
-
-class _Plugin(NamedTuple):
-    enabled: Enabled
-    instance: Any
-    context: PluginContext
-
-    @property
-    def name(self) -> str:
-        return self.enabled.section.name
+    reply: Reply
+    judges: tuple[Judge, ...]
 
 
 class PluginHost:
     """The plugins of one gateway. Made by `load`; `startup` before the first call, `shutdown`
-    after the last. `backends` are known after `load`."""
+    after the last. What plugins register is known after `load`."""
 
-    def __init__(
-        self,
-        plugins: Sequence[_Plugin],
-        hooks: dict[str, tuple[CompiledHook, ...]],
-        queue_size: int,
-    ) -> None:
-        self._plugins = tuple(plugins)
-        self._hooks = hooks
-        self._started: set[str] = set()
+    def __init__(self, plugins: Sequence[Plugin], own: Parts) -> None:
+        self.plugins = tuple(plugins)
         self._closed = False
-        self.pre_auth = hooks["pre_auth"]
-        self.authenticate = hooks["authenticate"]
-        self.authorize = hooks["authorize"]
-        self.pre_route = hooks["pre_route"]
-        self.post_process = hooks["post_process"]
+        self._deployments_of: Callable[[str], tuple[Deployment, ...]] | None = None
+        self.pre_auth = self._hooks("pre_auth")
+        self.authenticate = self._hooks("authenticate")
+        self.authorize = self._hooks("authorize")
+        self.pre_route = self._hooks("pre_route")
+        self.post_process = self._hooks("post_process")
         """In the order of execution: the last plugin first."""
-        self.judges = judges_of(hooks, [plugin.name for plugin in self._plugins])
-        """Plugins with `post_process` or `open_stream`, the last one first."""
-        self.on_usage = hooks["on_usage"]
-        self._observers = tuple(Observer(hook, queue_size) for hook in self.on_usage)
-        self.needs: frozenset[str] = frozenset().union(
-            *(getattr(plugin.instance, "needs", ()) for plugin in plugins)
+        self.judges = judges_of(
+            {"post_process": self.post_process, "open_stream": self._hooks("open_stream")},
+            [plugin.name for plugin in self.plugins],
         )
+        """Plugins with `post_process` or `open_stream`, the last one first."""
+        self.on_usage = self._observers("on_usage")
+        self.on_attempt = self._observers("on_attempt")
+        self.on_audit = self._observers("on_audit")
+        self.needs: frozenset[str] = frozenset().union(*(plugin.needs for plugin in plugins))
         """The decoded views that some plugin declared to want."""
-        self.backends: dict[str, Backend] = _backends(hooks["register_backends"])
+        self._decode_request = "request" in self.needs
+        self._decode_reply = "reply" in self.needs
+        self._after = {hook.plugin: self._ran(index) for index, hook in enumerate(self.pre_route)}
+        parts = [(ITSELF, own), *((plugin.name, plugin.parts) for plugin in plugins)]
+        self.backends: dict[str, Backend] = merged("backend", ((n, p.backends) for n, p in parts))
+        self.balancers: dict[str, Callable[[], Balancer]] = merged(
+            "balancer", ((n, p.balancers) for n, p in parts)
+        )
+        self.limiters: dict[str, Callable[[], Limiter]] = merged(
+            "limiter", ((n, p.limiters) for n, p in parts)
+        )
 
     @classmethod
     def load(
@@ -109,21 +100,50 @@ class PluginHost:
         *,
         context_for: Callable[[str], PluginContext],
         extra: Sequence[tuple[str, type[Any]]] = (),
+        own: Parts = Parts(),  # noqa: B008 -- immutable
+        reuse: PluginHost | None = None,
+        changed: Collection[str] = (),
         queue_size: int = OBSERVER_QUEUE,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> PluginHost:
-        """Find, check and make the enabled plugins and register their backends. `extra` are
+        """Find, check and make the enabled plugins and register what they bring. `extra` are
         classes given by the embedding application: they come first, and take a section of
-        `configs` that has their name. Raises `ConfigError`; nothing is started."""
+        `configs` that has their name. `own` is what the gateway itself brings. Raises
+        `ConfigError`; nothing is started.
+
+        `reuse` is the host before this one: plugins whose section and class are as they were are
+        taken from it as they are, running, unless they prepare deployments at start-up and a
+        backend of theirs is among the `changed` ones. They belong to this host from its
+        `startup` on; then the other host's `shutdown` leaves them alone."""
         manager = pluggy.PluginManager(PROJECT)
         manager.add_hookspecs(GatewayHooks)
         enabled = resolve(configs, extra, manager)
-        plugins = [_make(item, context_for(item.section.name)) for item in enabled]
-        for plugin in plugins:
-            with Foreign(plugin.name, "register", "stop"):
-                manager.register(plugin.instance, plugin.name)
+        before = {plugin.name: plugin for plugin in reuse.plugins} if reuse else {}
+        plugins = []
+        for item in enabled:
+            name = item.section.name
+            plugin = before.get(name)
+            if plugin is None or not plugin.stays(item, changed):
+                plugin = Plugin(
+                    item, context_for(name), manager, queue_size=queue_size, clock=clock
+                )
+            plugins.append(plugin)
         manager.check_pending()
-        sections = {plugin.name: plugin.enabled.section for plugin in plugins}
-        return cls(plugins, compile_hooks(manager, sections), queue_size)
+        return cls(plugins, own)
+
+    def _hooks(self, name: str) -> tuple[CompiledHook, ...]:
+        """The implementations of a hook in the order in which they run."""
+        found = tuple(plugin.hooks[name] for plugin in self.plugins if name in plugin.hooks)
+        return found[::-1] if name in REVERSED else found
+
+    def _observers(self, name: str) -> tuple[Observer, ...]:
+        found = (plugin.observers.get(name) for plugin in self.plugins)
+        return tuple(observer for observer in found if observer is not None)
+
+    def _ran(self, index: int) -> tuple[Judge, ...]:
+        """Who judges what the `pre_route` at `index` has answered."""
+        skipped = {hook.plugin for hook in self.pre_route[index + 1 :]}
+        return tuple(judge for judge in self.judges if judge.plugin not in skipped)
 
     # Calls
 
@@ -139,17 +159,28 @@ class PluginHost:
         """The sentence of the first plugin that denies `model`; a failing plugin denies."""
         return dispatch.denial(self.authorize, call, model)
 
-    async def run_pre_route(self, request: RequestView, call: Call) -> RequestView | Reply:
+    async def run_pre_route(self, request: RequestView, call: Call) -> RequestView | Answer:
         """The request as the plugins leave it, or an answer. Raises `GatewayError`."""
-        return await dispatch.fold_until_reply(self.pre_route, request, call)
+        if self._decode_request:
+            views.decoded_request(request)
+        result, plugin = await dispatch.fold_until_reply(self.pre_route, request, call)
+        if isinstance(result, Reply):
+            return Answer(result, self._after[plugin])
+        return result
 
     async def run_post_process(
-        self, reply: Reply, call: Call, held_bytes: int = HELD_BYTES
+        self,
+        reply: Reply,
+        call: Call,
+        held_bytes: int = HELD_BYTES,
+        judges: tuple[Judge, ...] | None = None,
     ) -> Reply:
         """The reply as the plugins leave it, the last plugin first; those that know streams only
-        get it as one, and may hold `held_bytes`. Raises `GatewayError`, and `UpstreamFailure`
-        when no stream can be made of it."""
-        return await judge_reply(self.judges, reply, call, held_bytes)
+        get it as one, and may hold `held_bytes`. `judges` are those of an `Answer`. Raises
+        `GatewayError`, and `UpstreamFailure` when no stream can be made of it."""
+        if self._decode_reply:
+            views.decoded_reply(reply)
+        return await judge_reply(self.judges if judges is None else judges, reply, call, held_bytes)
 
     async def open_stream(self, judges: StreamJudges, held_bytes: int = HELD_BYTES) -> None:
         """Let every plugin open its filter of a stream. Raises `GatewayError`."""
@@ -157,134 +188,93 @@ class PluginHost:
 
     def observe_usage(self, record: UsageRecord) -> None:
         """Queue `record` for every observer. Never waits, never raises."""
-        for observer in self._observers:
+        for observer in self.on_usage:
             observer.observe(record)
+
+    def observe_attempt(self, record: EndedAttempt) -> None:
+        """Queue `record` for every observer. Never waits, never raises."""
+        for observer in self.on_attempt:
+            observer.observe(record)
+
+    def observe_audit(self, entry: AuditEntry) -> None:
+        """Queue `entry` for every observer. Never waits, never raises."""
+        for observer in self.on_audit:
+            observer.observe(entry)
 
     # Life
 
     def bind_deployments(self, deployments_of: Callable[[str], tuple[Deployment, ...]]) -> None:
-        """Let plugins ask for the deployments of a backend; before `startup`."""
-        for plugin in self._plugins:
-            plugin.context.bind(deployments_of)
+        """Let plugins ask for the deployments of a backend; before `startup`. Plugins that run
+        for another host already see them when all have started."""
+        self._deployments_of = deployments_of
+        for plugin in self.plugins:
+            if plugin.state == "made":
+                plugin.context.bind(deployments_of)
 
     async def startup(self) -> None:
         """Start every plugin, in order. If one fails, those before it are shut down and
         `ConfigError` is raised. No timeout: an engine may take its time to load."""
-        hooks = {hook.plugin: hook for hook in self._hooks["startup"]}
         try:
-            for plugin in self._plugins:
-                if plugin.name in hooks:
-                    await _start(hooks[plugin.name])
-                self._started.add(plugin.name)
+            for plugin in self.plugins:
+                if self not in plugin.holders:
+                    plugin.holders.append(self)
+                await plugin.start()
         except BaseException:
             await self.shutdown(_FAILED_START_SECONDS)
             raise
-        for observer in self._observers:
-            observer.start()
+        for plugin in self.plugins:
+            self._bind(plugin)
+            plugin.observe()
 
     async def shutdown(self, deadline: float) -> None:
-        """Hand over what observers still wait for, then shut the plugins down in reverse order,
-        in `deadline` seconds altogether. Failures are logged. Idempotent."""
+        """Let go of every plugin. Those that no other host holds get what their observers still
+        wait for and are shut down in reverse order, in `deadline` seconds altogether. Failures
+        are logged. Idempotent."""
         if self._closed:
             return
         self._closed = True
         clock = asyncio.get_running_loop().time
         end = clock() + deadline
+        closing = [plugin for plugin in reversed(self.plugins) if self._let_go(plugin)]
         # Half of the time, so that a slow observer does not keep others from closing properly.
-        await asyncio.gather(*(observer.stop(deadline / 2) for observer in self._observers))
-        hooks = {hook.plugin: hook for hook in self._hooks["shutdown"]}
-        for left, plugin in zip(
-            range(len(self._plugins), 0, -1), reversed(self._plugins), strict=True
-        ):
-            share = max(0.0, end - clock()) / left
-            if plugin.name in self._started and plugin.name in hooks:
-                hook = hooks[plugin.name]
-                hook.timeout = min(hook.timeout, share)
-                await dispatch.invoke_apart(hook)
-            with Foreign(plugin.name, "close", "continue"):
-                await plugin.context.aclose(share)
+        await asyncio.gather(*(plugin.drain(deadline / 2) for plugin in closing))
+        for left, plugin in zip(range(len(closing), 0, -1), closing, strict=True):
+            await plugin.close(max(0.0, end - clock()) / left)
+
+    def _let_go(self, plugin: Plugin) -> bool:
+        """Whether nobody holds the plugin any more."""
+        if self in plugin.holders:
+            plugin.holders.remove(self)
+        for holder in plugin.holders[-1:]:
+            holder._bind(plugin)
+        return not plugin.holders
+
+    def _bind(self, plugin: Plugin) -> None:
+        if self._deployments_of is not None:
+            plugin.context.bind(self._deployments_of)
 
     # Reports
 
     @property
     def failures(self) -> dict[tuple[str, str], int]:
         """(plugin, hook) → failures, of those that failed."""
-        return {(hook.plugin, hook.hook): hook.failures for hook in self._all() if hook.failures}
+        return {(hook.plugin, hook.hook): hook.failures for hook in self.hooks() if hook.failures}
 
     @property
     def dropped(self) -> dict[str, int]:
-        """Observer → records that it did not get."""
-        return {observer.hook.plugin: observer.dropped for observer in self._observers}
+        """Plugin with observers → records that they did not get."""
+        return {plugin.name: plugin.dropped for plugin in self.plugins if plugin.observers}
 
     @property
-    def contexts(self) -> dict[str, PluginContext]:
+    def contexts(self) -> Mapping[str, PluginContext]:
         """The contexts by plugin; their `metrics` are exported by the server."""
-        return {plugin.name: plugin.context for plugin in self._plugins}
+        return {plugin.name: plugin.context for plugin in self.plugins}
 
     def describe(self) -> list[PluginRow]:
         """The enabled plugins in order, with what they did so far."""
-        return [self._row(order, plugin) for order, plugin in enumerate(self._plugins, start=1)]
+        return [plugin.row(order) for order, plugin in enumerate(self.plugins, start=1)]
 
-    def _row(self, order: int, plugin: _Plugin) -> PluginRow:
-        hooks = [hook for hook in self._all() if hook.plugin == plugin.name]
-        return PluginRow(
-            order=order,
-            name=plugin.name,
-            distribution=plugin.enabled.distribution,
-            version=plugin.enabled.version,
-            hooks=tuple(hook.hook for hook in hooks),
-            calls=sum(hook.calls for hook in hooks),
-            failures=sum(hook.failures for hook in hooks),
-            dropped=self.dropped.get(plugin.name, 0),
-        )
-
-    def _all(self) -> Iterator[CompiledHook]:
+    def hooks(self) -> Iterator[CompiledHook]:
+        """Every implementation of every hook, with its meters."""
         for name in HOOK_KINDS:
-            yield from self._hooks[name]
-
-
-def _make(enabled: Enabled, context: PluginContext) -> _Plugin:
-    """The instance of an enabled plugin."""
-    with Foreign(enabled.section.name, "__init__", "stop"):
-        return _Plugin(enabled, enabled.plugin(enabled.config, context), context)
-    raise AssertionError  # "stop" always raises
-
-
-async def _start(hook: CompiledHook) -> None:
-    with hook:
-        result = hook.function()
-        if hook.is_coroutine:
-            await result
-
-
-def _backends(hooks: Sequence[CompiledHook]) -> dict[str, Backend]:
-    """Backends by name. Raises `ConfigErrors` for what is none, or is there twice."""
-    backends: dict[str, Backend] = {}
-    owners: dict[str, str] = {}
-    errors: list[ConfigError] = []
-    for hook in hooks:
-        with hook:
-            for backend in hook.function():
-                if not _is_backend(backend):
-                    message = f"registered {type(backend).__name__}, which is no Backend"
-                    raise TypeError(message)
-                owner = owners.setdefault(backend.name, hook.plugin)
-                if backend.name in backends:
-                    message = (
-                        f"the plugins `{owner}` and `{hook.plugin}` both register a backend"
-                        f" `{backend.name}`; enable one of them."
-                    )
-                    errors.append(ConfigError(message, path="plugins"))
-                backends[backend.name] = backend
-    raise_all(errors)
-    return backends
-
-
-def _is_backend(value: Any) -> bool:
-    options = getattr(value, "Options", None)
-    return (
-        isinstance(getattr(value, "name", None), str)
-        and isinstance(options, type)
-        and issubclass(options, msgspec.Struct)
-        and all(callable(getattr(value, name, None)) for name in ("origin", "begin", "check"))
-    )
+            yield from (plugin.hooks[name] for plugin in self.plugins if name in plugin.hooks)

@@ -6,29 +6,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from llmgw_core.hooks.dispatch import invoke_apart
+from llmgw_core.hooks.dispatch import invoke
 
 if TYPE_CHECKING:
-    from llmgw_core.domain.usage import UsageRecord
     from llmgw_core.hooks.compile import CompiledHook
 
 _logger = logging.getLogger(__name__)
 
 
 class Observer:
-    """Hands records to one `on_usage` implementation, in order. `dropped` counts the records
-    that found the queue full or were left at shutdown."""
+    """Hands records to one implementation of an OBSERVE hook, in order. `dropped` counts the
+    records that found the queue full or were left at shutdown."""
 
     def __init__(self, hook: CompiledHook, size: int) -> None:
         self.hook = hook
         self.dropped = 0
         self._stopped = False
-        self._queue: asyncio.Queue[UsageRecord] = asyncio.Queue(size)
+        self._queue: asyncio.Queue[Any] = asyncio.Queue(size)
         self._task: asyncio.Task[None] | None = None
 
-    def observe(self, record: UsageRecord) -> None:
+    @property
+    def waiting(self) -> int:
+        """Records in the queue."""
+        return self._queue.qsize()
+
+    def observe(self, record: Any) -> None:
         """Queue `record`, or drop it when the queue is full. Never waits, never raises."""
         if self._stopped:
             self.dropped += 1
@@ -41,16 +45,16 @@ class Observer:
             self.dropped += 1
 
     def start(self) -> None:
-        """Begin to hand over."""
-        if self._task is None:
-            name = f"llmgw-observer-{self.hook.plugin}"
+        """Begin to hand over. Idempotent."""
+        if self._task is None and not self._stopped:
+            name = f"llmgw-observer-{self.hook.plugin}-{self.hook.hook}"
             self._task = asyncio.get_running_loop().create_task(self._run(), name=name)
 
     async def _run(self) -> None:
         while not self._stopped:
             record = await self._queue.get()
             try:
-                await invoke_apart(self.hook, record)
+                await invoke(self.hook, record)
             except asyncio.CancelledError:
                 self.dropped += 1
                 raise

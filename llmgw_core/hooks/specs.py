@@ -2,26 +2,33 @@
 
 The kinds: START at start-up; FOLD in the configured order, each implementation gets the
 previous value and `None` means unchanged; FIRST until one answers; ALL where any denial wins;
-OBSERVE after the fact. Implementations may be plain functions or coroutines where the
-specification is a coroutine; they may take fewer arguments.
+OBSERVE after the fact, from a bounded queue. Implementations may be plain functions or
+coroutines where the specification is a coroutine; they may take fewer arguments.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pluggy
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from llmgw_core.backends.port import Backend
     from llmgw_core.domain.access import Principal
     from llmgw_core.domain.call import Call, Head
     from llmgw_core.domain.reply import Reply
-    from llmgw_core.domain.usage import UsageRecord
+    from llmgw_core.domain.usage import EndedAttempt, UsageRecord
     from llmgw_core.hooks.filters import StreamFilter
+    from llmgw_core.limits.port import Limiter
+    from llmgw_core.routing.balance import Balancer
+    from llmgw_core.tenancy.records import AuditEntry
     from llmgw_core.wire.request import RequestView
+
+HOOK_API: Final = 1
+"""The version of everything below. It is raised when a plugin written for it could not run on a
+gateway with the version before; a plugin says in `hook_api` which one it was written for."""
 
 PROJECT = "llmgw"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -37,12 +44,25 @@ class GatewayHooks:
         raise NotImplementedError
 
     @hookspec
+    def register_balancers(self) -> Mapping[str, Callable[[], Balancer]]:
+        """START. Ways to choose among the deployments of a model, by the name that
+        `routing.balancer` in the configuration can give; called once per gateway."""
+        raise NotImplementedError
+
+    @hookspec
+    def register_limiters(self) -> Mapping[str, Callable[[], Limiter]]:
+        """START. Keepers of the meters, by the name that `limits.limiter` in the configuration
+        can give; called once per gateway."""
+        raise NotImplementedError
+
+    @hookspec
     async def startup(self) -> None:
-        """START, in order, before the first call: open what the plugin needs."""
+        """START, in order, before the first call: open what the plugin needs. No timeout. With
+        `once_per = "installation"`, only in the process that holds the plugin's lock."""
 
     @hookspec
     async def shutdown(self) -> None:
-        """In reverse order, after the last call. Failures are logged."""
+        """In reverse order, after the last call, and only after a `startup` that succeeded."""
 
     @hookspec
     async def pre_auth(self, head: Head, call: Call) -> Head | None:
@@ -61,11 +81,14 @@ class GatewayHooks:
     @hookspec
     async def pre_route(self, request: RequestView, call: Call) -> RequestView | Reply | None:
         """FOLD on the decoded request: return a changed request, a `Reply` that answers without
-        any upstream, or raise `GatewayError` to reject."""
+        any upstream, or raise `GatewayError` to reject. After either of these, the plugins
+        behind are not asked."""
 
     @hookspec
     async def post_process(self, reply: Reply, call: Call) -> Reply | None:
-        """FOLD in reverse order on a complete reply: return a changed one or raise."""
+        """FOLD in reverse order on a complete reply: return a changed one or raise. An answer of
+        `pre_route` comes here too, and skips the plugins whose `pre_route` it kept from running;
+        those without a `pre_route` get it. A rejection has no reply, so nobody gets it."""
 
     @hookspec
     async def open_stream(self, call: Call) -> StreamFilter | None:
@@ -76,11 +99,22 @@ class GatewayHooks:
 
     @hookspec
     async def on_usage(self, record: UsageRecord) -> None:
-        """OBSERVE every settled call, from a bounded queue off the request path."""
+        """OBSERVE every settled call."""
+
+    @hookspec
+    async def on_attempt(self, record: EndedAttempt) -> None:
+        """OBSERVE every attempt on a deployment that has ended, whatever its outcome."""
+
+    @hookspec
+    async def on_audit(self, entry: AuditEntry) -> None:
+        """OBSERVE every change of organisations, teams, users, memberships and keys that was
+        made through this process, once it is in the database."""
 
 
 HOOK_KINDS: dict[str, str] = {
     "register_backends": "START",
+    "register_balancers": "START",
+    "register_limiters": "START",
     "startup": "START",
     "shutdown": "START",
     "pre_auth": "FOLD",
@@ -90,4 +124,9 @@ HOOK_KINDS: dict[str, str] = {
     "post_process": "FOLD",
     "open_stream": "FOLD",
     "on_usage": "OBSERVE",
+    "on_attempt": "OBSERVE",
+    "on_audit": "OBSERVE",
 }
+
+REVERSED: Final = frozenset({"post_process", "open_stream", "shutdown"})
+"""Hooks that run from the last plugin to the first."""

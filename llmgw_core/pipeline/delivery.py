@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from llmgw_core.backends.port import Session, StreamReader
     from llmgw_core.backends.transport.port import UpstreamReply
     from llmgw_core.domain.reply import Reply
-    from llmgw_core.hooks.host import PluginHost
+    from llmgw_core.hooks.host import Answer, PluginHost
     from llmgw_core.limits.port import Limiter
     from llmgw_core.pipeline.exchange import Exchange
 
@@ -72,15 +72,17 @@ class Delivery:
             return self._judged(exchange, reply, reader)
         return self._stream(exchange, reply, reader)
 
-    async def hand_over(self, exchange: Exchange, answer: Reply) -> None:
+    async def hand_over(self, exchange: Exchange, answer: Answer) -> None:
         """A reply that a hook gave instead of any upstream; nothing was used for it."""
-        request = exchange.call.request
-        if self._host.judges:
+        request, reply = exchange.call.request, answer.reply
+        if answer.judges:
             try:
-                answer = await self._host.run_post_process(answer, exchange.call, self._reply_bytes)
+                reply = await self._host.run_post_process(
+                    reply, exchange.call, self._reply_bytes, answer.judges
+                )
             except UpstreamFailure:  # a plugin's own answer, of which no stream can be made
                 raise plugin_error() from None
-        body, head = answer.body, _JSON
+        body, head = reply.body, _JSON
         if request.stream:
             try:
                 body, head = unfold(body, usage_wanted=request.usage_wanted) + END, _SSE

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from llmgw_core.domain.call import Call, ClientGone, Endpoint
 from llmgw_core.domain.errors import GatewayError, internal_error, not_found, wrong_method
 from llmgw_core.domain.failure import UpstreamFailure
-from llmgw_core.domain.reply import Reply
+from llmgw_core.hooks.host import Answer
 from llmgw_core.pipeline.exchange import Exchange
 from llmgw_core.pipeline.identity import identify
 from llmgw_core.pipeline.listing import model_object, models_list
@@ -126,7 +126,7 @@ class Entrance:
         exchange.stop_when_gone()
         if host.pre_route:
             answer = await host.run_pre_route(call.request, call)
-            if isinstance(answer, Reply):
+            if isinstance(answer, Answer):
                 await self._delivery.hand_over(exchange, answer)
                 return
             if answer is not call.request:

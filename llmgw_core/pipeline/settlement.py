@@ -14,6 +14,7 @@ from llmgw_core.domain.usage import (
     AttemptRecord,
     CallStatus,
     DeliveryRecord,
+    EndedAttempt,
     Usage,
     UsageRecord,
 )
@@ -240,9 +241,12 @@ class Settlement:
             if price is not None:
                 cost, charge = price.amounts(usage)
         duration = int((now - attempt.started) * 1e6)
-        self._attempts.append(
-            AttemptRecord(deployment.id, deployment.model, outcome, status, duration, cost, charge)
+        record = AttemptRecord(
+            deployment.id, deployment.model, outcome, status, duration, cost, charge
         )
+        self._attempts.append(record)
+        if books.host.on_attempt:
+            books.host.observe_attempt(ended(self._call.id, len(self._attempts), record))
         books.stats.attempts[deployment.id, outcome] += 1
         self.attempt = None
 
@@ -315,3 +319,18 @@ class Settlement:
             int((first - started) * 1e6) if first else 0,
             tuple(self._attempts),
         )
+
+
+def ended(call_id: str, number: int, record: AttemptRecord) -> EndedAttempt:
+    """What observers hear of an attempt."""
+    return EndedAttempt(
+        call_id,
+        number,
+        record.deployment,
+        record.model,
+        record.outcome,
+        record.status,
+        record.duration_us,
+        record.cost,
+        record.charge,
+    )

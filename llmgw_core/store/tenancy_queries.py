@@ -134,10 +134,14 @@ async def remove_membership(connection: AsyncConnection, team_id: str, user_id: 
     return list(ids)
 
 
-async def record(connection: AsyncConnection, entry: Row) -> None:
-    """Write the audit entry of a change and tell caches about it: part of every change."""
-    await connection.execute(insert(audit).values(entry))
+async def record(connection: AsyncConnection, entry: Row) -> int:
+    """Write the audit entry of a change and tell caches about it: part of every change.
+    Returns the entry's id."""
+    inserted = await connection.execute(insert(audit).values(entry))
     await connection.execute(update(tenancy_version).values(version=tenancy_version.c.version + 1))
+    key = inserted.inserted_primary_key
+    assert key is not None
+    return int(key[0])
 
 
 async def listed_audit(

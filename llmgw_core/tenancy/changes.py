@@ -10,7 +10,7 @@ from msgspec import UNSET
 from llmgw_core.store import tenancy_queries as queries
 from llmgw_core.tenancy import rules
 from llmgw_core.tenancy.errors import Conflict, TenancyError
-from llmgw_core.tenancy.records import Kind, LevelInfo
+from llmgw_core.tenancy.records import AuditEntry, Kind, LevelInfo
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -26,16 +26,17 @@ _PERSONAL = frozenset({"name", "email"})
 class Change:
     """An open write transaction on behalf of `actor` at the moment `now` (epoch seconds)."""
 
-    __slots__ = ("_actor", "connection", "now")
+    __slots__ = ("_actor", "connection", "entries", "now")
 
     def __init__(self, connection: AsyncConnection, actor: str, now: float) -> None:
         self.connection = connection
         self.now = now
+        self.entries: list[AuditEntry] = []
         self._actor = actor
 
     async def record(self, action: str, kind: str, object_id: str, details: dict[str, Any]) -> None:
         """Write the audit entry of the change."""
-        entry = {
+        entry: dict[str, Any] = {
             "at": self.now,
             "actor": self._actor,
             "action": action,
@@ -43,19 +44,26 @@ class Change:
             "object_id": object_id,
             "details": details,
         }
-        await queries.record(self.connection, entry)
+        id = await queries.record(self.connection, entry)
+        self.entries.append(AuditEntry(id=id, **entry))
 
 
 @asynccontextmanager
-async def change(store: Store, actor: str, now: float) -> AsyncIterator[Change]:
-    """Begin a change; it is committed at the end, or not at all. Raises `Conflict` when a name
-    is taken."""
+async def change(
+    store: Store, actor: str, now: float, changed: Callable[[AuditEntry], None] | None = None
+) -> AsyncIterator[Change]:
+    """Begin a change; it is committed at the end, or not at all, and `changed` is called with
+    its audit entries after that. Raises `Conflict` when a name is taken."""
     actor = rules.actor(actor)
     try:
         async with store.begin() as connection:
-            yield Change(connection, actor, now)
+            doing = Change(connection, actor, now)
+            yield doing
     except queries.NameTaken as error:
         raise Conflict("The name is taken already, by another object of its kind.") from error
+    if changed is not None:
+        for entry in doing.entries:
+            changed(entry)
 
 
 def public_details(kind: Kind[Any], values: dict[str, Any]) -> dict[str, Any]:

@@ -74,17 +74,20 @@ class Grants(TypedDict, total=False):
 
 
 class Tenancy:
-    """See the module. `clock` gives seconds since the epoch, `randomness(n)` n random bytes."""
+    """See the module. `clock` gives seconds since the epoch, `randomness(n)` n random bytes;
+    `changed` is called with the audit entry of every change that is in the database."""
 
     def __init__(
         self,
         store: Store,
         clock: Callable[[], float] = time.time,
         randomness: Callable[[int], bytes] = secrets.token_bytes,
+        changed: Callable[[AuditEntry], None] | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
         self._randomness = randomness
+        self._changed = changed
 
     # Making.
 
@@ -301,7 +304,7 @@ class Tenancy:
         return [MembershipInfo(**row) for row in rows]
 
     def _change(self, actor: str) -> AbstractAsyncContextManager[Change]:
-        return change(self._store, actor, self._clock())
+        return change(self._store, actor, self._clock(), self._changed)
 
     async def _create(
         self,

@@ -48,6 +48,7 @@ class RequestView:
     """
 
     __slots__ = (
+        "_decoded",
         "choices",
         "embedded",
         "exact_tokens",
@@ -58,6 +59,8 @@ class RequestView:
         "text_bytes",
         "usage_wanted",
     )
+
+    _decoded: dict[str, Any]
 
     def __init__(self, fields: dict[str, msgspec.Raw], endpoint: Endpoint) -> None:
         self.fields = fields
@@ -127,6 +130,16 @@ class RequestView:
             return None if raw is None else msgspec.json.decode(raw)
         except (msgspec.DecodeError, RecursionError):
             raise invalid_request(f"'{name}' holds a value out of range.", param=name) from None
+
+    @property
+    def decoded(self) -> dict[str, Any]:
+        """All fields as values, decoded once: look at them, and use `replace` to change them.
+        Raises `GatewayError` 400."""
+        try:
+            return self._decoded
+        except AttributeError:  # not set before, which would cost every call
+            self._decoded = {name: self.get(name) for name in self.fields}
+        return self._decoded
 
     def replace(self, endpoint: Endpoint, changes: Mapping[str, Any]) -> RequestView:
         """A copy with top-level fields set to new values; a value of None removes the field."""

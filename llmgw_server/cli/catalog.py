@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llmgw_core.config.schema import ModelConfig, PriceEntry, TokenPrices
-    from llmgw_core.hooks.host import PluginRow
+    from llmgw_core.hooks.rows import PluginRow
 
 
 def configure(parser: argparse.ArgumentParser, command: str) -> None:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from llmgw_core.config.errors import listed
 from llmgw_core.domain.errors import ConfigError
-from llmgw_core.hooks.specs import hookimpl
+from llmgw_core.hooks.specs import HOOK_KINDS, hookimpl
 from llmgw_core.testing.plugins import host_of
 
 if TYPE_CHECKING:
@@ -96,13 +97,7 @@ ORDER = "which does not exist here: hooks run in the order of `plugins` in the c
     [
         (
             Hooks.Unknown,
-            [
-                (
-                    "there is no hook `qqqqqq`; there are `authenticate`, `authorize`, `on_usage`,"
-                    " `open_stream`, `post_process`, `pre_auth`, `pre_route`, `register_backends`,"
-                    " `shutdown`, `startup`."
-                )
-            ],
+            [f"there is no hook `qqqqqq`; there are {listed(HOOK_KINDS)}."],
         ),
         (
             Hooks.Unmarked,

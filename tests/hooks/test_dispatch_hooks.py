@@ -15,6 +15,7 @@ from llmgw_core.domain.access import Principal
 from llmgw_core.domain.call import Call, Head
 from llmgw_core.domain.errors import GatewayError, invalid_api_key
 from llmgw_core.domain.reply import Reply
+from llmgw_core.hooks.host import Answer
 from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.testing.plugins import DenyModel, Recorder, authenticator, host_of
 from llmgw_core.wire.request import RequestView
@@ -152,7 +153,7 @@ async def test_a_reply_from_pre_route_ends_the_fold(tmp_path: Path, call: Call) 
     seen: list[Any] = []
     host = host_of(tmp_path, *((f"p{n}", plugin(answer)) for n, answer in enumerate(answers)))
     request = request_of()
-    assert await host.run_pre_route(request, call) is REPLY
+    assert await host.run_pre_route(request, call) == Answer(REPLY, ())
     assert seen == [request, other, other]
 
 

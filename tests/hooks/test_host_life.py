@@ -159,7 +159,7 @@ async def test_ending_can_itself_be_cancelled(tmp_path: Path) -> None:
 
 
 def recorder(host: Any, name: str) -> Recorder:
-    (found,) = (plugin.instance for plugin in host._plugins if plugin.name == name)
+    (found,) = (plugin.instance for plugin in host.plugins if plugin.name == name)
     assert isinstance(found, Recorder)
     return found
 

@@ -72,8 +72,9 @@ def test_an_installed_plugin_is_loaded_with_its_configuration(
     host = load(tmp_path, PluginConfig("w", {"weight": 7}))
     assert host.run_authorize(call, "m") == "w 7"
     (row,) = host.describe()
-    assert row[:5] == (1, "w", "llmgw-w", "1.0", ("authorize",))
-    assert row[5:] == (1, 0, 0)
+    assert (row.order, row.name, row.distribution, row.version) == (1, "w", "llmgw-w", "1.0")
+    assert (row.hooks, row.state, row.path) == (("authorize",), "made", "")
+    assert (row.calls, row.failures, row.dropped) == (1, 0, 0)
 
 
 def test_installed_is_not_enabled_and_nothing_is_imported_or_even_read(
