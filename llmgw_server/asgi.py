@@ -290,8 +290,15 @@ class CallEndpoint:
         self._calls: set[Exchange] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one HTTP request."""
+    @property
+    def in_flight(self) -> int:
+        """Requests that are being answered."""
+        return len(self._calls)
+
+    async def __call__(
+        self, scope: Scope, receive: Receive, send: Send, handle: Handle | None = None
+    ) -> None:
+        """Answer one HTTP request, with `handle` in place of the endpoint's own if given."""
         exchange = Exchange(scope, receive, send)
         path: str = scope["path"]
         root = scope.get("root_path", "")
@@ -309,7 +316,7 @@ class CallEndpoint:
         if self._timer is None:
             self._arm()
         try:
-            await self._handle(head, exchange, exchange)
+            await (handle or self._handle)(head, exchange, exchange)
         except asyncio.CancelledError:
             # Asked for by the call itself or by `end_calls`; a server would log it as a crash.
             if not (exchange.gone or exchange.ended):

@@ -1,195 +1,142 @@
-"""Serving: the listener, the ASGI server inside this process, signals, and the order of the end.
+"""Serving: listeners, the ASGI server inside this process, signals, and the order of the end.
 
-The end of a process: stop accepting, let running calls finish for `drain_seconds`, then close the
-gateway, which settles everything; exit code 0. A second SIGINT ends at once. Servers are imported
-when one is chosen.
+The end of a process: not ready any more, nothing is accepted, idle connections are closed, running
+calls have `drain_seconds`, then the gateway closes, which settles everything; exit code 0. A
+second signal ends at once. Servers are imported when one is chosen.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import gc
 import importlib.util
-import logging
-import math
 import os
+import resource
 import signal
-import socket
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from llmgw_server.accepting import Acceptor
 from llmgw_server.app import Application, create_app
-from llmgw_server.cli.errors import CommandError
+from llmgw_server.listening import ServeError, close_all, listen
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterator
+    from collections.abc import Awaitable, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
+    from llmgw_core.config.schema import ServerConfig
     from llmgw_core.gateway import Gateway
+    from llmgw_server.listening import Listener
 
-logger = logging.getLogger(__name__)
-
-BACKLOG = 1024
-KEEP_ALIVE_SECONDS = 75
-"""Longer than the usual client pool keeps idle connections, so that clients close first."""
-HEAD_BYTES = 64 * 1024
-HTTP2_STREAMS = 1000
+_TURNS = 3
+"""Of the event loop, in which it reads what lies ready on all connections."""
 GRACE_SECONDS = 5.0
-"""What a server may take to end after the drain: it flushes what clients have not read yet."""
-
-
-class ServeError(CommandError):
-    """Serving is impossible; the text is one sentence with the remedy."""
+"""What connections may take to end after the drain: they flush what clients have not read yet."""
 
 
 class Server(Protocol):
-    """Serves `app` on `listener` until `stop` is set; see `SERVERS`."""
+    """An ASGI server behind our listeners; see `SERVERS`."""
 
-    def __call__(
-        self, app: Application, listener: socket.socket, patience: float, stop: asyncio.Event
-    ) -> Coroutine[object, object, None]:
-        """Return when the last connection has ended, at the latest `patience` seconds after
-        `stop`."""
+    def connect(self, listener: Listener, ended: Callable[[object], None]) -> asyncio.BaseProtocol:
+        """The protocol of a new connection; calls `ended` with itself when that is no more."""
 
+    async def drain(self, listener: Listener) -> None:
+        """No new requests on the connections of `listener`; idle ones end."""
 
-def bind(host: str, port: int) -> socket.socket:
-    """A bound socket that does not listen yet. Raises `ServeError`; port 0 takes any."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except OSError as error:
-        raise ServeError(f"The host '{host}' is not an address of this machine.") from error
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        listener.bind(address)
-        listener.setblocking(False)
-    except OSError as error:
-        listener.close()
-        raise _unavailable(host, port, error) from error
-    return listener
+    async def finished(self) -> None:
+        """Wait for what outlives connections."""
 
 
-def listen(listener: socket.socket) -> None:
-    """Begin to accept on a bound socket. Raises `ServeError` when somebody was faster."""
-    try:
-        listener.listen(BACKLOG)
-    except OSError as error:
-        host, port = listener.getsockname()[:2]
-        raise _unavailable(host, port, error) from error
+def _hypercorn(app: Application, settings: ServerConfig) -> Server:
+    from llmgw_server.hypercorn_server import HypercornServer  # noqa: PLC0415 - only if chosen
+
+    return HypercornServer(app, settings)
 
 
-def _unavailable(host: str, port: int, error: OSError) -> ServeError:
-    if error.errno == errno.EADDRINUSE:
-        return ServeError(f"Port {port} on {host} is already in use; choose another with --port.")
-    if error.errno == errno.EACCES:
-        return ServeError(f"Port {port} needs privileges; choose one above 1023 with --port.")
-    return ServeError(f"Cannot listen on {host}, port {port}: {os.strerror(error.errno or 0)}.")
+def _uvicorn(app: Application, settings: ServerConfig) -> Server:
+    from llmgw_server.uvicorn_server import UvicornServer  # noqa: PLC0415 - only if chosen
+
+    return UvicornServer(app, settings)
 
 
-def url_of(listener: socket.socket) -> str:
-    """The URL under which a client on this machine reaches `listener`."""
-    host, port = listener.getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - only shown
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-async def _hypercorn(
-    app: Application, listener: socket.socket, patience: float, stop: asyncio.Event
-) -> None:
-    from hypercorn.asyncio import serve as hypercorn_serve  # noqa: PLC0415 - only if chosen
-    from hypercorn.config import Config  # noqa: PLC0415 - only if chosen
-
-    config = Config()
-    config.bind = [f"fd://{listener.detach()}"]
-    config.backlog = BACKLOG
-    config.keep_alive_timeout = KEEP_ALIVE_SECONDS
-    # It is no limit of the wait for a request, but of every pause of the client, even while it
-    # listens to a stream.
-    config.read_timeout = None
-    config.h11_max_incomplete_size = HEAD_BYTES
-    config.keep_alive_max_requests = 2**31
-    config.h2_max_concurrent_streams = HTTP2_STREAMS
-    config.graceful_timeout = patience
-    config.include_server_header = False
-    config.include_date_header = False
-    config.accesslog = None
-    config.errorlog = logging.getLogger("hypercorn.error")
-    await hypercorn_serve(app, config, shutdown_trigger=stop.wait, mode="asgi")  # type: ignore[arg-type]
-
-
-async def _uvicorn(
-    app: Application, listener: socket.socket, patience: float, stop: asyncio.Event
-) -> None:
-    import uvicorn  # noqa: PLC0415 - only if chosen
-
-    class Embedded(uvicorn.Server):
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            yield
-
-        async def on_tick(self, counter: int) -> bool:
-            return stop.is_set() or await super().on_tick(counter)
-
-    server = Embedded(
-        uvicorn.Config(
-            app,
-            loop="none",
-            http=app.uvicorn_protocol(),
-            ws="none",
-            interface="asgi3",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            date_header=False,
-            backlog=BACKLOG,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=math.ceil(patience),
-        )
-    )
-    await server.serve(sockets=[listener])
-
-
-SERVERS: dict[str, Server] = {"hypercorn": _hypercorn, "uvicorn": _uvicorn}
+SERVERS: dict[str, Callable[[Application, ServerConfig], Server]] = {
+    "hypercorn": _hypercorn,
+    "uvicorn": _uvicorn,
+}
 
 
 async def serve_app(
     app: Application,
-    listener: socket.socket,
+    listeners: Sequence[Listener],
     *,
     server: str,
-    drain_seconds: float,
+    settings: ServerConfig,
     stop: asyncio.Event,
 ) -> None:
-    """Serve on a bound `listener` until `stop` is set, let running calls finish for
-    `drain_seconds`, end the others, and return within `GRACE_SECONDS` more.
+    """Serve on `listeners`, the public one first, until `stop` is set; let running calls finish
+    for `settings.drain_seconds`, end the others, and return within `GRACE_SECONDS` more. The
+    listeners get closed.
 
-    `server` is a key of `SERVERS`. Raises `ServeError`.
+    `server` is a key of `SERVERS`.
     """
-    # Calls are ended here and not by the servers: both report what they cancel as crashes.
-    patience = drain_seconds + GRACE_SECONDS / 2
-    serving = asyncio.create_task(SERVERS[server](app, listener, patience, stop))
-    asked = asyncio.create_task(stop.wait())
+    serving = SERVERS[server](app, settings)
+    acceptors = [
+        Acceptor(
+            listener,
+            partial(serving.connect, listener),
+            limit=settings.max_connections,
+            handshake=settings.head_seconds,
+        )
+        for listener in listeners
+    ]
+    certificates = [listener.certificates for listener in listeners if listener.certificates]
+    watching = [asyncio.create_task(each.watch()) for each in certificates]
     try:
-        await asyncio.wait({serving, asked}, return_when=asyncio.FIRST_COMPLETED)
-        await asyncio.wait({serving}, timeout=drain_seconds)
-        app.end_calls()
-        await asyncio.wait({serving}, timeout=GRACE_SECONDS)
+        await stop.wait()
+        app.draining = True
+        # Admin pages and metrics on listeners of their own stay until the last call has ended.
+        await _end(serving, acceptors[:1], app, settings.drain_seconds)
+        await _end(serving, acceptors[1:], app, 0.0)
+        await serving.finished()
     finally:
-        asked.cancel()
-        serving.cancel()
-        await asyncio.wait({serving, asked}, timeout=GRACE_SECONDS)
-    if serving.done() and not serving.cancelled():
-        serving.result()
+        app.close()
+        for task in watching:
+            task.cancel()
+        for acceptor in acceptors:
+            acceptor.close()
+            acceptor.abort()
+
+
+async def _end(
+    serving: Server, acceptors: Sequence[Acceptor], app: Application, patience: float
+) -> None:
+    """Accept nothing more, wait for the connections, and end what they run after `patience`
+    seconds."""
+    for acceptor in acceptors:
+        acceptor.close()
+    # What has been sent before is read first, so that it is answered and not cut off.
+    for _ in range(_TURNS):
+        await asyncio.sleep(0)
+    for acceptor in acceptors:
+        await serving.drain(acceptor.listener)
+    ends = [asyncio.create_task(acceptor.ended()) for acceptor in acceptors]
+    if not ends:
+        return
+    _, waiting = await asyncio.wait(ends, timeout=patience)
+    if waiting:
+        app.end_calls()
+        _, waiting = await asyncio.wait(ends, timeout=GRACE_SECONDS)
+    if waiting:
+        for acceptor in acceptors:
+            acceptor.abort()
+        await asyncio.wait(ends, timeout=GRACE_SECONDS)
+    for task in ends:
+        task.cancel()
 
 
 class Signals:
-    """SIGTERM and SIGINT: the first asks for the end, a second SIGINT ends at once."""
+    """SIGTERM and SIGINT: the first asks for the end, a second one ends at once."""
 
     def __init__(self) -> None:
         self.stop = asyncio.Event()
@@ -205,9 +152,7 @@ class Signals:
 
     def _received(self, number: signal.Signals) -> None:
         if self.stop.is_set():
-            if number == signal.SIGINT:
-                os._exit(130)
-            return
+            os._exit(128 + number)
         self.stop.set()
         if self._starting is not None:
             self._starting.cancel()
@@ -215,22 +160,23 @@ class Signals:
 
 async def _session(
     opening: AbstractAsyncContextManager[Gateway],
-    listener: socket.socket,
+    listeners: Sequence[Listener],
     server: str,
     ready: Callable[[Gateway, str], Awaitable[None]],
 ) -> None:
     signals = Signals()
     try:
         async with opening as gateway:
-            listen(listener)
+            for listener in listeners:
+                listen(listener.socket)
             _tune_garbage_collection()
-            await ready(gateway, url_of(listener))
+            await ready(gateway, listeners[0].url)
             await signals.started()
             await serve_app(
                 create_app(gateway),
-                listener,
+                listeners,
                 server=server,
-                drain_seconds=gateway.config.server.drain_seconds,
+                settings=gateway.config.server,
                 stop=signals.stop,
             )
     except asyncio.CancelledError:
@@ -248,19 +194,30 @@ def _tune_garbage_collection() -> None:
 
 def run(
     opening: AbstractAsyncContextManager[Gateway],
-    listener: socket.socket,
+    listeners: Sequence[Listener],
     *,
     server: str,
     ready: Callable[[Gateway, str], Awaitable[None]],
 ) -> None:
     """Open the gateway, call `ready` with it and its URL, and serve until a signal.
 
-    `listener` is bound and gets closed. Raises what opening raises, and `ServeError`.
+    `listeners` are bound, the public one is the first, and get closed. Raises what opening
+    raises, and `ServeError`.
     """
-    with contextlib.closing(listener):
+    with contextlib.ExitStack() as stack:
+        stack.callback(close_all, listeners)
         _require(server)
+        _allow_files()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_session(opening, listener, server, ready))
+            runner.run(_session(opening, listeners, server, ready))
+
+
+def _allow_files() -> None:
+    """As many open files as this process may have: each connection is one, and most systems start
+    with fewer than are allowed."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # some systems have a lower one of their own
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _require(server: str) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Handle = Callable[[Head, Body, Sink], Awaitable[object]]
 
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
-_STATUS_LINES = {
+STATUS_LINES = {
     # Upstreams refuse with numbers of their own, too.
     status: f"HTTP/1.1 {status} {_PHRASES.get(status, '')}\r\n".encode()
     for status in range(100, 600)
@@ -156,7 +156,7 @@ class CallCycle:
         head = b"\r\n".join(lines)
         if head.count(b"\n") != len(lines) - 1 or head.count(b"\r") != len(lines) - 1:
             raise ValueError("a header of the reply contains a line end")
-        self._head = _STATUS_LINES[status] + head
+        self._head = STATUS_LINES[status] + head
 
     async def write(self, data: bytes) -> None:
         """See `Sink.write`."""

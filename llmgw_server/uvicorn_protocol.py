@@ -4,7 +4,9 @@ ASGI's dictionaries, its checks of every header and its two writes per reply cos
 rest of the adapter. uvicorn lets one choose its HTTP protocol class, so this one subclasses its
 own: parsing, pipelining, flow control and shutdown stay uvicorn's; a request below `/v1/` gets a
 `CallCycle` in place of uvicorn's request-response cycle, and everything else goes the usual way.
-The keep-alive time is also the deadline of a head.
+
+A head has a deadline of its own: the first one from the start of the connection, a later one
+from when its first part was seen, with the precision of a look (`_LOOKS` of them in that time).
 
 It relies on the names that `HttpToolsProtocol` uses of a cycle (`body`, `more_body`,
 `message_event`, `response_complete`, `disconnected`, `keep_alive`), which is why the extra `fast`
@@ -22,20 +24,24 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from llmgw_core.domain.call import Head
-from llmgw_server.uvicorn_calls import CallCycle
+from llmgw_core.domain.errors import head_too_large, not_http
+from llmgw_core.wire.envelope import error_body, error_headers
+from llmgw_server.identity import entrance_of
+from llmgw_server.uvicorn_calls import STATUS_LINES, CallCycle
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable, Sequence
 
-    from llmgw_core.domain.call import Body, Sink
-
-    Handle = Callable[[Head, Body, Sink], Awaitable[object]]
+    from llmgw_core.config.schema import CertificateRule
+    from llmgw_core.domain.errors import GatewayError
+    from llmgw_server.app import Surface
+    from llmgw_server.asgi import Handle
 
 CALLS = b"/v1/"
 _GRAIN = 0.01
 """Seconds that a timer may be early."""
-FRAMING_BYTES = 64 * 1024
-"""Of an incomplete head, or of trailers and other framing of a body between two parts of it."""
+_LOOKS = 4
+"""Looks at a head during its time: it ends that much of the time late at most."""
 
 
 class Outbox:
@@ -61,42 +67,69 @@ class Outbox:
                 transport.write(data)
 
 
+class _HeadTooLarge(Exception):
+    """Ends the parsing."""
+
+
 class CallProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol with the short way. Use a subclass made by `protocol_class`."""
 
     handle: Handle
+    surface: Surface
+    rules: Sequence[CertificateRule]
     body_seconds: float
+    head_seconds: float
+    head_bytes: int
+    """Of an incomplete head, or of trailers and other framing of a body between two parts of it."""
     cycles: set[CallCycle]
     outbox: Outbox
+    ended_with: Callable[[object], None]
+    """Called when the connection is no more."""
     _running: CallCycle | None = None
     _framing = 0
     """Bytes received since the last whole head or part of a body."""
     _in_head = True
     _unsent = 0
     """Bytes of replies that the client had not taken when its keep-alive time was over."""
+    _first = True
+    """No head has come yet."""
+    _partial_since: float | None = None
+    """Since when a part of a head is there (loop time)."""
     _waiting_since: float | None = None
     """Since when the next whole head is waited for (loop time); None while a call runs."""
 
     def connection_made(self, transport: Any) -> None:
         """As uvicorn; and from now on the first head has to come."""
         super().connection_made(transport)
-        self._await_head()
+        if self.rules:
+            handle = entrance_of(self.surface, self.rules, transport)
+            if handle is not None:
+                self.handle = handle
+                self.app = self.surface.with_handle(handle)
+        self._partial_since = self._waiting_since = self.loop.time()
+        self._arm(self.head_seconds / _LOOKS)
 
     def _await_head(self) -> None:
         # One timer for the life of the connection, which looks at the time when it fires:
         # arming and cancelling one for every request costs more than parsing it.
         self._waiting_since = self.loop.time()
         if self.timeout_keep_alive_task is None:
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self._look_at_time
-            )
+            self._partial_since = None
+            self._arm(min(self.timeout_keep_alive, self.head_seconds / _LOOKS))
+
+    def _arm(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self._look_at_time)
 
     def _look_at_time(self) -> None:
         self.timeout_keep_alive_task = None
         since = self._waiting_since
         if since is None:
             return
-        left = since + self.timeout_keep_alive - self.loop.time()
+        now = self.loop.time()
+        if self._head_is_late(now, since):
+            self.transport.abort()
+            return
+        left = since + self.timeout_keep_alive - now
         if left <= _GRAIN:
             unsent = self.transport.get_write_buffer_size()
             if not unsent:
@@ -107,9 +140,21 @@ class CallProtocol(HttpToolsProtocol):
                 self.transport.abort()
                 return
             self._unsent = unsent
-            self._waiting_since = self.loop.time()
+            self._waiting_since = now
             left = float(self.timeout_keep_alive)
-        self.timeout_keep_alive_task = self.loop.call_later(left, self._look_at_time)
+        self._arm(min(left, self.head_seconds / _LOOKS))
+
+    def _head_is_late(self, now: float, waiting_since: float) -> bool:
+        """Whether the head that has begun, or the first one, takes longer than it may."""
+        since = self._partial_since
+        if since is not None and since < waiting_since:
+            since = None  # that was a head before
+        if not self._framing and not self._first:
+            since = None
+        elif since is None:
+            since = now
+        self._partial_since = since
+        return since is not None and now - since >= self.head_seconds - _GRAIN
 
     def data_received(self, data: bytes) -> None:
         """As uvicorn, which would let a head grow without end."""
@@ -120,14 +165,12 @@ class CallProtocol(HttpToolsProtocol):
             except httptools.HttpParserUpgrade as upgrade:
                 again = self._without_upgrade(data[upgrade.args[0] :])
                 self.parser.feed_data(again)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self.send_400_response("Invalid HTTP request received.")
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            large = isinstance(error.__context__, _HeadTooLarge)
+            self._reject(head_too_large() if large else not_http())
             return
-        if self._framing > FRAMING_BYTES and not self.transport.is_closing():
-            if self.cycle is None or self.cycle.response_complete:
-                self.send_400_response("The head of the request is too large.")
-            else:
-                self.transport.abort()
+        if self._framing > self.head_bytes and not self.transport.is_closing():
+            self._reject(head_too_large())
 
     def _without_upgrade(self, rest: bytes) -> bytes:
         """The request once more, without its wish for another protocol, which nobody has to
@@ -173,10 +216,20 @@ class CallProtocol(HttpToolsProtocol):
                 self.expect_100_continue = True
             self.headers.append((name, value))
 
-    def send_400_response(self, msg: str) -> None:
-        """As uvicorn, behind the replies that wait to be written."""
+    def _reject(self, error: GatewayError) -> None:
+        """Answer what is no request, behind the replies that wait to be written, and close. In
+        the middle of a reply nothing can be said."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.transport.abort()
+            return
+        request_id = self.surface.gateway.new_call_id()
+        body = error_body(error, request_id)
+        fields = [*error_headers(error, request_id), (b"connection", b"close")]
+        fields.append((b"content-length", b"%d" % len(body)))
+        head = b"".join(b"%b: %b\r\n" % field for field in fields)
         self.outbox.flush()
-        super().send_400_response(msg)
+        self.transport.write(b"%b%b\r\n%b" % (STATUS_LINES[error.status], head, body))
+        self.transport.close()
 
     def shutdown(self) -> None:
         """As uvicorn, behind the replies that wait to be written."""
@@ -210,6 +263,9 @@ class CallProtocol(HttpToolsProtocol):
         if parser.should_upgrade():
             return  # it comes again without that wish
         self._waiting_since = None
+        self._first = False
+        if self._framing > self.head_bytes and self._head_size() > self.head_bytes:
+            raise _HeadTooLarge
         self._framing = 0
         self._in_head = False
         method = parser.get_method()
@@ -245,6 +301,10 @@ class CallProtocol(HttpToolsProtocol):
             self.flow.pause_reading()
             self.pipeline.appendleft((cycle, self.app))
 
+    def _head_size(self) -> int:
+        """About the bytes of the head."""
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         if not isinstance(cycle, CallCycle):
             self._running = None
@@ -252,7 +312,7 @@ class CallProtocol(HttpToolsProtocol):
             return
         self._running = cycle
         self.cycles.add(cycle)
-        cycle.task = self.loop.create_task(cycle.run(type(self).handle))
+        cycle.task = self.loop.create_task(cycle.run(self.handle))
         self.tasks.add(cycle.task)
 
     def ended(self, cycle: CallCycle) -> None:
@@ -282,16 +342,33 @@ class CallProtocol(HttpToolsProtocol):
             self.timeout_keep_alive_task.cancel()
             self.timeout_keep_alive_task = None
         super().connection_lost(exc)
+        self.ended_with(self)
+
+    def abort(self) -> None:
+        """End the connection without waiting for anybody."""
+        if self.transport is not None:
+            self.transport.abort()
 
 
 def protocol_class(
-    handle: Handle, *, body_seconds: float, cycles: set[CallCycle]
+    surface: Surface,
+    *,
+    rules: Sequence[CertificateRule],
+    cycles: set[CallCycle],
+    body_seconds: float,
+    head_seconds: float,
+    head_bytes: int,
 ) -> type[CallProtocol]:
-    """A protocol class that hands calls to `handle`; `cycles` holds those in flight, so that
+    """A protocol class that hands calls to `surface`; `cycles` holds those in flight, so that
     whoever ends the server can end them."""
+    handle = surface.handle or surface.no_calls
     attributes = {
         "handle": staticmethod(handle),
+        "surface": surface,
+        "rules": rules,
         "body_seconds": body_seconds,
+        "head_seconds": head_seconds,
+        "head_bytes": head_bytes,
         "cycles": cycles,
         "outbox": Outbox(),
     }

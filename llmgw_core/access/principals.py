@@ -6,7 +6,8 @@ So a change reaches callers at most `staleness` seconds after it was committed (
 of one read, should the loop be late), and a thousand idle keys cost nothing. While the store
 is down, known keys are served as they were last read, for `serve_stale` seconds.
 
-Keys are known by their digest only; a plaintext key is never kept.
+Keys are known by their digest only; a plaintext key is never kept. Callers that an operator
+names, because a client certificate says who they are, are kept in the same way.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from llmgw_core.access.keys import digest as digest_of
 from llmgw_core.access.keys import well_formed
@@ -24,11 +25,13 @@ from llmgw_core.domain.errors import StoreUnavailable, invalid_api_key, overload
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from llmgw_core.domain.access import Principal
+    from llmgw_core.domain.access import Principal, Subject
 
 log = logging.getLogger("llmgw.access")
 
 T = TypeVar("T")
+Reference: TypeAlias = "bytes | Subject"
+"""The digest of a key, or who is named."""
 
 _ABSENT_CAPACITY = 10_000
 _PARALLEL_READS = 4
@@ -40,11 +43,15 @@ _READ_TIMEOUT = 2.0
 
 
 class PrincipalSource(Protocol):
-    """Where principals come from. Both methods raise `StoreUnavailable`."""
+    """Where principals come from. All methods raise `StoreUnavailable`."""
 
     async def find(self, digest: bytes) -> Principal | None:
         """The principal of the key with this SHA-256. None when there is none, also when it is
         disabled or revoked or a level above is disabled. Expiry is the cache's business."""
+        ...
+
+    async def find_subject(self, subject: Subject) -> Principal | None:
+        """The principal that `subject` names, as `find`."""
         ...
 
     async def version(self) -> int:
@@ -94,14 +101,14 @@ class PrincipalCache:
         self._serve_stale = serve_stale
         self._capacity = capacity
         self._interval = staleness / 2.5
-        self._entries: OrderedDict[bytes, CachedPrincipal] = OrderedDict()
-        self._absent: OrderedDict[bytes, None] = OrderedDict()
+        self._entries: OrderedDict[Reference, CachedPrincipal] = OrderedDict()
+        self._absent: OrderedDict[Reference, None] = OrderedDict()
         self._version: int | None = None
         self._epoch = 0
         self._checked = float("-inf")
         self._failed = float("-inf")
         self._polling: asyncio.Task[None] | None = None
-        self._reading: dict[bytes, asyncio.Task[CachedPrincipal | None]] = {}
+        self._reading: dict[Reference, asyncio.Task[CachedPrincipal | None]] = {}
         self._read_slots = asyncio.Semaphore(_PARALLEL_READS)
         self._guess_slots = asyncio.Semaphore(_PARALLEL_GUESSES)
         self._loop: asyncio.Task[None] | None = None
@@ -121,14 +128,24 @@ class PrincipalCache:
         and the key is not known."""
         if not well_formed(key):
             raise invalid_api_key()
-        digest = digest_of(key)
+        entry = await self._resolved(digest_of(key))
+        if entry is None:
+            raise invalid_api_key()
+        return entry
+
+    async def resolve_subject(self, subject: Subject) -> Principal | None:
+        """The principal that `subject` names, as current as those of keys; None when there is
+        none, or when it or a level above is disabled, revoked or expired. Raises `GatewayError`
+        503 when the store is down and the subject is not known."""
+        entry = await self._resolved(subject)
+        return None if entry is None else entry.principal
+
+    async def _resolved(self, digest: Reference) -> CachedPrincipal | None:
         try:
             entry = await self._current(digest)
         except StoreUnavailable:
             entry = self._stale(digest)
-        if entry is None or self._expired(entry):
-            raise invalid_api_key()
-        return entry
+        return None if entry is None or self._expired(entry) else entry
 
     async def poll(self) -> None:
         """Ask the source for its version now; calls at the same time share one read. Raises
@@ -172,7 +189,7 @@ class PrincipalCache:
         expires_at = entry.principal.expires_at
         return expires_at is not None and expires_at <= self._wall_clock()
 
-    async def _current(self, digest: bytes) -> CachedPrincipal | None:
+    async def _current(self, digest: Reference) -> CachedPrincipal | None:
         """The entry as the database has it; None if it has none."""
         if not self._fresh():
             self._refuse_while_down()
@@ -192,7 +209,7 @@ class PrincipalCache:
         if self._clock() - self._failed < self._interval:
             raise StoreUnavailable("the store did not answer a moment ago")
 
-    def _stale(self, digest: bytes) -> CachedPrincipal:
+    def _stale(self, digest: Reference) -> CachedPrincipal:
         entry = self._entries.get(digest)
         if entry is not None and entry.epoch != self._epoch and entry.outdated is None:
             entry.outdated = self._clock()
@@ -220,7 +237,7 @@ class PrincipalCache:
         finally:
             self._polling = None
 
-    async def _read(self, digest: bytes) -> CachedPrincipal | None:
+    async def _read(self, digest: Reference) -> CachedPrincipal | None:
         task = self._reading.get(digest)
         if task is None:
             if len(self._reading) >= _PENDING_READS and digest not in self._entries:
@@ -230,18 +247,23 @@ class PrincipalCache:
             task.add_done_callback(_retrieve)
         return await asyncio.shield(task)
 
-    async def _find(self, digest: bytes) -> CachedPrincipal | None:
+    async def _find(self, digest: Reference) -> CachedPrincipal | None:
         try:
             async with self._read_slots if digest in self._entries else self._guess_slots:
                 # A change during the read must leave the result unverified.
                 epoch = self._epoch
-                principal = await self._ask(self._source.find(digest))
+                principal = await self._ask(self._find_now(digest))
             return self._keep(digest, principal, epoch)
         finally:
             del self._reading[digest]
 
+    def _find_now(self, digest: Reference) -> Awaitable[Principal | None]:
+        if isinstance(digest, bytes):
+            return self._source.find(digest)
+        return self._source.find_subject(digest)
+
     def _keep(
-        self, digest: bytes, principal: Principal | None, epoch: int
+        self, digest: Reference, principal: Principal | None, epoch: int
     ) -> CachedPrincipal | None:
         entry = self._entries.get(digest)
         if principal is None:
@@ -271,7 +293,7 @@ class PrincipalCache:
         return answer
 
 
-def _put(table: OrderedDict[bytes, T], digest: bytes, value: T, capacity: int) -> None:
+def _put(table: OrderedDict[Reference, T], digest: Reference, value: T, capacity: int) -> None:
     table[digest] = value
     table.move_to_end(digest)
     if len(table) > capacity:

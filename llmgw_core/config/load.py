@@ -9,14 +9,14 @@ from __future__ import annotations
 import datetime as dt
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 from llmgw_core.config.decode import decode
 from llmgw_core.config.document import read_document
 from llmgw_core.config.errors import ConfigErrors, raise_all
-from llmgw_core.config.schema import Config, PluginConfig
+from llmgw_core.config.schema import Config, ListenerConfig, PluginConfig, ServerConfig
 from llmgw_core.config.secrets import Resolver
 from llmgw_core.config.validate import validate
 from llmgw_core.domain.errors import ConfigError
@@ -69,6 +69,7 @@ def with_absolute_paths(config: Config, base: Path) -> Config:
         store=msgspec.structs.replace(store, url=_absolute_url(store.url, base)),
         accounting=msgspec.structs.replace(accounting, journal=str(base / accounting.journal)),
         plugins=tuple(_absolute_plugin(plugin, base) for plugin in config.plugins),
+        server=_listening(config.server, base),
     )
 
 
@@ -77,6 +78,25 @@ def _absolute_plugin(plugin: PluginConfig, base: Path) -> PluginConfig:
     if not plugin.path:
         return plugin
     return msgspec.structs.replace(plugin, path=str(base / plugin.path))
+
+
+_Listening = TypeVar("_Listening", ServerConfig, ListenerConfig)
+
+
+def _listening(section: _Listening, base: Path) -> _Listening:
+    """A listener, and those inside it, with absolute paths."""
+    changes: dict[str, object] = {}
+    if section.unix:
+        changes["unix"] = str(base / section.unix)
+    if section.tls is not None:
+        files = {name: getattr(section.tls, name) for name in ("certificate", "key", "client_ca")}
+        absolute = {name: str(base / path) for name, path in files.items() if path}
+        changes["tls"] = msgspec.structs.replace(section.tls, **absolute)
+    if isinstance(section, ServerConfig):
+        for name in ("admin", "metrics"):
+            if (inner := getattr(section, name)) is not None:
+                changes[name] = _listening(inner, base)
+    return msgspec.structs.replace(section, **changes)
 
 
 def _absolute_url(url: str, base: Path) -> str:

@@ -134,14 +134,81 @@ class RequestLimits(Section, frozen=True):
     default_output_tokens: int = 256
 
 
+class CertificateRule(Section, frozen=True):
+    """Who calls with a client certificate. The certificate must have everything that is given:
+    `common_name` of its subject, a DNS name or URI among its alternative names, the SHA-256
+    `fingerprint` of the whole certificate. Then the caller is the key with the id `key`, or
+    `organization` with, if given, `team` and `user` in it (each by id or name)."""
+
+    common_name: str = ""
+    dns: str = ""
+    uri: str = ""
+    fingerprint: str = ""
+    key: str = ""
+    organization: str = ""
+    team: str = ""
+    user: str = ""
+
+
+class TlsConfig(Section, frozen=True):
+    """`certificate` is a PEM file with the certificate and its chain, `key` its private key,
+    `key_password` what that is encrypted with. The files (relative to the configuration) are read
+    again when they change. `client_ca` is a PEM file with the authorities of client certificates,
+    which are then `required` or `optional`; the first of `principals` that fits a certificate
+    says who calls."""
+
+    certificate: str
+    key: str
+    key_password: str = ""
+    minimum_version: Literal["1.2", "1.3"] = "1.2"
+    client_ca: str = ""
+    client_certificates: Literal["required", "optional"] = "required"
+    principals: tuple[CertificateRule, ...] = ()
+
+    def __repr__(self) -> str:
+        """Without `key_password`."""
+        return f"TlsConfig(certificate={self.certificate!r}, client_ca={self.client_ca!r})"
+
+
+class ListenerConfig(Section, frozen=True):
+    """A listener of its own for some pages. `unix`, a path relative to the configuration, stands
+    in place of `host` and `port`."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    unix: str = ""
+    tls: TlsConfig | None = None
+
+
 class ServerConfig(Section, frozen=True):
-    """The proxy's listener and server."""
+    """The proxy. `host`, `port`, `unix` and `tls` are those of the public listener. Admin pages
+    and metrics are served there, too, unless they have a listener of their own in `admin` or
+    `metrics`. `admin_key`, at least 16 characters, is the bearer key of the admin pages, which are
+    off without one.
+
+    A request head must be complete `head_seconds` after its connection was opened or its first
+    byte came, and may have `head_bytes`; a connection without a request is closed after
+    `keep_alive_seconds`; `max_connections` hold for each listener. When the gateway is told to
+    end, running calls have `drain_seconds`."""
 
     host: str = "127.0.0.1"
     port: int = 4000
+    unix: str = ""
+    tls: TlsConfig | None = None
+    admin: ListenerConfig | None = None
+    metrics: ListenerConfig | None = None
+    admin_key: str = ""
     server: Literal["hypercorn", "uvicorn"] = "hypercorn"
     workers: int = 1
     drain_seconds: float = 30.0
+    head_seconds: float = 15.0
+    head_bytes: int = 64 * 1024
+    keep_alive_seconds: float = 75.0
+    max_connections: int = 10_000
+
+    def __repr__(self) -> str:
+        """Without `admin_key`."""
+        return f"ServerConfig(host={self.host!r}, port={self.port!r}, server={self.server!r})"
 
 
 class RoutingConfig(Section, frozen=True):

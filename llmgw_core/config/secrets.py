@@ -22,7 +22,10 @@ MAX_SECRET_BYTES: Final = 1 << 20
 _REFERENCE: Final = re.compile(r"\$\$\{|\$\{([^}]*)(\}?)")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PLUGIN_VALUE: Final = re.compile(r"models\..+\.deployments\[\d+\]\.options|plugins\[\d+\]\.config")
-_CREDENTIAL: Final = re.compile(r"models\..+\.deployments\[\d+\]\.credential")
+_CREDENTIAL: Final = re.compile(
+    r"models\..+\.deployments\[\d+\]\.credential"
+    r"|server\.admin_key|server\.(?:admin\.|metrics\.)?tls\.key_password"
+)
 
 
 class Resolver:

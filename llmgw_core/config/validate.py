@@ -9,6 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from llmgw_core.config.errors import join, listed, suggestion
+from llmgw_core.config.validate_server import server_errors
 from llmgw_core.domain.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def validate(config: Config, *, today: dt.date) -> list[ConfigError]:
         *_models(config, today),
         *_fallbacks(config),
         *_plugins(config),
-        *_server(config),
+        *server_errors(config.server),
         *_numbers(config),
     ]
 
@@ -185,23 +186,7 @@ def _plugins(config: Config) -> Iterator[ConfigError]:
         yield from _positive(plugin.timeout, join(path, "timeout"), "seconds")
 
 
-def _server(config: Config) -> Iterator[ConfigError]:
-    server = config.server
-    if not 0 <= server.port <= 65535:
-        message = "must be from 1 to 65535, or 0 for any free port."
-        yield ConfigError(message, path="server.port")
-    if server.workers < 1:
-        yield ConfigError("must be 1.", path="server.workers")
-    elif server.workers > 1:
-        message = (
-            "must be 1: several workers need a limiter that they share,"
-            " or each would grant the whole limit."
-        )
-        yield ConfigError(message, path="server.workers")
-
-
 def _numbers(config: Config) -> Iterator[ConfigError]:
-    yield from _not_negative(config.server.drain_seconds, "server.drain_seconds")
     yield from _positive(config.store.staleness, "store.staleness", "seconds")
     yield from _not_negative(config.store.serve_stale, "store.serve_stale")
     yield from _positive(config.accounting.segment_bytes, "accounting.segment_bytes", "bytes")
@@ -212,7 +197,6 @@ def _numbers(config: Config) -> Iterator[ConfigError]:
         ("store.url", config.store.url),
         ("accounting.journal", config.accounting.journal),
         ("accounting.currency", config.accounting.currency),
-        ("server.host", config.server.host),
     ):
         if not text.strip():
             yield ConfigError("must not be empty; leave it out for the default.", path=field)

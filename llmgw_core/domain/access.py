@@ -51,3 +51,13 @@ class Principal(msgspec.Struct, frozen=True):
     user_id: str | None = None
     key_id: str | None = None
     expires_at: float | None = None
+
+
+class Subject(msgspec.Struct, frozen=True):
+    """Who calls, named by an operator instead of proved by a key: the key with the id `key`, or
+    an organisation with, if given, a team and a user in it, each by id or name."""
+
+    key: str = ""
+    organization: str = ""
+    team: str = ""
+    user: str = ""

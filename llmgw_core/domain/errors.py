@@ -67,6 +67,21 @@ def invalid_request(
     return GatewayError(400, code, message, param=param, should_retry=False)
 
 
+def not_http() -> GatewayError:
+    """400: what came is no HTTP request."""
+    return invalid_request("This is not a valid HTTP request.", code="invalid_http_request")
+
+
+def head_too_large() -> GatewayError:
+    """431: the head of the request is larger than `server.head_bytes`."""
+    return GatewayError(
+        431,
+        "request_head_too_large",
+        "The head of the request is larger than allowed.",
+        should_retry=False,
+    )
+
+
 def invalid_api_key(message: str = "Incorrect API key provided.") -> GatewayError:
     """401: no, unknown, expired or disabled credentials. One text for all of them."""
     return GatewayError(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Table, and_, or_, select
+from sqlalchemy import FromClause, Select, Table, and_, case, or_, select
 
-from llmgw_core.domain.access import Level, LevelKind, Limits, Principal
+from llmgw_core.domain.access import Level, LevelKind, Limits, Principal, Subject
 from llmgw_core.store.tenancy_tables import (
     api_keys,
     memberships,
@@ -74,21 +74,59 @@ class StorePrincipals:
             row = found.mappings().first()
         return None if row is None else _principal(dict(row))
 
+    async def find_subject(self, subject: Subject) -> Principal | None:
+        """The principal that `subject` names; None when there is none, or when it or a level
+        above is disabled, revoked or lacks its membership. Raises `StoreUnavailable`."""
+        statement = _FIND.where(api_keys.c.id == subject.key) if subject.key else _named(subject)
+        async with self._store.connect() as connection:
+            row = (await connection.execute(statement)).mappings().first()
+        return None if row is None else _principal(dict(row))
+
     async def version(self) -> int:
         """A number that grows with every write to the tenancy. Raises `StoreUnavailable`."""
         async with self._store.connect() as connection:
             return int((await connection.execute(select(tenancy_version.c.version))).scalar_one())
 
 
+def _named(subject: Subject) -> Select[Any]:
+    """The organisation and what is named below it. An id goes before a name, so that nobody can
+    take the place of somebody else by calling himself like the other's id."""
+    tables = [organizations]
+    joined: FromClause = organizations
+    references = [subject.organization]
+    for table, reference in ((teams, subject.team), (users, subject.user)):
+        if reference:
+            joined = joined.join(table, table.c.organization_id == organizations.c.id)
+            tables.append(table)
+            references.append(reference)
+    if len(tables) == len(_LEVELS) - 1:
+        both = and_(memberships.c.team_id == teams.c.id, memberships.c.user_id == users.c.id)
+        joined = joined.join(memberships, both)
+    named = list(zip(tables, references, strict=True))
+    columns = [
+        table.c[name].label(f"{kind}_{name}")
+        for kind, table in _LEVELS
+        for name in _COLUMNS
+        if table in tables
+    ]
+    return (
+        select(*columns)
+        .select_from(joined)
+        .where(*(or_(table.c.id == text, table.c.name == text) for table, text in named))
+        .where(*(table.c.disabled.is_(False) for table in tables))
+        .order_by(*(case((table.c.id == text, 0), else_=1) for table, text in named))
+    )
+
+
 def _principal(row: dict[str, Any]) -> Principal:
-    present = [kind for kind, _ in _LEVELS if row[f"{kind}_id"] is not None]
+    present = [kind for kind, _ in _LEVELS if row.get(f"{kind}_id") is not None]
     return Principal(
         levels=tuple(_level(kind, row) for kind in present),
         organization_id=row["organization_id"],
-        team_id=row["team_id"],
-        user_id=row["user_id"],
-        key_id=row["key_id"],
-        expires_at=row["expires_at"],
+        team_id=row.get("team_id"),
+        user_id=row.get("user_id"),
+        key_id=row.get("key_id"),
+        expires_at=row.get("expires_at"),
     )
 
 

@@ -10,7 +10,7 @@ from llmgw_core.store.principals import StorePrincipals
 
 if TYPE_CHECKING:
     from llmgw_core.access.principals import PrincipalCache
-    from llmgw_core.domain.access import Principal
+    from llmgw_core.domain.access import Principal, Subject
     from llmgw_core.store.engine import Store
 
 
@@ -46,6 +46,11 @@ class CountingSource:
         self.asked.set()
         await self.find_gate.wait()
         return found
+
+    async def find_subject(self, subject: Subject) -> Principal | None:
+        """As the port says."""
+        self.finds += 1
+        return await self._source.find_subject(subject)
 
     async def version(self) -> int:
         """As the port says."""

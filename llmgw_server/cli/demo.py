@@ -26,7 +26,8 @@ from llmgw_server.cli.errors import CommandError
 from llmgw_server.cli.options import run_with
 from llmgw_server.cli.output import remark, say_now
 from llmgw_server.cli.serving import port, start_logging
-from llmgw_server.serve import bind, run
+from llmgw_server.listening import Listener, bind
+from llmgw_server.serve import run
 
 if TYPE_CHECKING:
     import argparse
@@ -55,7 +56,7 @@ def configure(parser: argparse.ArgumentParser, _command: str) -> None:
 
 def _demo(args: argparse.Namespace) -> None:
     start_logging(logging.WARNING)
-    listener = bind(HOST, args.port)
+    listener = Listener(bind(HOST, args.port))
     directory = Path(args.dir).absolute()
     path = directory / "llmgw.yaml"
     _write(path)
@@ -75,7 +76,7 @@ def _demo(args: argparse.Namespace) -> None:
             )
         )
 
-    run(_opening(config, directory), listener, server=config.server.server, ready=ready)
+    run(_opening(config, directory), [listener], server=config.server.server, ready=ready)
     remark("The demo has ended; its files are in " + str(directory) + ".")
 
 

@@ -6,11 +6,14 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from llmgw_core.config.load import load
 from llmgw_core.gateway import Gateway
 from llmgw_server.cli.options import add_config, run_with
 from llmgw_server.cli.output import remark, say_now
-from llmgw_server.serve import SERVERS, bind, run
+from llmgw_server.listening import open_listeners
+from llmgw_server.serve import SERVERS, run
 
 if TYPE_CHECKING:
     import argparse
@@ -42,16 +45,22 @@ def _serve(args: argparse.Namespace) -> None:
     path = Path(args.config)
     config = load(path)
     settings = config.server
-    host = args.host or settings.host
-    number = settings.port if args.port is None else args.port
+    server = args.server or settings.server
+    if args.host is not None or args.port is not None:
+        settings = msgspec.structs.replace(
+            settings,
+            host=args.host or settings.host,
+            port=settings.port if args.port is None else args.port,
+            unix="",
+        )
 
     async def ready(_gateway: Gateway, url: str) -> None:
         say_now(f"llmgw is ready at {url}")
 
     run(
         Gateway.open(config, base_dir=path.absolute().parent),
-        bind(host, number),
-        server=args.server or settings.server,
+        open_listeners(settings, server=server),
+        server=server,
         ready=ready,
     )
     remark("llmgw has ended.")

@@ -22,6 +22,7 @@ from llmgw_core.config.schema import (
     DeploymentConfig,
     ModelConfig,
     PriceEntry,
+    ServerConfig,
     TokenPrices,
 )
 from llmgw_core.gateway import Gateway
@@ -31,7 +32,8 @@ from llmgw_core.testing.model_server import completion
 from llmgw_core.testing.tenants import create_tenant
 from llmgw_core.testing.upstream import Upstream, http_reply
 from llmgw_server.app import create_app
-from llmgw_server.serve import bind, listen, serve_app
+from llmgw_server.listening import Listener, bind, listen
+from llmgw_server.serve import serve_app
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -165,7 +167,13 @@ async def running(gateway: Gateway, key: str, kind: str) -> AsyncIterator[Server
     server = Server(listener.getsockname()[1], key)
     app = create_app(gateway)
     serving = asyncio.create_task(
-        serve_app(app, listener, server=kind, drain_seconds=5.0, stop=stop)
+        serve_app(
+            app,
+            [Listener(listener)],
+            server=kind,
+            settings=ServerConfig(drain_seconds=5.0),
+            stop=stop,
+        )
     )
     try:
         yield server

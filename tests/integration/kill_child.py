@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 import uvloop
 
-from llmgw_core.config.schema import AccountingConfig, Config
+from llmgw_core.config.schema import AccountingConfig, Config, ServerConfig
 from llmgw_core.gateway import Gateway
 from llmgw_core.testing.canonical_plugin import CanonicalPlugin
 from llmgw_core.testing.installation import at, served_by
 from llmgw_server.app import create_app
-from llmgw_server.serve import bind, listen, serve_app
+from llmgw_server.listening import Listener, bind, listen
+from llmgw_server.serve import serve_app
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,7 +129,8 @@ async def serve(directory: Path, upstream_port: int, server: str, mode: str) -> 
         listen(listener)
         tell(str(listener.getsockname()[1]))
         app, stop = create_app(gateway), asyncio.Event()
-        await serve_app(app, listener, server=server, drain_seconds=1.0, stop=stop)
+        settings = ServerConfig(drain_seconds=1.0)
+        await serve_app(app, [Listener(listener)], server=server, settings=settings, stop=stop)
 
 
 def tell(line: str) -> None:

@@ -7,19 +7,23 @@ import contextlib
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
 import pytest
+import uvicorn
 
-from llmgw_core.config.schema import Config, RequestLimits
+from llmgw_core.config.schema import Config, RequestLimits, ServerConfig
 from llmgw_core.domain.call import ClientGone
 from llmgw_core.domain.errors import GatewayError
 from llmgw_core.pipeline.stats import Stats
 from llmgw_core.wire.envelope import error_body, error_headers
 from llmgw_server.app import Application, create_app
 from llmgw_server.cli import main
-from llmgw_server.serve import bind, listen, serve_app
+from llmgw_server.listening import Listener, bind, listen
+from llmgw_server.serve import serve_app
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    import socket
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from pathlib import Path
 
     from llmgw_core.domain.call import Body, Head, Sink
@@ -31,8 +35,10 @@ if TYPE_CHECKING:
 class Entrance:
     """What the server needs of a gateway; `handle` is the test's, errors become envelopes."""
 
-    def __init__(self, handle: Handle, *, body_seconds: float = 60.0) -> None:
-        self.config = Config(requests=RequestLimits(body_seconds=body_seconds))
+    def __init__(self, handle: Handle, *, body_seconds: float = 60.0, **server: Any) -> None:
+        self.config = Config(
+            requests=RequestLimits(body_seconds=body_seconds), server=ServerConfig(**server)
+        )
         self.stats = Stats()
         self.reasons: list[str] = []
         self.ended: asyncio.Queue[BaseException | None] = asyncio.Queue()
@@ -80,20 +86,6 @@ async def reply(sink: Sink, text: bytes, status: int = 200) -> None:
 
 
 PLAIN = "uvicorn, ASGI only"
-
-
-class Plain:
-    """An application that uvicorn serves like any other."""
-
-    def __init__(self, application: Application) -> None:
-        self._application = application
-        self.end_calls = application.end_calls
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        await self._application(scope, receive, send)
-
-    def uvicorn_protocol(self) -> str:
-        return "httptools"
 
 
 class Running:
@@ -146,24 +138,45 @@ async def read_reply(reader: asyncio.StreamReader) -> tuple[int, dict[str, str],
 
 @asynccontextmanager
 async def running(
-    application: Any, kind: str, *, drain_seconds: float = 5.0
+    application: Application, kind: str, *, drain_seconds: float = 5.0
 ) -> AsyncIterator[Running]:
-    if kind == PLAIN:
-        application, kind = Plain(application), "uvicorn"
-    listener = bind("127.0.0.1", 0)
-    listen(listener)
+    bound = bind("127.0.0.1", 0)
+    listen(bound)
     stop = asyncio.Event()
-    server = Running(listener.getsockname()[1], stop)
-    serving = asyncio.create_task(
-        serve_app(application, listener, server=kind, drain_seconds=drain_seconds, stop=stop)
-    )
+    server = Running(bound.getsockname()[1], stop)
+    if kind == PLAIN:
+        work = serve_plain(application, bound, stop)
+    else:
+        settings = msgspec.structs.replace(
+            application.gateway.config.server, drain_seconds=drain_seconds
+        )
+        work = serve_app(application, [Listener(bound)], server=kind, settings=settings, stop=stop)
+    serving = asyncio.create_task(work)
     try:
         yield server
     finally:
         await server.aclose()
         stop.set()
         await serving
-        listener.close()
+        bound.close()
+
+
+async def serve_plain(application: Application, bound: socket.socket, stop: asyncio.Event) -> None:
+    """Serve as uvicorn serves any other application."""
+
+    class Embedded(uvicorn.Server):
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
+
+        async def on_tick(self, counter: int) -> bool:
+            return stop.is_set() or await super().on_tick(counter)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await application(scope, receive, send)
+
+    config = uvicorn.Config(app, loop="none", ws="none", log_config=None, http="httptools")
+    await Embedded(config).serve(sockets=[bound])
 
 
 @pytest.fixture(params=["hypercorn", "uvicorn"])

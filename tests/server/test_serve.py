@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llmgw_server.serve import ServeError, bind, listen, run, url_of
+from llmgw_server.listening import Listener, ServeError, bind, listen, url_of
+from llmgw_server.serve import run
 
 from .conftest import Entrance, read_head, read_reply, reply, running
 
@@ -31,7 +32,8 @@ from contextlib import asynccontextmanager
 sys.path.insert(0, {root!r})
 from llmgw_core.config.schema import Config, ServerConfig
 from llmgw_core.pipeline.stats import Stats
-from llmgw_server.serve import bind, run
+from llmgw_server.listening import Listener, bind
+from llmgw_server.serve import run
 
 class Entrance:
     config = Config(server=ServerConfig(drain_seconds={drain}))
@@ -60,7 +62,7 @@ async def opening():
 async def ready(gateway, url):
     print(url, flush=True)
 
-run(opening(), bind("127.0.0.1", 0), server={kind!r}, ready=ready)
+run(opening(), [Listener(bind("127.0.0.1", 0))], server={kind!r}, ready=ready)
 """
 
 
@@ -252,5 +254,5 @@ def test_a_missing_server_is_a_sentence_before_anything_is_opened(
         """Never called."""
 
     with pytest.raises(ServeError, match="uvicorn is not installed: pip install"):
-        run(opening(), bind("127.0.0.1", 0), server="uvicorn", ready=ready)
+        run(opening(), [Listener(bind("127.0.0.1", 0))], server="uvicorn", ready=ready)
     assert not opened

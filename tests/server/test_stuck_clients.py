@@ -55,7 +55,7 @@ async def test_a_client_that_takes_nothing_of_a_complete_reply_is_given_up(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("llmgw_server.asgi.WRITE_SECONDS", 0.5)
-    monkeypatch.setattr("llmgw_server.serve.KEEP_ALIVE_SECONDS", 1)
+    monkeypatch.setattr("llmgw_server.hypercorn_server.WRITE_SECONDS", 0.5)
 
     ended = asyncio.Event()
     sinks: list[Sink] = []
@@ -72,7 +72,7 @@ async def test_a_client_that_takes_nothing_of_a_complete_reply_is_given_up(
         [sink] = sinks
         return isinstance(sink, CallCycle) and sink.protocol in sink.protocol.connections
 
-    async with running(Entrance(large).application(), kind) as server:
+    async with running(Entrance(large, keep_alive_seconds=1.0).application(), kind) as server:
         _, writer = await server.connect()
         transport = writer.transport
         assert isinstance(transport, asyncio.Transport)

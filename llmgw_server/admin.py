@@ -1,0 +1,82 @@
+"""The admin pages: what is loaded and how it is, for whoever has the admin key.
+
+They exist only when a key is configured: an operator who has not asked for them has nothing to
+guard.
+"""
+
+from __future__ import annotations
+
+import logging
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from starlette.exceptions import HTTPException
+
+from llmgw_server.pages import Page, as_json
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from llmgw_server.app import Application
+    from llmgw_server.pages import Pages
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "/admin/v1"
+
+
+class AdminPages:
+    """The admin pages of one application."""
+
+    def __init__(self, application: Application, pages: Pages) -> None:
+        self._application = application
+        self._gateway = application.gateway
+        self._pages = pages
+        self._key = self._gateway.config.server.admin_key
+        self._told = False
+
+    def routes(self) -> list[Page]:
+        """Every admin page; without a key, one that says in the log how to have them."""
+        if not self._key:
+            return [Page("/admin/{path:path}", self._off, access="public", part="admin")]
+        return [
+            Page(
+                PREFIX + path,
+                endpoint,
+                access="admin",
+                part="admin",
+                methods=(method,),
+                admin_key=self._key,
+            )
+            for method, path, endpoint in (
+                ("GET", "/plugins", self.plugins),
+                ("GET", "/status", self.status),
+            )
+        ]
+
+    async def plugins(self, request: Request) -> Response:
+        """The enabled plugins in their order, with what they did so far."""
+        return as_json({"data": self._gateway.host.describe()})
+
+    async def status(self, request: Request) -> Response:
+        """Version, readiness and load of this process."""
+        return as_json(
+            {
+                "version": version("llmgw"),
+                "ready": not self._pages.reasons(),
+                "reasons": self._pages.reasons(),
+                "requests_in_flight": self._application.in_flight,
+                "calls_in_flight": self._gateway.stats.in_flight,
+            }
+        )
+
+    async def _off(self, request: Request) -> Response:
+        if not self._told:
+            self._told = True
+            logger.warning(
+                "Somebody asked for %s, but the admin pages are off: give server.admin_key to"
+                " have them.",
+                request.url.path[:200],
+            )
+        raise HTTPException(404)

@@ -1,0 +1,191 @@
+"""Hypercorn's protocols behind our listeners: HTTP/1.1, and HTTP/2 by ALPN or prior knowledge.
+
+What is Hypercorn's own stays so: parsing, flow control, one task group per connection. What is
+ours: who accepts (`accepting`), how long a head may take, that a connection ends whatever its
+client does, and that a reply says when it is the last one. It relies on Hypercorn's `TCPServer`
+and `WorkerContext`, which is why the extra `server` bounds its version.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, cast
+
+import h11
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.asyncio.tcp_server import TCPServer
+from hypercorn.asyncio.worker_context import WorkerContext
+from hypercorn.config import Config
+from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.typing import LifespanState
+
+from llmgw_server.asgi import WRITE_SECONDS
+from llmgw_server.identity import entrance_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from llmgw_core.config.schema import ServerConfig
+    from llmgw_server.app import Application, Surface
+    from llmgw_server.listening import Listener
+
+HTTP2_STREAMS = 1000
+_LOOKS = 4
+"""Looks at a head during its time: it ends that much of the time late at most."""
+_CLOSE = (b"connection", b"close")
+
+
+class _Config(Config):
+    """Hypercorn's settings; a reply during the drain is the last one of its connection."""
+
+    draining = False
+
+    def response_headers(self, protocol: str) -> list[tuple[bytes, bytes]]:
+        headers = super().response_headers(protocol)
+        return [*headers, _CLOSE] if self.draining and protocol == "h11" else headers
+
+
+class _Listening:
+    """What the connections of one listener share."""
+
+    def __init__(self, listener: Listener, surface: Surface, settings: ServerConfig) -> None:
+        self.listener = listener
+        self.surface = surface
+        self.settings = settings
+        self.context = WorkerContext(None)
+        self.app = ASGIWrapper(cast("Any", surface))
+        self.config = _Config()
+        config = self.config
+        config.keep_alive_timeout = settings.keep_alive_seconds
+        # It is no limit of the wait for a request, but of every pause of the client, even while
+        # it listens to a stream.
+        config.read_timeout = None
+        config.h11_max_incomplete_size = settings.head_bytes
+        config.h2_max_header_list_size = settings.head_bytes
+        config.keep_alive_max_requests = 2**31
+        config.h2_max_concurrent_streams = HTTP2_STREAMS
+        config.include_server_header = False
+        config.include_date_header = False
+        config.accesslog = None
+        config.errorlog = logging.getLogger("hypercorn.error")
+
+
+class HypercornServer:
+    """Serves `app` on connections that others accept."""
+
+    def __init__(self, app: Application, settings: ServerConfig) -> None:
+        self._app = app
+        self._settings = settings
+        self._listening: dict[Listener, _Listening] = {}
+
+    def connect(self, listener: Listener, ended: Callable[[object], None]) -> asyncio.BaseProtocol:
+        """The protocol of a new connection."""
+        shared = self._listening.get(listener)
+        if shared is None:
+            shared = _Listening(listener, self._app.surface(listener), self._settings)
+            self._listening[listener] = shared
+        return _Protocol(shared, ended)
+
+    async def drain(self, listener: Listener) -> None:
+        """No new requests on the connections of `listener`; idle ones end."""
+        shared = self._listening.get(listener)
+        if shared is not None:
+            shared.config.draining = True
+            await shared.context.terminated.set()
+
+    async def finished(self) -> None:
+        """Wait for what outlives connections: nothing does."""
+
+
+class _Protocol(asyncio.StreamReaderProtocol):
+    """The transport's side of a connection."""
+
+    def __init__(self, shared: _Listening, ended: Callable[[object], None]) -> None:
+        self._shared = shared
+        self._ended = ended
+        self.transport: asyncio.Transport | None = None
+        super().__init__(asyncio.StreamReader(), self._serve)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        super().connection_made(transport)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        shared = self._shared
+        app = shared.app
+        handle = entrance_of(shared.surface, shared.listener.rules, writer)
+        if handle is not None:
+            app = ASGIWrapper(cast("Any", shared.surface.with_handle(handle)))
+        try:
+            await _Connection(app, shared, reader, writer)
+        finally:
+            self._ended(self)
+
+    def abort(self) -> None:
+        """End the connection without waiting for anybody."""
+        if self.transport is not None:
+            self.transport.abort()
+
+
+class _Connection(TCPServer):
+    """Hypercorn's connection, with deadlines of ours."""
+
+    def __init__(
+        self,
+        app: ASGIWrapper,
+        shared: _Listening,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        state = LifespanState({})
+        super().__init__(app, loop, shared.config, shared.context, state, reader, writer)
+        self._head_seconds = shared.settings.head_seconds
+        self._asked = False
+        """Whether the connection has had a request."""
+
+    async def _idle_timeout(self) -> None:
+        """Wait for the next request, or for the drain; close if it does not come in time."""
+        await self._idle()
+        await asyncio.shield(self._initiate_server_close())
+
+    async def _idle(self) -> None:
+        loop, terminated = self.loop, self.context.terminated
+        began = loop.time()
+        # The first head has its time from the start, a later one from its first byte.
+        since = None if self._asked else began
+        patience = self.config.keep_alive_timeout if self._asked else self._head_seconds
+        self._asked = True
+        while True:
+            left = began + patience - loop.time()
+            if left <= 0:
+                return
+            try:
+                await asyncio.wait_for(terminated.wait(), min(left, self._head_seconds / _LOOKS))
+            except TimeoutError:
+                pass
+            else:
+                return
+            if not self._in_head():
+                since = None
+            elif since is None:
+                since = loop.time()
+            elif loop.time() - since >= self._head_seconds:
+                return
+
+    def _in_head(self) -> bool:
+        """Whether a part of a head has come. HTTP/2 has only the time of an idle connection."""
+        protocol = self.protocol.protocol
+        if not isinstance(protocol, H11Protocol):
+            return False
+        connection = protocol.connection
+        return isinstance(connection, h11.Connection) and bool(connection.trailing_data[0])
+
+    async def _close(self) -> None:
+        """As Hypercorn, which would wait for ever for a client that reads nothing."""
+        abort = self.loop.call_later(WRITE_SECONDS, self.writer.transport.abort)
+        try:
+            await super()._close()
+        finally:
+            abort.cancel()
