@@ -148,6 +148,7 @@ class Gateway(InProcess):
             principals=principals,
             transports=transports,
         )
+        stack.push_async_callback(gateway.limiter.aclose)
         stack.callback(gateway.books.close)
         for transport in transports.values():
             stack.push_async_callback(transport.aclose)

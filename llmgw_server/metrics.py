@@ -136,23 +136,65 @@ class PluginCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Every metric of and about plugins."""
-        yield _counter(
-            "llmgw_plugin_failures",
-            "Failures of plugins by hook.",
-            ["plugin", "hook"],
-            self._host.failures.items(),
-        )
+        yield from self._of_hooks()
         yield _counter(
             "llmgw_plugin_records_dropped",
             "Records that an observer did not get.",
             ["plugin"],
             (((plugin,), number) for plugin, number in self._host.dropped.items()),
         )
+        tasks = GaugeMetricFamily(
+            "llmgw_plugin_tasks", "Background tasks of plugins that run.", labels=["plugin"]
+        )
+        for plugin, context in self._host.contexts.items():
+            tasks.add_metric([plugin], context.tasks)
+        yield tasks
         for plugin, context in self._host.contexts.items():
             for name, value in context.metrics.counters.items():
                 yield CounterMetricFamily(_own(plugin, name), f"Counted by {plugin}.", value)
             for name, value in context.metrics.gauges.items():
                 yield GaugeMetricFamily(_own(plugin, name), f"Measured by {plugin}.", value)
+
+    def _of_hooks(self) -> Iterator[Metric]:
+        """The meters of every hook of every plugin."""
+        hooks = [((hook.plugin, hook.hook), hook) for hook in self._host.hooks()]
+        labels = ["plugin", "hook"]
+        yield _counter(
+            "llmgw_plugin_calls",
+            "Calls of plugins' hooks.",
+            labels,
+            ((key, hook.calls) for key, hook in hooks),
+        )
+        yield _counter(
+            "llmgw_plugin_failures",
+            "Failures of plugins' hooks: exceptions, wrong results, timeouts.",
+            labels,
+            ((key, hook.failures) for key, hook in hooks),
+        )
+        yield _counter(
+            "llmgw_plugin_timeouts",
+            "Those of the failures that were timeouts.",
+            labels,
+            ((key, hook.timeouts) for key, hook in hooks),
+        )
+        yield _counter(
+            "llmgw_plugin_blockings",
+            "How often a plugin kept the event loop from everybody else for too long.",
+            labels,
+            ((key, hook.blockings) for key, hook in hooks),
+        )
+        yield _counter(
+            "llmgw_plugin_seconds",
+            "Time from calls of plugins' hooks to their results, waiting included.",
+            labels,
+            ((key, hook.seconds) for key, hook in hooks),
+        )
+        slowest = GaugeMetricFamily(
+            "llmgw_plugin_slowest_seconds", "The longest of these times.", labels=labels
+        )
+        for key, hook in hooks:
+            slowest.add_metric(list(key), hook.slowest)
+        yield slowest
 
 
 def _own(plugin: str, name: str) -> str:

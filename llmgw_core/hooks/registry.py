@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ITSELF: Final = "the gateway itself"
+_METHODS: Final = {
+    "register_balancers": ("order",),
+    "register_limiters": ("bind", "reserve", "state", "aclose"),
+}
 
 
 class Parts(NamedTuple):
@@ -41,15 +45,17 @@ def parts_of(hooks: Mapping[str, CompiledHook]) -> Parts:
     )
 
 
-def _asked(hook: CompiledHook | None, read: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+def _asked(
+    hook: CompiledHook | None, read: Callable[[CompiledHook, Any], dict[str, Any]]
+) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if hook is not None:
         with hook:
-            found = read(hook.function())
+            found = read(hook, hook.function())
     return found
 
 
-def _backends(given: Any) -> dict[str, Any]:
+def _backends(hook: CompiledHook, given: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for backend in given:
         if not _is_backend(backend):
@@ -72,13 +78,29 @@ def _is_backend(value: Any) -> bool:
     )
 
 
-def _factories(given: Any) -> dict[str, Any]:
+def _factories(hook: CompiledHook, given: Any) -> dict[str, Any]:
     if not isinstance(given, Mapping) or not all(
         isinstance(name, str) and callable(factory) for name, factory in given.items()
     ):
         message = f"registered {type(given).__name__}, which is no mapping of names to factories"
         raise TypeError(message)
-    return dict(given)
+    return {name: _guarded(hook, factory) for name, factory in given.items()}
+
+
+def _guarded(hook: CompiledHook, factory: Callable[[], Any]) -> Callable[[], Any]:
+    """`factory`, whose failure is the plugin's and whose product is looked at."""
+
+    def made() -> Any:
+        with hook:
+            thing = factory()
+            missing = [n for n in _METHODS[hook.hook] if not callable(getattr(thing, n, None))]
+            if missing:
+                message = f"made {type(thing).__name__}, which has no {listed(missing)}"
+                raise TypeError(message)
+            return thing
+        raise AssertionError  # "stop" always raises
+
+    return made
 
 
 def merged(what: str, found: Iterable[tuple[str, Mapping[str, T]]]) -> dict[str, T]:

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from llmgw_core.domain.access import Principal
 from llmgw_core.domain.errors import (
     GatewayError,
     invalid_api_key,
@@ -30,7 +33,6 @@ if TYPE_CHECKING:
 
     from llmgw_core.access.principals import PrincipalCache
     from llmgw_core.accounting.prices import PriceBook
-    from llmgw_core.domain.access import Principal
     from llmgw_core.domain.call import Body, Call, Head
     from llmgw_core.domain.deployment import Model
     from llmgw_core.hooks.host import PluginHost
@@ -190,6 +192,7 @@ class Admission:
         known = self._known
         lanes = known.get(principal)
         if lanes is None:
+            _check_levels(principal)
             lanes = known[principal] = self._lanes(principal)
             if len(known) > GIVEN_PRINCIPALS:
                 known.popitem(last=False)
@@ -219,6 +222,15 @@ def check_principal(principal: Principal, now: float) -> None:
         raise plugin_error() from None
     if principal.expires_at is not None and principal.expires_at <= now:
         raise invalid_api_key()
+
+
+def _check_levels(principal: Principal) -> None:
+    """Everything inside is of the type that it is declared with; looked at once for each
+    principal. Raises `GatewayError`."""
+    try:
+        msgspec.convert(msgspec.to_builtins(principal), Principal)
+    except (msgspec.ValidationError, TypeError):
+        raise plugin_error() from None
 
 
 def _is_id(value: object) -> bool:
