@@ -19,7 +19,7 @@ import asyncio
 import io
 import warnings
 import weakref
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import aiohttp
 from aiohttp import http_exceptions
@@ -27,7 +27,9 @@ from yarl import URL
 
 from llmgw_core.backends.transport.port import TransportError
 from llmgw_core.backends.transport.request_bytes import RequestEncoder, refused
-from llmgw_core.backends.transport.tls import TlsContext
+from llmgw_core.backends.transport.tls import TlsContext, files_for
+from llmgw_core.backends.transport.tunnel import proxy_authorization, refusal
+from llmgw_core.domain.outgoing import DIRECT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
     from llmgw_core.backends.transport.port import HttpRequest, TransportKind, TransportPhase
     from llmgw_core.domain.deployment import Origin, Timeouts
+    from llmgw_core.domain.outgoing import Outgoing, Proxy
 
 _IN_ONE_WRITE: Final = 1 << 18
 _Stage = Literal["connect", "pool", "send", "head"]
@@ -71,6 +74,15 @@ class _Progress:
     def error(self, kind: TransportKind, message: str, *, received: bool = False) -> TransportError:
         phase: TransportPhase = "connect" if self.stage == "pool" else self.stage
         return TransportError(kind, phase, message, reused=self.reused, received=received)
+
+
+class _Way(NamedTuple):
+    """How requests of one origin go."""
+
+    encoder: RequestEncoder
+    encrypted: bool
+    tls: TlsContext | None
+    proxy: Proxy | None
 
 
 class AiohttpReply:
@@ -174,13 +186,15 @@ class AiohttpTransport:
         keepalive: float = 0.0,
         max_head: int = 65536,
         high_water: int = 65536,
+        outgoing: Outgoing = DIRECT,
     ) -> None:
+        self._outgoing = outgoing
         self._max_connections = max_connections
         self._keepalive = keepalive
         self._max_head = max_head
         self._high_water = high_water
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
-        self._origins: dict[Origin, tuple[RequestEncoder, TlsContext | None]] = {}
+        self._origins: dict[Origin, _Way] = {}
         self._replies: weakref.WeakSet[AiohttpReply] = weakref.WeakSet()
         self._closed = False
 
@@ -196,17 +210,19 @@ class AiohttpTransport:
         """See `Transport.send`."""
         if self._is_closed():
             raise TransportError("pool", "connect", "the transport is closed")
-        encoder, tls = self._origin(origin)
-        encoder.encode(request)
+        way = self._way(origin)
+        way.encoder.encode(request)
         progress = _Progress(timeouts, on_sent)
         try:
             async with progress.deadline:
-                context = True if tls is None else await tls.get()
+                context = True if way.tls is None else await way.tls.get()
                 response = await self._session(fresh=fresh).request(
                     request.method,
                     _url(origin, request.target),
                     data=_body(request),
-                    headers=_headers(request),
+                    headers=_headers(request, way),
+                    proxy=_proxy_url(way.proxy),
+                    proxy_headers=_proxy_headers(way),
                     allow_redirects=False,
                     ssl=context,
                     trace_request_ctx=progress,
@@ -240,11 +256,16 @@ class AiohttpTransport:
     def _is_closed(self) -> bool:
         return self._closed
 
-    def _origin(self, origin: Origin) -> tuple[RequestEncoder, TlsContext | None]:
+    def _way(self, origin: Origin) -> _Way:
         known = self._origins.get(origin)
         if known is None:
-            tls = TlsContext(origin) if origin.scheme == "https" else None
-            known = self._origins[origin] = (RequestEncoder(origin), tls)
+            proxy = self._outgoing.proxy_for(origin.scheme, origin.host, origin.port)
+            encrypted = origin.scheme == "https"
+            if encrypted or (proxy is not None and proxy.scheme == "https"):
+                tls = TlsContext(files_for(origin, self._outgoing))
+            else:
+                tls = None
+            known = self._origins[origin] = _Way(RequestEncoder(origin), encrypted, tls, proxy)
         return known
 
     def _session(self, *, fresh: bool) -> aiohttp.ClientSession:
@@ -286,12 +307,27 @@ def _body(request: HttpRequest) -> bytes | io.BytesIO | None:
     return request.body or None
 
 
-def _headers(request: HttpRequest) -> list[tuple[str, str]]:
+def _headers(request: HttpRequest, way: _Way) -> list[tuple[str, str]]:
     try:
         pairs = [(name.decode("ascii"), value.decode()) for name, value in request.headers]
     except UnicodeDecodeError:
         raise refused("aiohttp sends header values in UTF-8 only") from None
-    return [*pairs, ("accept-encoding", "identity")]
+    pairs.append(("accept-encoding", "identity"))
+    if way.proxy is not None and not way.encrypted:
+        pairs += _proxy_headers(way).items()
+    return pairs
+
+
+def _proxy_url(proxy: Proxy | None) -> URL | None:
+    """Without user and password, which would be in aiohttp's messages."""
+    if proxy is None:
+        return None
+    return URL.build(scheme=proxy.scheme, host=proxy.host, port=proxy.port)
+
+
+def _proxy_headers(way: _Way) -> dict[str, str]:
+    value = proxy_authorization(way.proxy) if way.proxy is not None else b""
+    return {"proxy-authorization": value.decode("ascii")} if value else {}
 
 
 def _tracing() -> aiohttp.TraceConfig:
@@ -337,6 +373,8 @@ def _send_error(error: Exception, progress: _Progress) -> TransportError:
         cause = error.os_error
         reset = isinstance(cause, ConnectionResetError | ConnectionAbortedError)
         return progress.error("reset" if reset else "refused", message)
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return refusal(error.status)
     if isinstance(error, aiohttp.ClientResponseError):
         if _caused_by_size(error):
             return progress.error("too_large", "the head of the reply is too large", received=True)

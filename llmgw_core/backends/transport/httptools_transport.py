@@ -13,12 +13,14 @@ from llmgw_core.backends.transport.pool import OriginPool, PoolCounts, PoolLimit
 from llmgw_core.backends.transport.port import HttpRequest, TransportError
 from llmgw_core.backends.transport.reply import HttptoolsReply
 from llmgw_core.backends.transport.reply_parsing import HEAD, Caps
+from llmgw_core.domain.outgoing import DIRECT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from llmgw_core.backends.transport.connection import Connection
     from llmgw_core.domain.deployment import Origin, Timeouts
+    from llmgw_core.domain.outgoing import Outgoing
 
 
 class HttptoolsTransport:
@@ -27,7 +29,7 @@ class HttptoolsTransport:
     Per origin: at most `max_connections` connections, of which at most `max_idle` wait for up
     to `keepalive` seconds for the next request. Per reply: a head of at most `max_head` bytes
     and `max_headers` lines; about `high_water` bytes of body are buffered before reading from
-    the socket is paused.
+    the socket is paused. `outgoing`: proxy and TLS.
     """
 
     def __init__(
@@ -39,7 +41,9 @@ class HttptoolsTransport:
         max_head: int = 65536,
         max_headers: int = 256,
         high_water: int = 65536,
+        outgoing: Outgoing = DIRECT,
     ) -> None:
+        self._outgoing = outgoing
         self._limits = PoolLimits(max_connections, max_idle, keepalive)
         self._caps = Caps(max_head, max_headers, high_water)
         self._pools: dict[Origin, OriginPool] = {}
@@ -90,7 +94,7 @@ class HttptoolsTransport:
     def _open_pool(self, origin: Origin) -> OriginPool:
         if self._closed:
             raise TransportError("pool", "connect", "the transport is closed")
-        pool = self._pools[origin] = OriginPool(origin, self._limits, self._caps)
+        pool = self._pools[origin] = OriginPool(origin, self._limits, self._caps, self._outgoing)
         return pool
 
 

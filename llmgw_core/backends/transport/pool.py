@@ -16,12 +16,14 @@ import msgspec
 
 from llmgw_core.backends.transport.connection import Connection
 from llmgw_core.backends.transport.port import TransportError
-from llmgw_core.backends.transport.request_bytes import RequestEncoder
-from llmgw_core.backends.transport.tls import TlsContext
+from llmgw_core.backends.transport.request_bytes import ProxiedEncoder, RequestEncoder, authority
+from llmgw_core.backends.transport.tls import TlsContext, TlsFiles, files_for
+from llmgw_core.backends.transport.tunnel import open_tunnel
 
 if TYPE_CHECKING:
     from llmgw_core.backends.transport.reply_parsing import Caps
     from llmgw_core.domain.deployment import Origin
+    from llmgw_core.domain.outgoing import Outgoing, Proxy
 
 
 class PoolLimits(msgspec.Struct, frozen=True):
@@ -44,13 +46,23 @@ class OriginPool:
     """The connections to one origin; the one used last is taken first, so that the others may
     age and be closed."""
 
-    def __init__(self, origin: Origin, limits: PoolLimits, caps: Caps) -> None:
-        self.encoder = RequestEncoder(origin)
+    def __init__(self, origin: Origin, limits: PoolLimits, caps: Caps, outgoing: Outgoing) -> None:
+        self._proxy = outgoing.proxy_for(origin.scheme, origin.host, origin.port)
+        encrypted = origin.scheme == "https"
+        if self._proxy is None or encrypted:
+            self.encoder = RequestEncoder(origin)
+        else:
+            self.encoder = ProxiedEncoder(origin, self._proxy)
         self.loop = asyncio.get_running_loop()
         self._origin = origin
         self._limits = limits
         self._caps = caps
-        self._tls = TlsContext(origin) if origin.scheme == "https" else None
+        self._tls = TlsContext(files_for(origin, outgoing)) if encrypted else None
+        self._proxy_tls = (
+            TlsContext(TlsFiles(outgoing.ca_file, outgoing.system_ca))
+            if self._proxy is not None and self._proxy.scheme == "https"
+            else None
+        )
         self._slots = 0
         self._idle: dict[Connection, None] = {}
         self._open: set[Connection] = set()
@@ -213,8 +225,11 @@ class OriginPool:
         return connection
 
     async def _open_socket(self, connection: Connection) -> None:
-        origin = self._origin
         context = None if self._tls is None else await self._tls.get()
+        if self._proxy is not None:
+            await self._open_proxied(connection, self._proxy, context)
+            return
+        origin = self._origin
         await self.loop.create_connection(
             lambda: connection,
             origin.host,
@@ -222,6 +237,32 @@ class OriginPool:
             ssl=context,
             server_hostname=None if context is None else origin.host,
         )
+
+    async def _open_proxied(
+        self, connection: Connection, proxy: Proxy, context: ssl.SSLContext | None
+    ) -> None:
+        proxy_context = None if self._proxy_tls is None else await self._proxy_tls.get()
+        if context is None:
+            await self.loop.create_connection(
+                lambda: connection,
+                proxy.host,
+                proxy.port,
+                ssl=proxy_context,
+                server_hostname=None if proxy_context is None else proxy.host,
+            )
+            return
+        origin = self._origin
+        tunnel = await open_tunnel(self.loop, proxy, authority(origin), proxy_context)
+        try:
+            encrypted = await self.loop.start_tls(
+                tunnel, connection, context, server_hostname=origin.host
+            )
+        except BaseException:
+            tunnel.abort()
+            raise
+        if encrypted is None:  # the peer was faster than the end of the handshake
+            raise ConnectionResetError("closed during the handshake")
+        connection.connection_made(encrypted)
 
 
 def _closed() -> TransportError:

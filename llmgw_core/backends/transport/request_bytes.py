@@ -10,9 +10,11 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from llmgw_core.backends.transport.port import HttpRequest, TransportError
+from llmgw_core.backends.transport.tunnel import authorization_line
 
 if TYPE_CHECKING:
     from llmgw_core.domain.deployment import Origin
+    from llmgw_core.domain.outgoing import Proxy
 
 OWN_HEADERS: Final = frozenset(
     {
@@ -21,6 +23,7 @@ OWN_HEADERS: Final = frozenset(
         b"content-length",
         b"expect",
         b"host",
+        b"proxy-authorization",
         b"transfer-encoding",
         b"upgrade",
     }
@@ -46,6 +49,16 @@ def host_header(origin: Origin) -> bytes:
 
     Raises `TransportError` for a scheme other than http and https or an impossible host.
     """
+    host = _host(origin)
+    return host if origin.port == _DEFAULT_PORT[origin.scheme] else host + b":%d" % origin.port
+
+
+def authority(origin: Origin) -> bytes:
+    """The authority with its port, as CONNECT wants it. Raises like `host_header`."""
+    return _host(origin) + b":%d" % origin.port
+
+
+def _host(origin: Origin) -> bytes:
     if origin.scheme not in _DEFAULT_PORT:
         raise refused("the scheme of an origin is http or https")
     try:
@@ -56,17 +69,17 @@ def host_header(origin: Origin) -> bytes:
         raise refused("the host of the origin is not a host name or an address")
     if ":" in host:
         host = f"[{host.partition('%')[0]}]"
-    if origin.port != _DEFAULT_PORT[origin.scheme]:
-        host = f"{host}:{origin.port}"
     return host.encode("ascii")
 
 
 class RequestEncoder:
     """Encodes request heads for one origin."""
 
-    __slots__ = ("_lines", "_names", "_suffix")
+    __slots__ = ("_lines", "_names", "_prefix", "_suffix")
 
     def __init__(self, origin: Origin) -> None:
+        self._prefix = b""
+        """Stands before the target."""
         self._suffix = (
             b" HTTP/1.1\r\nhost: " + host_header(origin) + b"\r\naccept-encoding: identity"
         )
@@ -101,7 +114,7 @@ class RequestEncoder:
             raise refused("the method is not a word of capital letters")
         if _TARGET.fullmatch(target) is None:
             raise refused("the target is not a path of printable ASCII characters")
-        line = f"{method} {target}".encode("ascii") + self._suffix
+        line = method.encode() + b" " + self._prefix + target.encode() + self._suffix
         if len(self._lines) >= _CACHE_ENTRIES:
             self._lines.clear()
         self._lines[method, target] = line
@@ -114,3 +127,20 @@ class RequestEncoder:
             raise refused(f"the header {name.decode('ascii')!r} is the transport's own")
         if len(self._names) < _CACHE_ENTRIES:
             self._names.add(name)
+
+
+class ProxiedEncoder(RequestEncoder):
+    """Encodes request heads for an origin without TLS behind a forward proxy: the absolute form,
+    and what the proxy wants to know, which follows a password that changes."""
+
+    __slots__ = ("_proxy",)
+
+    def __init__(self, origin: Origin, proxy: Proxy) -> None:
+        super().__init__(origin)
+        self._prefix = b"http://" + host_header(origin)
+        self._proxy = proxy
+
+    def encode(self, request: HttpRequest) -> bytes:
+        """See `RequestEncoder.encode`."""
+        line, end, rest = super().encode(request).partition(b"\r\n")
+        return line + end + authorization_line(self._proxy) + rest
