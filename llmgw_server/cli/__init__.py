@@ -24,7 +24,7 @@ COMMANDS = {
     "users": ("users", "manage users"),
     "keys": ("keys", "manage API keys"),
     "models": ("catalog", "list the configured models"),
-    "plugins": ("catalog", "list the installed plugins"),
+    "plugins": ("plugins", "what is installed and enabled, with hooks, times and failures"),
     "usage": ("usage", "what was used and what it cost"),
 }
 """Command → its module in this package and its summary."""

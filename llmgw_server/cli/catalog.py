@@ -1,15 +1,12 @@
-"""`models` and `plugins`: what the configuration and the installation have."""
+"""`models`: what the configuration has, and what it costs."""
 
 from __future__ import annotations
 
 import datetime as dt
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llmgw_core.config.load import load
-from llmgw_core.gateway import load_plugins
-from llmgw_core.hooks.discovery import distribution, installed
-from llmgw_server.cli.options import DEFAULT_CONFIG, add_config, add_json, run_with
+from llmgw_server.cli.options import add_config, add_json, run_with
 from llmgw_server.cli.output import say, say_json, say_table
 
 if TYPE_CHECKING:
@@ -17,14 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llmgw_core.config.schema import ModelConfig, PriceEntry, TokenPrices
-    from llmgw_core.hooks.rows import PluginRow
 
 
 def configure(parser: argparse.ArgumentParser, command: str) -> None:
     """Add the options."""
     add_config(parser)
     add_json(parser)
-    run_with(parser, _models if command == "models" else _plugins)
+    run_with(parser, _models)
 
 
 def _models(args: argparse.Namespace) -> None:
@@ -41,7 +37,13 @@ def _models(args: argparse.Namespace) -> None:
         }
         for name, model in config.models.items()
     ]
-    _print(args, rows, ("name", "kind", "deployments", "zones", "fallbacks", "prices"), "models")
+    if args.json:
+        say_json(rows)
+    elif not rows:
+        say("There are no models.")
+    else:
+        keys = ("name", "kind", "deployments", "zones", "fallbacks", "prices")
+        say_table([key.upper() for key in keys], [[row[key] for key in keys] for row in rows])
 
 
 def _prices(model: ModelConfig, today: dt.date, currency: str) -> list[str]:
@@ -59,37 +61,3 @@ def _current(prices: Sequence[PriceEntry], today: dt.date) -> PriceEntry | None:
 def _price(price: TokenPrices, currency: str) -> str:
     text = f"{price.input:f} in + {price.output:f} out {currency}/M"
     return f"{text} + {price.call:f}/call" if price.call else text
-
-
-def _plugins(args: argparse.Namespace) -> None:
-    path = Path(args.config)
-    enabled: dict[str, PluginRow] = {}
-    if path.exists() or args.config != DEFAULT_CONFIG:  # whoever names a file means it
-        host = load_plugins(load(path), path.absolute().parent)
-        enabled = {row.name: row for row in host.describe()}
-    found = {
-        name: distribution(entries[0]) if len(entries) == 1 else ("(several)", "")
-        for name, entries in installed().items()
-    }
-    rows = [
-        {
-            "name": name,
-            "distribution": found[name][0],
-            "version": found[name][1],
-            "order": enabled[name].order if name in enabled else None,
-            "hooks": enabled[name].hooks if name in enabled else None,
-        }
-        for name in (*enabled, *sorted(set(found) - set(enabled)))
-    ]
-    _print(args, rows, ("order", "name", "distribution", "version", "hooks"), "plugins")
-
-
-def _print(
-    args: argparse.Namespace, rows: Sequence[dict[str, Any]], keys: Sequence[str], what: str
-) -> None:
-    if args.json:
-        say_json(rows)
-    elif not rows:
-        say(f"There are no {what}.")
-    else:
-        say_table([key.upper() for key in keys], [[row[key] for key in keys] for row in rows])

@@ -1,0 +1,146 @@
+"""Balancers and limiters by name: the gateway's own, and those of plugins."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from llmgw_core.config.schema import Config, LimitsConfig, RoutingConfig
+from llmgw_core.domain.errors import ConfigError
+from llmgw_core.gateway import Gateway, load_plugins
+from llmgw_core.hooks.specs import hookimpl
+from llmgw_core.limits.memory import MemoryLimiter
+from llmgw_core.testing.plugins import host_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from llmgw_core.domain.deployment import Deployment
+
+
+class Alphabetical:
+    def order(self, deployments: Sequence[Deployment]) -> Sequence[Deployment]:
+        return deployments
+
+
+class Closing(MemoryLimiter):
+    closed = False
+
+    async def aclose(self) -> None:
+        Closing.closed = True
+
+
+def bringing(balancers: Any = None, limiters: Any = None) -> type[Any]:
+    class Plugin:
+        def __init__(self, config: None, context: Any) -> None:
+            pass
+
+        @hookimpl
+        def register_balancers(self) -> Any:
+            return {} if balancers is None else balancers
+
+        @hookimpl
+        def register_limiters(self) -> Any:
+            return {} if limiters is None else limiters
+
+    return Plugin
+
+
+async def test_the_configuration_chooses_by_name_what_a_plugin_brings(tmp_path: Path) -> None:
+    plugin = bringing({"alphabetical": Alphabetical}, {"closing": lambda: Closing(lambda: 0.0)})
+    config = Config(routing=RoutingConfig("alphabetical"), limits=LimitsConfig("closing"))
+    async with Gateway.open(config, base_dir=tmp_path, plugins=[("parts", plugin)]) as gateway:
+        assert isinstance(gateway.limiter, Closing)
+        assert set(gateway.host.balancers) == {"round_robin", "alphabetical"}
+        assert not Closing.closed
+    assert Closing.closed
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        (
+            Config(routing=RoutingConfig("round-robin")),
+            (
+                "routing.balancer: no balancer `round-robin` is registered; did you mean"
+                " `round_robin`? A plugin may bring it; is it enabled?"
+            ),
+        ),
+        (
+            Config(limits=LimitsConfig("redis")),
+            (
+                "limits.limiter: no limiter `redis` is registered; there are `memory`."
+                " A plugin may bring it; is it enabled?"
+            ),
+        ),
+    ],
+)
+def test_a_name_that_nobody_registered_is_refused_with_those_there_are(
+    tmp_path: Path, config: Config, sentence: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_plugins(config, tmp_path)
+    assert str(caught.value) == sentence
+
+
+def refusal(tmp_path: Path, *plugins: type[Any]) -> str:
+    def load_and_make() -> None:
+        host = host_of(tmp_path, *((f"p{n}", plugin) for n, plugin in enumerate(plugins, 1)))
+        for factory in (*host.balancers.values(), *host.limiters.values()):
+            factory()
+
+    with pytest.raises(ConfigError) as caught:
+        load_and_make()
+    return str(caught.value)
+
+
+def test_one_name_twice_names_both(tmp_path: Path) -> None:
+    plugin = bringing({"x": Alphabetical})
+    assert refusal(tmp_path, plugin, plugin) == (
+        "plugins: the plugins `p1` and `p2` both register a balancer `x`; enable one of them."
+    )
+
+
+def test_the_gateways_own_names_are_taken(tmp_path: Path) -> None:
+    plugin = bringing(limiters={"memory": Closing})
+    with pytest.raises(ConfigError) as caught:
+        load_plugins(Config(), tmp_path, [("p", plugin)])
+    assert str(caught.value) == (
+        "plugins: the plugin `p` registers a limiter `memory`, which is a name of the gateway's"
+        " own; the plugin has to choose another one."
+    )
+
+
+def broken() -> Any:
+    raise OSError(2, "no server")
+
+
+@pytest.mark.parametrize(
+    ("plugin", "sentence"),
+    [
+        (
+            bringing([Alphabetical]),
+            "`register_balancers`: TypeError: registered list, which is no mapping of names to",
+        ),
+        (
+            bringing(limiters={"x": 7}),
+            "`register_limiters`: TypeError: registered dict, which is no mapping of names to",
+        ),
+        (
+            bringing(limiters={"x": Alphabetical}),
+            (
+                "`register_limiters`: TypeError: made Alphabetical, which has no `aclose`, `bind`,"
+                " `reserve`, `state`"
+            ),
+        ),
+        (bringing({"x": dict}), "`register_balancers`: TypeError: made dict, which has no `order`"),
+        (
+            bringing(limiters={"x": broken}),
+            "`register_limiters`: FileNotFoundError: [Errno 2] no server",
+        ),
+    ],
+)
+def test_what_is_none_of_these_is_refused(tmp_path: Path, plugin: type[Any], sentence: str) -> None:
+    assert refusal(tmp_path, plugin).startswith(f"the plugin `p1` failed in {sentence}")
