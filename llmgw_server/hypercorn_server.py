@@ -21,10 +21,13 @@ from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.typing import LifespanState
 
 from llmgw_server.asgi import WRITE_SECONDS
+from llmgw_server.hypercorn_protocol import make_strict
 from llmgw_server.identity import entrance_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from hypercorn.protocol import ProtocolWrapper
 
     from llmgw_core.config.schema import ServerConfig
     from llmgw_server.app import Application, Surface
@@ -142,8 +145,19 @@ class _Connection(TCPServer):
         state = LifespanState({})
         super().__init__(app, loop, shared.config, shared.context, state, reader, writer)
         self._head_seconds = shared.settings.head_seconds
+        self._new_id = shared.surface.gateway.new_call_id
         self._asked = False
         """Whether the connection has had a request."""
+
+    @property
+    def protocol(self) -> ProtocolWrapper:
+        """What Hypercorn makes when the connection begins, with our HTTP/1.1."""
+        return self._protocol
+
+    @protocol.setter
+    def protocol(self, wrapper: ProtocolWrapper) -> None:
+        make_strict(wrapper, self._new_id)
+        self._protocol = wrapper
 
     async def _idle_timeout(self) -> None:
         """Wait for the next request, or for the drain; close if it does not come in time."""

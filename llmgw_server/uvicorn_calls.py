@@ -67,6 +67,11 @@ class CallCycle:
         self.task: asyncio.Task[None] | None = None
 
     @property
+    def begun(self) -> bool:
+        """Whether a part of the reply may have reached the client."""
+        return self._chunked or self.response_complete
+
+    @property
     def message_event(self) -> CallCycle:
         """Uvicorn tells by `message_event.set()` that something has changed. No attribute: every
         call would be a reference cycle, and memory of the garbage collector's."""

@@ -21,23 +21,23 @@ from urllib.parse import unquote
 
 import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from llmgw_core.domain.call import Head
 from llmgw_core.domain.errors import head_too_large, not_http
-from llmgw_core.wire.envelope import error_body, error_headers
+from llmgw_server.broken_requests import origin_form
 from llmgw_server.identity import entrance_of
-from llmgw_server.uvicorn_calls import STATUS_LINES, CallCycle
+from llmgw_server.uvicorn_calls import CallCycle
+from llmgw_server.uvicorn_endings import Broken, Endings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from llmgw_core.config.schema import CertificateRule
-    from llmgw_core.domain.errors import GatewayError
-    from llmgw_server.app import Surface
     from llmgw_server.asgi import Handle
 
 CALLS = b"/v1/"
+_SPECIAL = frozenset((b"expect", b"transfer-encoding"))
+_VERSIONS = ("1.1", "1.0")
 _GRAIN = 0.01
 """Seconds that a timer may be early."""
 _LOOKS = 4
@@ -71,21 +71,18 @@ class _HeadTooLarge(Exception):
     """Ends the parsing."""
 
 
-class CallProtocol(HttpToolsProtocol):
+class CallProtocol(Endings):
     """uvicorn's HTTP protocol with the short way. Use a subclass made by `protocol_class`."""
 
     handle: Handle
-    surface: Surface
     rules: Sequence[CertificateRule]
     body_seconds: float
     head_seconds: float
     head_bytes: int
     """Of an incomplete head, or of trailers and other framing of a body between two parts of it."""
     cycles: set[CallCycle]
-    outbox: Outbox
     ended_with: Callable[[object], None]
     """Called when the connection is no more."""
-    _running: CallCycle | None = None
     _framing = 0
     """Bytes received since the last whole head or part of a body."""
     _in_head = True
@@ -212,24 +209,15 @@ class CallProtocol(HttpToolsProtocol):
         """As uvicorn, but a trailer is no header: it came after the caller was identified."""
         if self._in_head:
             name = name.lower()
-            if name == b"expect" and value.lower() == b"100-continue":
-                self.expect_100_continue = True
+            if name in _SPECIAL:
+                self._on_special_header(name, value)
             self.headers.append((name, value))
 
-    def _reject(self, error: GatewayError) -> None:
-        """Answer what is no request, behind the replies that wait to be written, and close. In
-        the middle of a reply nothing can be said."""
-        if self.cycle is not None and not self.cycle.response_complete:
-            self.transport.abort()
-            return
-        request_id = self.surface.gateway.new_call_id()
-        body = error_body(error, request_id)
-        fields = [*error_headers(error, request_id), (b"connection", b"close")]
-        fields.append((b"content-length", b"%d" % len(body)))
-        head = b"".join(b"%b: %b\r\n" % field for field in fields)
-        self.outbox.flush()
-        self.transport.write(b"%b%b\r\n%b" % (STATUS_LINES[error.status], head, body))
-        self.transport.close()
+    def _on_special_header(self, name: bytes, value: bytes) -> None:
+        if name == b"expect":
+            self.expect_100_continue = value.lower() == b"100-continue"
+        elif value.strip().lower() != b"chunked":
+            raise ValueError("a transfer coding other than chunked")  # makes the parser refuse
 
     def shutdown(self) -> None:
         """As uvicorn, behind the replies that wait to be written."""
@@ -274,6 +262,10 @@ class CallProtocol(HttpToolsProtocol):
             or method not in (b"POST", b"GET")
             or parser.get_http_version() != "1.1"
         ):
+            if parser.get_http_version() not in _VERSIONS:
+                raise ValueError("not HTTP/1.1")  # makes the parser refuse
+            if not url.startswith(b"/"):
+                url = origin_form(url)
             headers, expected = self.headers, self.expect_100_continue
             super().on_message_begin()
             self.url, self.expect_100_continue = url, expected
@@ -307,6 +299,9 @@ class CallProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         if not isinstance(cycle, CallCycle):
+            if isinstance(cycle, Broken):
+                self._send_refusal(cycle.error)
+                return
             self._running = None
             super()._start_asgi_task(cycle, app)
             return

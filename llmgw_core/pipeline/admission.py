@@ -242,11 +242,13 @@ def presented_key(head: Head) -> str:
     other clients send it. Raises `GatewayError` 401."""
     value = head.get(b"authorization")
     if value is not None and value[:7].lower() == _BEARER:
-        return value[7:].strip().decode("latin-1")
-    value = head.get(b"x-api-key") or head.get(b"api-key")
-    if value is None:
-        raise invalid_api_key("You did not provide an API key.")
-    return value.strip().decode("latin-1")
+        return value[7:].strip().decode("latin-1") or _no_key()
+    value = head.get(b"x-api-key") or head.get(b"api-key") or b""
+    return value.strip().decode("latin-1") or _no_key()
+
+
+def _no_key() -> str:
+    raise invalid_api_key("You did not provide an API key.")
 
 
 _ACCEPTED_CODING = ((b"accept-encoding", b"identity"),)

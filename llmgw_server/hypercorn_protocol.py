@@ -1,0 +1,146 @@
+"""HTTP/1.1 on Hypercorn, read as strictly as a server behind proxies has to, with refusals in
+OpenAI's envelope.
+
+h11 is tolerant where RFC 9112 allows it: bare LF line ends, folded headers, `content-length`
+beside `transfer-encoding`. A proxy in front that reads such bytes in another way sees other
+requests than we do, and what it believes to be one request could be two (request smuggling). So
+they are refused here as llhttp refuses them on uvicorn.
+
+It relies on three names of `H11Protocol` (`connection`, `_send_error_response`,
+`_send_h11_event`), which is why the extra `server` bounds Hypercorn's version.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import h11
+from hypercorn.events import Closed, Updated
+from hypercorn.protocol.h11 import H11Protocol
+
+from llmgw_core.domain.errors import head_too_large, not_http
+from llmgw_server.broken_requests import origin_form, refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hypercorn.protocol import ProtocolWrapper
+
+_LOOSE = re.compile(rb"(?<!\r)\n|\r(?!\n)|\n[ \t]")
+"""A line end that is not CRLF, or a line that goes on in the next one."""
+_VERSIONS = (b"1.1", b"1.0")
+_CONNECTION_BOUND = (b"upgrade", b"http2-settings")
+
+
+class StrictConnection(h11.Connection):
+    """h11's connection, which refuses what could be read in two ways."""
+
+    _last = b""
+    _chunked = False
+
+    def receive_data(self, data: bytes) -> None:
+        """See h11."""
+        self._last = data
+        super().receive_data(data)
+
+    def next_event(self) -> Any:
+        """See h11. Raises `h11.RemoteProtocolError`."""
+        if self.their_state is not h11.IDLE:
+            event = super().next_event()
+            if self._chunked and isinstance(event, h11.EndOfMessage):
+                self._check_end()
+            return event
+        before = self.trailing_data[0]
+        event = super().next_event()
+        if not isinstance(event, h11.Request):
+            return event
+        head = before[: len(before) - len(self.trailing_data[0])]
+        if _LOOSE.search(head) is not None:
+            raise h11.RemoteProtocolError("line ends other than CRLF, or a folded line")
+        return self._as_meant(event)
+
+    def _as_meant(self, request: h11.Request) -> h11.Request:
+        """The request with one meaning only: without a second length, without the wish for
+        another protocol (nobody has to follow it: RFC 9110, section 7.8; and a proxy's rules
+        would not hold on a connection that speaks h2c), and with a path as target."""
+        names = {name for name, _ in request.headers}
+        version, method = request.http_version, request.method
+        if method == b"CONNECT" or (version not in _VERSIONS and method != b"PRI"):
+            raise h11.RemoteProtocolError("not HTTP/1.1")
+        self._chunked = b"transfer-encoding" in names
+        if self._chunked and (b"content-length" in names or version == b"1.0"):
+            raise h11.RemoteProtocolError("a body with two lengths")
+        if b"upgrade" not in names and (request.target.startswith(b"/") or method == b"PRI"):
+            return request
+        return h11.Request(
+            method=method,
+            target=origin_form(request.target),
+            headers=[pair for pair in request.headers if pair[0] not in _CONNECTION_BOUND],
+            http_version=version,
+        )
+
+    def _check_end(self) -> None:
+        """The last chunk and the trailers end with CRLF CRLF. What of it came in an earlier
+        packet is not looked at again."""
+        last = self._last
+        end = last[: len(last) - len(self.trailing_data[0])][-4:]
+        if not b"\r\n\r\n".endswith(end):
+            raise h11.RemoteProtocolError("a chunked body that does not end with CRLF CRLF")
+
+
+class StrictProtocol(H11Protocol):
+    """Hypercorn's protocol on a `StrictConnection`."""
+
+    new_id: Callable[[], str]
+    """Makes ids for what becomes no call; set before the first byte comes."""
+    _left = False
+    """The client sends no more; whether it still listens, nobody can know."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.connection = StrictConnection(
+            h11.SERVER, max_incomplete_event_size=self.config.h11_max_incomplete_size
+        )
+        self._pass_on = self.send
+        self.send = self._send
+
+    async def handle(self, event: Any) -> None:
+        """See Hypercorn, which lets a connection that its client has closed wait for the next
+        request until its keep-alive time is over."""
+        await super().handle(event)
+        if isinstance(event, Closed):
+            self._left = True
+            if self.stream is None:
+                await self._pass_on(Updated(idle=False))
+
+    async def _send(self, event: Any) -> None:
+        if self._left and isinstance(event, Updated) and event.idle:
+            event = Closed()
+        await self._pass_on(event)
+
+    async def _send_error_response(self, status_code: int) -> None:
+        error = head_too_large() if status_code == 431 else not_http()
+        headers, body = refusal(error, self.new_id())
+        await self._send_h11_event(h11.Response(status_code=error.status, headers=headers))
+        await self._send_h11_event(h11.Data(data=body))
+        await self._send_h11_event(h11.EndOfMessage())
+
+
+def make_strict(wrapper: ProtocolWrapper, new_id: Callable[[], str]) -> None:
+    """Put a `StrictProtocol` in the place of Hypercorn's own in a connection that begins."""
+    if type(wrapper.protocol) is not H11Protocol:
+        return
+    strict = StrictProtocol(
+        wrapper.app,
+        wrapper.config,
+        wrapper.context,
+        wrapper.task_group,
+        wrapper.state,
+        wrapper.ssl,
+        wrapper.client,
+        wrapper.server,
+        wrapper.send,
+    )
+    strict.new_id = new_id
+    wrapper.protocol = strict
