@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from llmgw_core.config.schema import CertificateRule
+    from llmgw_server.app import Surface
     from llmgw_server.asgi import Handle
 
 CALLS = b"/v1/"

@@ -246,6 +246,7 @@ class OnlyKnownKeys:
         self.known = known
         self.guesses = 0
         self.version = source.version
+        self.find_subject = source.find_subject
 
     async def find(self, digest: bytes) -> Principal | None:
         if digest in self.known:

@@ -12,11 +12,10 @@ import asyncio
 import hashlib
 import json
 import re
-import socket
 import threading
 import time
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import pytest
 
@@ -27,6 +26,7 @@ from llmgw_core.tenancy.records import KEY
 from llmgw_core.testing.installation import at, install, served_by
 from llmgw_core.testing.model_server import completion
 from llmgw_core.testing.plugins import DenyModel
+from llmgw_core.testing.raw_client import Answer, Wire
 from llmgw_core.testing.upstream import Upstream, http_reply
 from llmgw_server.app import create_app
 from llmgw_server.listening import Listener, bind, listen
@@ -51,99 +51,6 @@ JSON_REPLY = http_reply(
     200, json.dumps(completion()).encode(), [(b"content-type", b"application/json")]
 )
 REQUEST_ID = re.compile(r"req_[0-9a-f]{32}")
-
-
-class Answer(NamedTuple):
-    """A reply as it came; header names in lower case. `raw` is all of it."""
-
-    status: int
-    headers: list[tuple[str, str]]
-    body: bytes
-    raw: bytes
-
-    def header(self, name: str) -> str | None:
-        values = [value for known, value in self.headers if known == name]
-        assert len(values) < 2, f"{name} came twice: {values}"
-        return values[0] if values else None
-
-    @property
-    def error(self) -> dict[str, Any]:
-        return cast("dict[str, Any]", json.loads(self.body)["error"])
-
-
-class Wire:
-    """One blocking connection."""
-
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._rest = b""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.socket.close()
-
-    def send(self, data: bytes) -> None:
-        self.socket.sendall(data)
-
-    def _more(self) -> None:
-        try:
-            data = self.socket.recv(65536)
-        except ConnectionError:
-            data = b""
-        if not data:
-            raise EOFError(self._rest)
-        self._rest += data
-
-    def _take(self, size: int) -> bytes:
-        while len(self._rest) < size:
-            self._more()
-        data, self._rest = self._rest[:size], self._rest[size:]
-        return data
-
-    def _until(self, end: bytes) -> bytes:
-        while end not in self._rest:
-            self._more()
-        return self._take(self._rest.index(end) + len(end))
-
-    def answer(self, *, head_only: bool = False) -> Answer:
-        """The next final reply; interim ones are skipped."""
-        head = self._until(b"\r\n\r\n")
-        while head.startswith(b"HTTP/1.1 1"):
-            head = self._until(b"\r\n\r\n")
-        first, *lines = head[:-4].decode("latin-1").split("\r\n")
-        headers = [
-            (name.lower(), value.strip()) for name, _, value in (x.partition(":") for x in lines)
-        ]
-        fields, raw = dict(headers), head
-        status = int(first.split()[1])
-        body = b""
-        if head_only:
-            pass
-        elif "content-length" in fields:
-            body = self._take(int(fields["content-length"]))
-            raw += body
-        elif fields.get("transfer-encoding") == "chunked":
-            while size := int(self._until(b"\r\n"), 16):
-                body += self._take(size)
-                assert self._take(2) == b"\r\n"
-            assert self._until(b"\r\n") == b"\r\n"
-            raw += body
-        else:
-            body = self.rest()
-            raw += body
-        return Answer(status, headers, body, raw)
-
-    def rest(self) -> bytes:
-        """Everything until the server closes."""
-        try:
-            while True:
-                self._more()
-        except EOFError:
-            data, self._rest = self._rest, b""
-            return data
 
 
 class World:
@@ -212,7 +119,7 @@ class World:
                 )
 
             nowhere = at(1, timeouts=timeouts, credential=SECRET)
-            models = {
+            models: dict[str, Any] = {
                 "m": [here()],
                 "m2": [here()],
                 "e": served_by(here(), kind="embedding"),

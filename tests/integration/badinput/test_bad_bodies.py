@@ -226,7 +226,7 @@ def test_a_body_that_dribbles_is_408_too(world: World, kind: str) -> None:
         for _ in range(200):
             wire.send(b" ")
             try:
-                wire._more()
+                wire.more()
             except TimeoutError:
                 continue
             wire.socket.settimeout(10)

@@ -132,7 +132,9 @@ def test_a_head_without_end_is_431(world: World, kind: str, line: bytes, path: s
 
 
 def test_a_path_without_end_is_431(world: World, kind: str) -> None:
-    world.exchange(kind, b"GET /v1/models/" + b"a" * 70_000, 431, "request_head_too_large", ends=True)
+    world.exchange(
+        kind, b"GET /v1/models/" + b"a" * 70_000, 431, "request_head_too_large", ends=True
+    )
 
 
 def test_very_many_header_lines_are_431(world: World, kind: str) -> None:
