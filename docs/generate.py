@@ -53,6 +53,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "requests": schema.RequestLimits,
     "routing": schema.RoutingConfig,
     "limits": schema.LimitsConfig,
+    "reload": schema.ReloadConfig,
 }
 
 

@@ -1,63 +1,49 @@
-"""The composition root: every part of a gateway, made in order, closed in reverse.
+"""The gateway: one foundation, and on it one generation after the other.
 
     async with Gateway.open("llmgw.yaml") as gateway:
         await gateway.handle(head, body, sink)
+        await gateway.reload()
 
-Nothing in here decides anything; it says which implementation stands behind which port.
+Nothing in here decides anything; it says what is opened, swapped and closed in which order.
 """
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
+import logging
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmgw_core.access.principals import PrincipalCache
-from llmgw_core.accounting.journal import Journal
-from llmgw_core.accounting.mover import Mover
-from llmgw_core.accounting.prices import PriceBook
-from llmgw_core.accounting.sole import SoleGateway
-from llmgw_core.backends.transport.httptools_transport import HttptoolsTransport
-from llmgw_core.config.build import build_models
-from llmgw_core.config.errors import ConfigErrors, join, raise_all
-from llmgw_core.config.load import load, with_absolute_paths
-from llmgw_core.config.schema import Config, DeploymentConfig
+from llmgw_core.config.changes import ReloadResult, changed_backends, changes, refusals
+from llmgw_core.config.errors import raise_all
+from llmgw_core.config.load import ConfigFile, load_file, with_absolute_paths
+from llmgw_core.config.schema import Config
 from llmgw_core.config.validate import validate
 from llmgw_core.domain.errors import ConfigError, StoreUnavailable
-from llmgw_core.hooks.context import PluginContext
-from llmgw_core.hooks.foreign import Foreign
-from llmgw_core.hooks.host import PluginHost
-from llmgw_core.hooks.registry import Parts, chosen
+from llmgw_core.foundation import Foundation
+from llmgw_core.generation import Generation, load_models, load_plugins, own_parts
 from llmgw_core.inprocess.caller import InProcess
 from llmgw_core.inprocess.calls import Calls
-from llmgw_core.limits.estimate import TokenEstimator
-from llmgw_core.limits.memory import MemoryLimiter
-from llmgw_core.pipeline.admission import Admission
-from llmgw_core.pipeline.attempts import Attempts
-from llmgw_core.pipeline.delivery import Delivery
-from llmgw_core.pipeline.entrance import Entrance
 from llmgw_core.pipeline.identity import new_id
-from llmgw_core.pipeline.settlement import Books
-from llmgw_core.pipeline.stats import Stats
-from llmgw_core.routing.balance import SmoothRoundRobin
-from llmgw_core.store.engine import Store
-from llmgw_core.store.ledger import Ledger
-from llmgw_core.store.principals import StorePrincipals
 from llmgw_core.tenancy.service import Tenancy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from llmgw_core.backends.transport.port import Transport
-    from llmgw_core.domain.call import Handle
+    from llmgw_core.domain.access import Principal
+    from llmgw_core.domain.call import Body, Handle, Head, Sink, Subcall
     from llmgw_core.domain.deployment import Deployment, Model
+    from llmgw_core.domain.usage import UsageRecord
+    from llmgw_core.hooks.host import PluginHost
     from llmgw_core.limits.port import Limiter
+    from llmgw_core.pipeline.settlement import Books
     from llmgw_core.tenancy.records import AuditEntry
 
-PLUGIN_DATA = "llmgw-data"
-"""Directory beside the configuration in which every plugin has a directory of its own."""
+log = logging.getLogger(__name__)
+
 _SHUTDOWN_SECONDS = 10.0
 
 
@@ -66,35 +52,38 @@ class Gateway(InProcess):
 
     def __init__(
         self,
-        *,
-        config: Config,
-        host: PluginHost,
-        models: dict[str, Model],
-        store: Store,
-        journal: Journal,
-        mover: Mover,
-        principals: PrincipalCache,
-        transports: dict[str, Transport],
+        foundation: Foundation,
+        generation: Generation,
+        base: Path,
+        plugins: Sequence[tuple[str, type[Any]]],
     ) -> None:
-        self.config = config
-        self.host = host
-        self.catalog = models
-        self.stats = Stats()
-        self.store = store
-        self.tenancy = Tenancy(store, clock=time.time, changed=self._audited)
-        self.ledger = Ledger(store)
-        self.journal = journal
-        self.mover = mover
-        self.principals = principals
-        self.limiter: Limiter = host.limiters[config.limits.limiter]()
-        self._entrance = self._assemble(transports)
+        self.file: Path | None = None
+        """The configuration file, which `reload` reads again; None when there was none."""
+        self.stats = foundation.stats
+        self.store = foundation.store
+        self.tenancy = Tenancy(foundation.store, clock=time.time, changed=self._audited)
+        self.ledger = foundation.ledger
+        self.journal = foundation.journal
+        self.mover = foundation.mover
+        self.principals = foundation.principals
+        self._foundation = foundation
+        self._base = base
+        self._plugins = tuple(plugins)
+        self._generation = generation
+        self._handle: Handle = generation.entrance.handle
+        self._next: Generation | None = None
+        self._retiring: dict[asyncio.Task[None], Generation] = {}
+        self._reloading = asyncio.Lock()
+        self._building: asyncio.Task[ReloadResult] | None = None
+        self._closing = False
         self.calls = Calls(lambda: self.handle)
+        self._listeners: list[Callable[[], None]] = []
 
     @classmethod
     @asynccontextmanager
     async def open(
         cls,
-        source: str | Path | Config,
+        source: str | Path | Config | ConfigFile,
         *,
         base_dir: Path | None = None,
         plugins: Sequence[tuple[str, type[Any]]] = (),
@@ -108,12 +97,19 @@ class Gateway(InProcess):
         those that the configuration names. `limiter_clock` gives seconds, never goes backwards
         and moves the windows of all limits. Raises `ConfigError` (with every error found) and
         `StoreUnavailable`."""
-        config, base = _configuration(source, base_dir)
+        if isinstance(source, str | Path):
+            source = load_file(source)
+        file = source if isinstance(source, ConfigFile) else None
+        base = file.path.parent if file else (base_dir or Path.cwd()).absolute()
         async with AsyncExitStack() as stack:
-            yield await cls._start(stack, config, base, plugins, limiter_clock)
+            config = _checked(source, base)
+            gateway = await cls._compose(stack, config, base, plugins, limiter_clock)
+            gateway.file = file.path if file else None
+            await gateway._start(stack)
+            yield gateway
 
     @classmethod
-    async def _start(
+    async def _compose(
         cls,
         stack: AsyncExitStack,
         config: Config,
@@ -121,65 +117,74 @@ class Gateway(InProcess):
         plugins: Sequence[tuple[str, type[Any]]],
         limiter_clock: Callable[[], float],
     ) -> Gateway:
-        host = load_plugins(config, base, plugins, own_parts(limiter_clock))
+        """The gateway with its first generation, which nothing else holds on to."""
+        own = own_parts(limiter_clock)
+        host = load_plugins(config, base, plugins, own=own)
         models = load_models(config, host)
-        store = Store(config.store.url)
-        await store.open()
-        stack.push_async_callback(store.aclose)
-        sole, journal = _open_books(config)
-        stack.callback(sole.close)
-        stack.callback(journal.close)
-        mover = Mover(
-            journal.root, journal, Ledger(store), interval=config.accounting.move_interval
-        )
-        principals = PrincipalCache(
-            StorePrincipals(store),
-            staleness=config.store.staleness,
-            serve_stale=config.store.serve_stale,
-        )
-        transports = _transports(models)
-        gateway = cls(
-            config=config,
-            host=host,
-            models=models,
-            store=store,
-            journal=journal,
-            mover=mover,
-            principals=principals,
-            transports=transports,
-        )
-        stack.push_async_callback(gateway.limiter.aclose)
-        stack.callback(gateway.books.close)
-        for transport in transports.values():
-            stack.push_async_callback(transport.aclose)
-        stack.push_async_callback(mover.aclose)
-        stack.push_async_callback(host.shutdown, _SHUTDOWN_SECONDS)
-        # While observers and the mover are still there; calls that come later than this are
-        # settled just before the journal closes, and after that none is admitted.
-        stack.callback(gateway.books.close)
-        host.bind_deployments(gateway.deployments)
-        await host.startup()
-        stack.push_async_callback(principals.aclose)
-        principals.start()
-        mover.start()
-        stack.push_async_callback(gateway.calls.aclose)
-        return gateway
+        foundation = await Foundation.open(stack, config, own)
+        return cls(foundation, Generation(1, config, host, models, foundation), base, plugins)
 
-    def deployments(self, backend: str) -> tuple[Deployment, ...]:
-        """Every configured deployment that names `backend`."""
-        return tuple(
-            deployment
-            for model in self.catalog.values()
-            for deployment in model.deployments
-            if deployment.backend == backend
-        )
+    async def _start(self, stack: AsyncExitStack) -> None:
+        foundation = self._foundation
+        # Calls that come later than the end of the generations are settled just before the
+        # journal closes, and after that none is admitted.
+        stack.push_async_callback(foundation.retain, frozenset())
+        stack.callback(self._close_books)
+        stack.push_async_callback(foundation.transports.aclose)
+        stack.push_async_callback(foundation.mover.aclose)
+        # While observers and the mover are still there.
+        stack.push_async_callback(self._close_generations)
+        await self.host.startup()
+        stack.push_async_callback(foundation.principals.aclose)
+        foundation.principals.start()
+        foundation.mover.start()
+        stack.push_async_callback(self.calls.aclose)
 
     @property
     def handle(self) -> Handle:
         """`await gateway.handle(head, body, sink, principal=None)` answers one request below
         `/v1/` completely, errors included; a `principal` that is given is believed. Raises only
         `asyncio.CancelledError`, after having settled."""
-        return self._entrance.handle
+        return self._handle
+
+    @property
+    def generation(self) -> int:
+        """Counts the configurations that were loaded, from 1."""
+        return self._generation.number
+
+    @property
+    def generations(self) -> int:
+        """How many of them still live: 1, and those whose calls have not all ended."""
+        return 1 + len(self._retiring)
+
+    @property
+    def config(self) -> Config:
+        """The configuration of calls that begin now."""
+        return self._generation.config
+
+    @property
+    def host(self) -> PluginHost:
+        """The plugins of calls that begin now."""
+        return self._generation.host
+
+    @property
+    def limiter(self) -> Limiter:
+        """The meters."""
+        return self._generation.limiter
+
+    @property
+    def catalog(self) -> dict[str, Model]:
+        """The models of calls that begin now, by public name."""
+        return self._generation.models
+
+    @property
+    def books(self) -> Books:
+        """The settlement of calls that begin now."""
+        return self._generation.books
+
+    def deployments(self, backend: str) -> tuple[Deployment, ...]:
+        """Every configured deployment that names `backend`."""
+        return self._generation.deployments(backend)
 
     def readiness(self) -> list[str]:
         """Why no new calls should be sent here; empty when they should. Known callers are
@@ -195,154 +200,165 @@ class Gateway(InProcess):
         """An id for a reply that the server gives by itself."""
         return new_id(time.time_ns())
 
+    def after_reload(self, listener: Callable[[], None]) -> None:
+        """Have `listener` called whenever another configuration has come into force. It must
+        not raise."""
+        self._listeners.append(listener)
+
+    async def reload(
+        self, source: str | Path | Config | None = None, *, trigger: str = "application"
+    ) -> ReloadResult:
+        """Go on with another configuration: `source`, or what the file says now. Whole or not
+        at all: the new plugins are started and everything is checked before the first call uses
+        it, and an error changes nothing. Running calls end on what they began with; plugins
+        whose section is the same keep their instance, meters their counts.
+
+        `trigger` says in the history who or what asked for it.
+        One after the other when called at the same time. Raises `ConfigError` with every error
+        that was found, also when something changed that cannot change while it runs."""
+        async with self._reloading:
+            if self._is_closing():
+                raise ConfigError("the gateway is closing; there is nothing to reload.")
+            self._building = asyncio.create_task(self._reload(source), name="llmgw reload")
+            try:
+                return await self._building
+            except asyncio.CancelledError:
+                if self._is_closing() and self._building.cancelled():
+                    raise ConfigError("the gateway was closed during the reload.") from None
+                raise
+            finally:
+                self._building = None
+
+    async def _reload(self, source: str | Path | Config | None) -> ReloadResult:
+        started, old = time.monotonic(), self._generation
+        config = await asyncio.to_thread(self._read, source)
+        raise_all(refusals(old.config, config))
+        changed = changes(old.config, config)
+        if not changed:
+            return _result(old, changed, started, old)
+        host = load_plugins(
+            config,
+            self._base,
+            self._plugins,
+            own=self._foundation.own,
+            reuse=old.host,
+            changed=changed_backends(old.config, config),
+        )
+        models = load_models(config, host)
+        new = self._next = Generation(old.number + 1, config, host, models, self._foundation)
+        try:
+            await host.startup()
+            self._swap(old, new)
+        finally:
+            self._next = None
+        log.info("configuration %d is in force; changed: %s", new.number, ", ".join(changed))
+        return _result(new, changed, started, old)
+
+    def _read(self, source: str | Path | Config | None) -> Config:
+        if isinstance(source, Config):
+            return _checked(source, self._base)
+        if source is None and self.file is None:
+            message = "the gateway was opened without a file; give `reload` the configuration."
+            raise ConfigError(message)
+        return load_file(source or self.file or "").config
+
+    def _swap(self, old: Generation, new: Generation) -> None:
+        """From this moment on calls begin on `new`. Synchronous: nobody sees a half of it."""
+        self._foundation.configure(new.config)
+        forget = getattr(new.balancer, "forget", None)
+        if forget is not None:  # a plugin's need not have it
+            forget(old.reweighted(new))
+        self._generation = new
+        self._handle = new.entrance.handle
+        old.entrance.retire(self._begin)
+        task = asyncio.create_task(self._retire(old), name=f"llmgw generation {old.number}")
+        self._retiring[task] = old
+        task.add_done_callback(self._retired)
+        for listener in self._listeners:
+            listener()
+
+    async def _begin(
+        self,
+        head: Head,
+        body: Body,
+        sink: Sink,
+        principal: Principal | None = None,
+        subcall: Subcall | None = None,
+    ) -> UsageRecord | None:
+        """What a retired entrance does with calls that come late."""
+        return await self._handle(head, body, sink, principal, subcall)
+
     def _audited(self, entry: AuditEntry) -> None:
         if self.host.on_audit:
             self.host.observe_audit(entry)
 
-    def _assemble(self, transports: dict[str, Transport]) -> Entrance:
-        config, host = self.config, self.host
-        limits = config.requests
-        prices = PriceBook(config.models)
-        refuse_unpriced = config.accounting.unpriced == "refuse"
-        books = self.books = Books(
-            prices=prices,
-            journal=self.journal,
-            estimator=TokenEstimator(limits.default_output_tokens),
-            stats=self.stats,
-            host=host,
-            clock=time.monotonic,
-            currency=config.accounting.currency,
-        )
-        delivery = Delivery(
-            host=host,
-            limiter=self.limiter,
-            reply_bytes=limits.reply_bytes,
-            clock=time.monotonic,
-        )
-        return Entrance(
-            admission=Admission(
-                host=host,
-                principals=self.principals,
-                models=self.catalog,
-                limiter=self.limiter,
-                prices=prices,
-                books=books,
-                body_bytes=limits.body_bytes,
-                refuse_unpriced=refuse_unpriced,
-            ),
-            attempts=Attempts(
-                host=host,
-                transports=transports,
-                balancer=host.balancers[config.routing.balancer](),
-                books=books,
-                budget=limits.attempts,
-                reply_bytes=limits.reply_bytes,
-                refuse_unpriced=refuse_unpriced,
-            ),
-            delivery=delivery,
-            host=host,
-            stats=self.stats,
-            clock=time.monotonic,
-            wall_clock_ns=time.time_ns,
+    def _is_closing(self) -> bool:
+        return self._closing
+
+    async def _retire(self, old: Generation) -> None:
+        """Close a generation after its last call, and what only it has used."""
+        await old.entrance.idle()
+        await old.aclose(_SHUTDOWN_SECONDS)
+        alive = [each for each in self._retiring.values() if each is not old]
+        alive.append(self._generation)
+        if self._next is not None:
+            alive.append(self._next)
+        await self._foundation.retain({factory for each in alive for factory in each.factories})
+        await self._foundation.transports.retain(
+            set().union(*(each.transports() for each in alive)),
+            set().union(*(each.origins() for each in alive)),
         )
 
+    def _retired(self, task: asyncio.Task[None]) -> None:
+        old = self._retiring.pop(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("configuration %d did not end well", old.number, exc_info=error)
 
-def _configuration(source: str | Path | Config, base_dir: Path | None) -> tuple[Config, Path]:
-    """The valid configuration and what its relative paths are relative to."""
-    if not isinstance(source, Config):
-        return load(source), Path(source).absolute().parent
-    base = (base_dir or Path.cwd()).absolute()
+    async def _close_generations(self) -> None:
+        """The last call was, or will be interrupted: shut down all plugins."""
+        self._closing = True
+        if self._building is not None:
+            self._building.cancel()
+            await asyncio.wait({self._building})
+        self._close_books()
+        retiring = dict(self._retiring)
+        for old in retiring.values():
+            old.entrance.abandon()
+        if retiring:
+            await asyncio.wait(retiring)
+        await self._generation.aclose(_SHUTDOWN_SECONDS)
+
+    def _close_books(self) -> None:
+        for generation in (self._generation, *self._retiring.values()):
+            generation.books.close()
+
+
+def _checked(source: Config | ConfigFile, base: Path) -> Config:
+    """The valid configuration, with absolute paths."""
+    if isinstance(source, ConfigFile):
+        return source.config
     raise_all(validate(source, today=dt.datetime.now(dt.UTC).date()))
-    return with_absolute_paths(source, base), base
+    return with_absolute_paths(source, base)
 
 
-def own_parts(limiter_clock: Callable[[], float] = time.monotonic) -> Parts:
-    """What the gateway itself brings to what plugins may register."""
-    return Parts(
-        balancers={"round_robin": SmoothRoundRobin},
-        limiters={"memory": lambda: MemoryLimiter(limiter_clock)},
+def _result(
+    generation: Generation, changed: tuple[str, ...], started: float, before: Generation
+) -> ReloadResult:
+    running = before.host.plugins
+    kept = tuple(plugin.name for plugin in generation.host.plugins if plugin in running)
+    return ReloadResult(
+        generation=generation.number,
+        changed=changed,
+        kept=kept,
+        seconds=time.monotonic() - started,
     )
 
 
-def load_plugins(
-    config: Config,
-    base: Path,
-    plugins: Sequence[tuple[str, type[Any]]] = (),
-    own: Parts | None = None,
-) -> PluginHost:
-    """The enabled plugins, made but not started, with everything that the configuration names
-    of what plugins can register. Raises `ConfigError`."""
-
-    def context_for(name: str) -> PluginContext:
-        return PluginContext(name, data_dir=base / PLUGIN_DATA / name)
-
-    host = PluginHost.load(
-        config.plugins, context_for=context_for, extra=plugins, own=own or own_parts()
-    )
-    chosen("limiter", host.limiters, config.limits.limiter, "limits.limiter")
-    chosen("balancer", host.balancers, config.routing.balancer, "routing.balancer")
-    return host
-
-
-def load_models(config: Config, host: PluginHost) -> dict[str, Model]:
-    """The typed models, each deployment checked by its backend. Raises `ConfigErrors`."""
-    models = build_models(config, {name: b.Options for name, b in host.backends.items()})
-    errors: list[ConfigError] = []
-    for model in models.values():
-        place = join(join("models", model.name), "deployments")
-        for index, deployment in enumerate(model.deployments):
-            try:
-                with Foreign(deployment.backend, "check", "stop"):
-                    host.backends[deployment.backend].check(deployment)
-            except ConfigError as error:
-                found = error.errors if isinstance(error, ConfigErrors) else (error,)
-                errors.extend(_placed(each, join(place, index)) for each in found)
-    PriceBook(config.models)
-    raise_all(errors)
-    return models
-
-
-def _placed(error: ConfigError, deployment: str) -> ConfigError:
-    """What a backend says about the deployment at that path. Its own path names an option, or a
-    key of the deployment itself."""
-    if not error.path:
-        return ConfigError(error.message, path=deployment)
-    inside = error.path.partition(".")[0] in DeploymentConfig.__struct_fields__
-    section = deployment if inside else join(deployment, "options")
-    return ConfigError(error.message, path=f"{section}.{error.path}")
-
-
-def _open_books(config: Config) -> tuple[SoleGateway, Journal]:
-    accounting = config.accounting
-    root = Path(accounting.journal)
-    try:
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        sole = SoleGateway(root)
-        try:
-            return sole, Journal(
-                root, segment_bytes=accounting.segment_bytes, fsync=accounting.fsync
-            )
-        except OSError:
-            sole.close()
-            raise
-    except OSError as error:
-        message = f"the journal cannot be kept in {root}: {error.strerror}."
-        raise ConfigError(message, path="accounting.journal") from None
-
-
-def _transports(models: dict[str, Model]) -> dict[str, Transport]:
-    """The transports that the configuration names; aiohttp is imported only if one does."""
-    names = {deployment.transport for model in models.values() for deployment in model.deployments}
-    transports: dict[str, Transport] = {}
-    if "httptools" in names:
-        transports["httptools"] = HttptoolsTransport()
-    if "aiohttp" in names:
-        from llmgw_core.backends.transport.aiohttp_transport import (  # noqa: PLC0415 -- heavy
-            AiohttpTransport,
-        )
-
-        transports["aiohttp"] = AiohttpTransport()
-    return transports
-
-
-__all__ = ["ConfigError", "Gateway", "StoreUnavailable", "load_models", "load_plugins"]
+__all__ = [
+    "ConfigError",
+    "Gateway",
+    "ReloadResult",
+    "StoreUnavailable",
+    "load_models",
+    "load_plugins",
+]

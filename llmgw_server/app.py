@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from llmgw_server.listening import Listener
     from llmgw_server.pages import Part
     from llmgw_server.uvicorn_calls import CallCycle
+    from llmgw_server.uvicorn_protocol import CallProtocol
 
 CALLS = "/v1/"
 """Everything below belongs to the core."""
@@ -57,6 +58,17 @@ class Surface:
         self._calls = calls
         self._pages = pages
         self._head_bytes = gateway.config.server.head_bytes
+        self.protocols: list[type[CallProtocol]] = []
+        """Those that hand calls to `handle` the short way."""
+
+    def follow(self) -> None:
+        """Another configuration is in force: calls that begin from now on are handled by it."""
+        if self.handle is None:
+            return
+        self.handle = self.gateway.handle
+        for protocol in self.protocols:
+            protocol.handle = staticmethod(self.handle)
+            protocol.body_seconds = self.gateway.config.requests.body_seconds
 
     def with_handle(self, handle: Handle) -> Surface:
         """The same with another entrance for calls."""
@@ -106,6 +118,7 @@ class Application:
     def __init__(self, source: Gateway | AbstractAsyncContextManager[Gateway]) -> None:
         self._opening: AbstractAsyncContextManager[Gateway] | None = None
         self._surface: Surface | None = None
+        self._surfaces: list[Surface] = []
         self.draining = False
         """The server is about to end; it is not ready any more."""
         self.cycles: set[CallCycle] = set()
@@ -126,6 +139,13 @@ class Application:
         apart: dict[Part, object] = {"admin": server.admin, "metrics": server.metrics}
         here = frozenset(part for part, section in apart.items() if section is None)
         self._surface = self._made(frozenset(("calls", *here)))
+        gateway.after_reload(self._follow)
+
+    def _follow(self) -> None:
+        self._calls.handle = self.gateway.handle
+        self._calls.body_seconds = self.gateway.config.requests.body_seconds
+        for surface in self._surfaces:
+            surface.follow()
 
     def surface(self, listener: Listener) -> Surface:
         """What `listener` serves; needs an open gateway."""
@@ -134,7 +154,9 @@ class Application:
     def _made(self, parts: frozenset[Part]) -> Surface:
         pages = self._pages.application(self._admin.routes(), parts)
         handle = self.gateway.handle if "calls" in parts else None
-        return Surface(self.gateway, self._calls, handle, pages)
+        surface = Surface(self.gateway, self._calls, handle, pages)
+        self._surfaces.append(surface)
+        return surface
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one ASGI scope."""

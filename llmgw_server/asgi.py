@@ -284,8 +284,8 @@ class CallEndpoint:
     def __init__(
         self, handle: Handle, *, body_seconds: float, sweep_interval: float = SWEEP_INTERVAL
     ) -> None:
-        self._handle = handle
-        self._body_seconds = body_seconds
+        self.handle = handle
+        self.body_seconds = body_seconds
         self._interval = sweep_interval
         self._calls: set[Exchange] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -316,7 +316,7 @@ class CallEndpoint:
         if self._timer is None:
             self._arm()
         try:
-            await (handle or self._handle)(head, exchange, exchange)
+            await (handle or self.handle)(head, exchange, exchange)
         except asyncio.CancelledError:
             # Asked for by the call itself or by `end_calls`; a server would log it as a crash.
             if not (exchange.gone or exchange.ended):
@@ -334,7 +334,7 @@ class CallEndpoint:
         self._timer = None
         now = loop.time()
         for call in self._calls:
-            call.look(now, self._body_seconds)
+            call.look(now, self.body_seconds)
         if self._calls:
             self._arm()
 

@@ -131,8 +131,12 @@ class BooksCollector(Collector):
 class PluginCollector(Collector):
     """What plugins count themselves, and how often they failed."""
 
-    def __init__(self, host: PluginHost) -> None:
-        self._host = host
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    @property
+    def _host(self) -> PluginHost:
+        return self._gateway.host
 
     def collect(self) -> Iterator[Metric]:
         """Every metric of and about plugins."""
@@ -218,6 +222,6 @@ def registry_of(gateway: Gateway) -> CollectorRegistry:
     registry = CollectorRegistry(auto_describe=False)
     registry.register(StatsCollector(gateway.stats))
     registry.register(BooksCollector(gateway))
-    registry.register(PluginCollector(gateway.host))
+    registry.register(PluginCollector(gateway))
     ProcessCollector(registry=registry)
     return registry

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 from llmgw_server.accepting import Acceptor
 from llmgw_server.app import Application, create_app
 from llmgw_server.listening import ServeError, close_all, listen
+from llmgw_server.reloading import reloading
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -172,13 +173,14 @@ async def _session(
             _tune_garbage_collection()
             await ready(gateway, listeners[0].url)
             await signals.started()
-            await serve_app(
-                create_app(gateway),
-                listeners,
-                server=server,
-                settings=gateway.config.server,
-                stop=signals.stop,
-            )
+            async with reloading(gateway):
+                await serve_app(
+                    create_app(gateway),
+                    listeners,
+                    server=server,
+                    settings=gateway.config.server,
+                    stop=signals.stop,
+                )
     except asyncio.CancelledError:
         if not signals.stop.is_set():
             raise

@@ -368,4 +368,6 @@ def protocol_class(
         "cycles": cycles,
         "outbox": Outbox(),
     }
-    return type("GatewayProtocol", (CallProtocol,), attributes)
+    made = type("GatewayProtocol", (CallProtocol,), attributes)
+    surface.protocols.append(made)
+    return made

@@ -97,10 +97,8 @@ class PrincipalCache:
         self._clock = clock
         self._wall_clock = wall_clock
         self._sleep = sleep
-        self._staleness = staleness
-        self._serve_stale = serve_stale
         self._capacity = capacity
-        self._interval = staleness / 2.5
+        self.configure(staleness=staleness, serve_stale=serve_stale)
         self._entries: OrderedDict[Reference, CachedPrincipal] = OrderedDict()
         self._absent: OrderedDict[Reference, None] = OrderedDict()
         self._version: int | None = None
@@ -112,6 +110,17 @@ class PrincipalCache:
         self._read_slots = asyncio.Semaphore(_PARALLEL_READS)
         self._guess_slots = asyncio.Semaphore(_PARALLEL_GUESSES)
         self._loop: asyncio.Task[None] | None = None
+
+    def configure(self, *, staleness: float, serve_stale: float) -> None:
+        """Other bounds, in seconds, from now on."""
+        self._staleness = staleness
+        self._serve_stale = serve_stale
+        self._interval = staleness / 2.5
+
+    def forget_derived(self) -> None:
+        """What was compiled from principals is out of date: let go of it."""
+        for entry in self._entries.values():
+            entry.derived = None
 
     def lookup(self, key: str) -> CachedPrincipal | None:
         """The principal of `key`, if it can be told at once: known, fresh, not expired."""

@@ -63,7 +63,7 @@ class Mover:
         self._root = root
         self._journal = journal
         self._ledger = ledger
-        self._interval = interval
+        self.interval = interval
         self._batch = batch
         self._progress: dict[str, Progress] = {}
         self._busy = asyncio.Lock()
@@ -123,7 +123,7 @@ class Mover:
                 if self.failures == 1:
                     log.warning("the ledger waits for the store: %s", error)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause(self._interval, self.failures)):
+                async with asyncio.timeout(pause(self.interval, self.failures)):
                     await self._closing.wait()
 
     async def _move_own(self, journal: Journal) -> None:

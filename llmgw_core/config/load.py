@@ -25,19 +25,41 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+class ConfigFile(msgspec.Struct, frozen=True):
+    """A configuration with the text that it was read from; `path` is absolute."""
+
+    path: Path
+    text: str
+    config: Config
+
+    def __repr__(self) -> str:
+        """Without `text`, which may hold secrets."""
+        return f"ConfigFile({str(self.path)!r})"
+
+
 def load(path: Path | str) -> Config:
     """The configuration in the file `path`, with the variables of this process. Raises
     `ConfigErrors`."""
-    file = Path(path)
+    return load_file(path).config
+
+
+def load_file(path: Path | str) -> ConfigFile:
+    """The configuration in the file `path`, and its text. Raises `ConfigErrors`."""
+    text = read_text(path)
+    file = Path(path).absolute()
+    return ConfigFile(file, text, parse(text, base_dir=file.parent, env=os.environ))
+
+
+def read_text(path: Path | str) -> str:
+    """What the file says. Raises `ConfigErrors`."""
     try:
-        text = file.read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        message = f"the configuration file {file} cannot be read: {error.strerror}."
+        message = f"the configuration file {path} cannot be read: {error.strerror}."
         raise ConfigErrors([ConfigError(message)]) from None
     except ValueError:
-        message = f"the configuration file {file} is not UTF-8 text."
+        message = f"the configuration file {path} is not UTF-8 text."
         raise ConfigErrors([ConfigError(message)]) from None
-    return parse(text, base_dir=file.parent, env=os.environ)
 
 
 def parse(

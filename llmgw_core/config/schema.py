@@ -180,6 +180,15 @@ class ListenerConfig(Section, frozen=True):
     tls: TlsConfig | None = None
 
 
+class ReloadConfig(Section, frozen=True):
+    """`watch`: every how many seconds the file is looked at for changes, which then come into
+    force by themselves; 0 leaves it to SIGHUP and the admin API. `history`: how many
+    configurations that were loaded are kept for `config history` and `config rollback`."""
+
+    watch: float = 0.0
+    history: int = 50
+
+
 class ServerConfig(Section, frozen=True):
     """The proxy. `host`, `port`, `unix` and `tls` are those of the public listener. Admin pages
     and metrics are served there, too, unless they have a listener of their own in `admin` or
@@ -236,3 +245,4 @@ class Config(Section, frozen=True):
     requests: RequestLimits = RequestLimits()
     routing: RoutingConfig = RoutingConfig()
     limits: LimitsConfig = LimitsConfig()
+    reload: ReloadConfig = ReloadConfig()

@@ -187,6 +187,9 @@ def _plugins(config: Config) -> Iterator[ConfigError]:
 
 
 def _numbers(config: Config) -> Iterator[ConfigError]:
+    yield from _not_negative(config.reload.watch, "reload.watch")
+    if config.reload.history < 0:
+        yield ConfigError("must be 0 or more.", path="reload.history")
     yield from _positive(config.store.staleness, "store.staleness", "seconds")
     yield from _not_negative(config.store.serve_stale, "store.serve_stale")
     yield from _positive(config.accounting.segment_bytes, "accounting.segment_bytes", "bytes")

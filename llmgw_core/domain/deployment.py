@@ -69,3 +69,7 @@ class Model(msgspec.Struct, frozen=True, eq=False):
     """`chat` or `embedding`."""
     created: int = 0
     """Seconds since the epoch, as `/v1/models` shows it."""
+
+    def weights(self) -> dict[str, int]:
+        """The weights by deployment id."""
+        return {deployment.id: deployment.weight for deployment in self.deployments}

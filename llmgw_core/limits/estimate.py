@@ -51,6 +51,10 @@ class TokenEstimator:
         self._default = _Learned(float(default_output))
         self._models: dict[str, _Learned] = {}
 
+    def expect(self, default_output: int) -> None:
+        """From now on that is the length of an answer of which nothing is known."""
+        self._default = _Learned(float(default_output))
+
     def input_tokens(self, model: str, nbytes: int) -> int:
         """Tokens of a request of `nbytes` bytes, rounded up."""
         return -int(-nbytes // self._models.get(model, self._default).input_ratio)

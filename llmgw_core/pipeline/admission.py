@@ -86,7 +86,8 @@ class Admission:
         entry = self._principals.lookup(key) or await self._principals.resolve(key)
         call.principal = entry.principal
         lanes: Lanes | None = entry.derived
-        if lanes is None:
+        # The cache outlives a configuration; lanes do not.
+        if lanes is None or lanes.models is not self._models:
             lanes = entry.derived = self._lanes(entry.principal)
         exchange.lanes = lanes
         return lanes

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from llmgw_core.domain.access import Principal
-    from llmgw_core.domain.call import Body, Head, Sink, Subcall
+    from llmgw_core.domain.call import Body, Handle, Head, Sink, Subcall
     from llmgw_core.domain.usage import UsageRecord
     from llmgw_core.hooks.host import PluginHost
     from llmgw_core.pipeline.admission import Admission
@@ -63,8 +63,13 @@ class Entrance:
         self._stats = stats
         self._clock = clock
         self._wall_clock_ns = wall_clock_ns
+        self._successor: Handle | None = None
+        self._retired = False
+        self._idle = asyncio.Event()
+        self.running = 0
+        """Calls that have begun and not ended, admitted or not."""
 
-    async def handle(
+    async def handle(  # noqa: C901 -- the edge of all calls: another method is paid by each
         self,
         head: Head,
         body: Body,
@@ -78,6 +83,8 @@ class Entrance:
         `principal`: who calls, if that is known already (an embedding application, a plugin's
         own call, a client certificate); then no credentials are looked at. `subcall`: a plugin
         calls, in the course of another call."""
+        if self._successor is not None:
+            return await self._successor(head, body, sink, principal, subcall)
         endpoint = CALLS.get(head.path)
         started_ns = self._wall_clock_ns()
         call = Call("", endpoint or "chat.completions", head, self._clock(), started_ns)
@@ -85,6 +92,7 @@ class Entrance:
         call.principal = principal
         call.subcall = subcall
         exchange = Exchange(call, sink)
+        self.running += 1
         try:
             if endpoint is None:
                 await self._other(exchange)
@@ -115,7 +123,25 @@ class Entrance:
             exchange.take_back()
             if exchange.settlement is not None:
                 exchange.settlement.interrupted()
+            self.running -= 1
+            if self._retired and not self.running:
+                self._idle.set()
         return None if exchange.settlement is None else exchange.settlement.record
+
+    def retire(self, successor: Handle) -> None:
+        """Calls that begin from now on, by whoever has kept `handle`, are the successor's."""
+        self._successor = successor
+        self._retired = True
+        if not self.running:
+            self._idle.set()
+
+    def abandon(self) -> None:
+        """Wait no longer: the gateway is closing, and the books have settled what runs."""
+        self._idle.set()
+
+    async def idle(self) -> None:
+        """Wait until the last call has ended; after `retire`."""
+        await self._idle.wait()
 
     async def _call(self, exchange: Exchange, body: Body) -> None:
         admission, host, call = self._admission, self._host, exchange.call

@@ -51,7 +51,7 @@ class Lanes:
     """The lanes of one principal, by model name. Only configured names are kept, so that names
     invented by clients cost no memory."""
 
-    __slots__ = ("_lanes", "_models", "_parts", "access", "principal")
+    __slots__ = ("_lanes", "_parts", "access", "models", "principal")
 
     def __init__(
         self,
@@ -64,14 +64,14 @@ class Lanes:
     ) -> None:
         self.principal = principal
         self.access = Access(principal, {name: model.tags for name, model in models.items()})
-        self._models = models
+        self.models = models
         self._parts = (limiter, prices, refuse_unpriced)
         self._lanes: dict[str, Lane] = {}
 
     def lane(self, name: str) -> Lane | None:
         """The lane for a public model name; None when it does not exist or is not granted."""
         lane = self._lanes.get(name)
-        if lane is None and name in self._models and self.access.may_use(name).allowed:
+        if lane is None and name in self.models and self.access.may_use(name).allowed:
             lane = self._lanes[name] = self._compile(name)
         return lane
 
@@ -79,13 +79,13 @@ class Lanes:
         """The models that this principal may use and that somebody can serve to it."""
         return [
             model
-            for name, model in self._models.items()
+            for name, model in self.models.items()
             if (lane := self.lane(name)) is not None and lane.candidates.tiers
         ]
 
     def _compile(self, name: str) -> Lane:
         limiter, prices, refuse_unpriced = self._parts
-        model = self._models[name]
+        model = self.models[name]
 
         def price(model_name: str, deployment: str) -> str | None:
             # A price that begins later is looked at again at every attempt.
@@ -96,7 +96,7 @@ class Lanes:
         return Lane(
             model,
             meters_for(self.principal, model),
-            candidates(name, self._models, rights),
+            candidates(name, self.models, rights),
             limiter,
         )
 

@@ -208,7 +208,8 @@ class Settlement:
     def _used(self, usage: Usage | None, output_bytes: int) -> Usage:
         """The provider's usage, which the estimator learns from, or else an estimate."""
         attempt, estimator = self.attempt, self._books.estimator
-        assert attempt is not None
+        if attempt is None:
+            return NO_USAGE  # the gateway has closed and settled it already
         model = attempt.deployment.model
         if usage is None:
             output = estimator.output_tokens(model, output_bytes)

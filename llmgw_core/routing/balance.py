@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from llmgw_core.domain.deployment import Deployment
 
@@ -29,6 +29,11 @@ class SmoothRoundRobin:
 
     def __init__(self) -> None:
         self._credit: dict[str, int] = {}
+
+    def forget(self, deployments: Iterable[Deployment]) -> None:
+        """Their weights have changed, or they are gone: whoever is left begins anew."""
+        for deployment in deployments:
+            self._credit.pop(deployment.id, None)
 
     def order(self, deployments: Sequence[Deployment]) -> Sequence[Deployment]:
         """See the port. Behind the pick, the others come by their credit: after a failure the

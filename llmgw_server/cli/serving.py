@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from llmgw_core.config.load import load
+from llmgw_core.config.load import load_file
 from llmgw_core.gateway import Gateway
 from llmgw_server.cli.options import add_config, run_with
 from llmgw_server.cli.output import remark, say_now
@@ -42,9 +41,8 @@ def port(text: str) -> int:
 
 def _serve(args: argparse.Namespace) -> None:
     start_logging(logging.INFO)
-    path = Path(args.config)
-    config = load(path)
-    settings = config.server
+    file = load_file(args.config)
+    settings = file.config.server
     server = args.server or settings.server
     if args.host is not None or args.port is not None:
         settings = msgspec.structs.replace(
@@ -58,7 +56,7 @@ def _serve(args: argparse.Namespace) -> None:
         say_now(f"llmgw is ready at {url}")
 
     run(
-        Gateway.open(config, base_dir=path.absolute().parent),
+        Gateway.open(file),
         open_listeners(settings, server=server),
         server=server,
         ready=ready,

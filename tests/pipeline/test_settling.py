@@ -130,7 +130,7 @@ async def test_a_price_that_begins_tomorrow_serves_nobody_today(
     installed: Install, server: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = await installed({"m": [at(server)]})
-    monkeypatch.setattr(here.gateway._entrance, "_wall_clock_ns", lambda: 0)
+    monkeypatch.setattr(here.gateway._generation.entrance, "_wall_clock_ns", lambda: 0)
     reply = await here.client.chat("m")
     assert (reply.status, reply.json()["error"]["code"]) == (503, "upstream_unavailable")
     assert server.requests == []

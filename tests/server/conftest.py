@@ -39,11 +39,15 @@ class Entrance:
         self.config = Config(
             requests=RequestLimits(body_seconds=body_seconds), server=ServerConfig(**server)
         )
+        self.file = None
         self.stats = Stats()
         self.reasons: list[str] = []
         self.ended: asyncio.Queue[BaseException | None] = asyncio.Queue()
         self._handle = handle
         self._ids = 0
+
+    def after_reload(self, listener: object) -> None:
+        """It is never reloaded."""
 
     def readiness(self) -> list[str]:
         return self.reasons

@@ -40,6 +40,8 @@ class Entrance:
     stats = Stats()
     readiness = staticmethod(list)
     new_call_id = staticmethod(lambda: "id")
+    after_reload = staticmethod(lambda listener: None)
+    file = None
 
     async def handle(self, head, body, sink):
         await body.read(100)

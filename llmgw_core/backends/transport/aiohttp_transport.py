@@ -32,7 +32,7 @@ from llmgw_core.backends.transport.tunnel import proxy_authorization, refusal
 from llmgw_core.domain.outgoing import DIRECT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Set
     from types import SimpleNamespace
 
     from llmgw_core.backends.transport.port import HttpRequest, TransportKind, TransportPhase
@@ -244,6 +244,12 @@ class AiohttpTransport:
         reply = AiohttpReply(response, progress)
         self._replies.add(reply)
         return reply
+
+    def retain(self, origins: Set[Origin]) -> None:
+        """See `Transport.retain`. Connections that rest end with their `keepalive`."""
+        self._origins = {
+            origin: known for origin, known in self._origins.items() if origin in origins
+        }
 
     async def aclose(self) -> None:
         """See `Transport.aclose`."""

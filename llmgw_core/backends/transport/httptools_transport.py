@@ -16,7 +16,7 @@ from llmgw_core.backends.transport.reply_parsing import HEAD, Caps
 from llmgw_core.domain.outgoing import DIRECT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Set
 
     from llmgw_core.backends.transport.connection import Connection
     from llmgw_core.domain.deployment import Origin, Timeouts
@@ -47,6 +47,7 @@ class HttptoolsTransport:
         self._limits = PoolLimits(max_connections, max_idle, keepalive)
         self._caps = Caps(max_head, max_headers, high_water)
         self._pools: dict[Origin, OriginPool] = {}
+        self._retired: set[OriginPool] = set()
         self._closed = False
 
     async def send(
@@ -86,10 +87,19 @@ class HttptoolsTransport:
         pool = self._pools.get(origin)
         return PoolCounts(0, 0, 0) if pool is None else pool.counts()
 
+    def retain(self, origins: Set[Origin]) -> None:
+        """See `Transport.retain`."""
+        self._retired = {pool for pool in self._retired if pool.counts().connections}
+        for origin in [origin for origin in self._pools if origin not in origins]:
+            pool = self._pools.pop(origin)
+            pool.retire()
+            self._retired.add(pool)
+
     async def aclose(self) -> None:
         """See `Transport.aclose`."""
         self._closed = True
-        await asyncio.gather(*(pool.aclose() for pool in self._pools.values()))
+        pools = (*self._pools.values(), *self._retired)
+        await asyncio.gather(*(pool.aclose() for pool in pools))
 
     def _open_pool(self, origin: Origin) -> OriginPool:
         if self._closed:

@@ -69,6 +69,7 @@ class OriginPool:
         self._waiters: OrderedDict[asyncio.Future[Connection | None], None] = OrderedDict()
         self._outbox: list[tuple[asyncio.Transport, bytes]] = []
         self._closing = False
+        self._retired = False
         self._emptied: asyncio.Future[None] | None = None
 
     def counts(self) -> PoolCounts:
@@ -99,6 +100,12 @@ class OriginPool:
         except BaseException:
             self._free_slot()
             raise
+
+    def retire(self) -> None:
+        """Keep no connection from now on: those at rest are closed, others when they are done."""
+        self._retired = True
+        for connection in tuple(self._idle):
+            connection.give_up()
 
     async def aclose(self) -> None:
         """Close every connection and wait until the sockets are gone."""
@@ -148,7 +155,7 @@ class OriginPool:
         if waiter is not None:
             connection.holds_slot = False
             waiter.set_result(connection)
-        elif self._closing or len(self._idle) >= self._limits.idle:
+        elif self._closing or self._retired or len(self._idle) >= self._limits.idle:
             connection.give_up()
         else:
             self._idle[connection] = None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Set
 
     from llmgw_core.domain.deployment import Origin, Timeouts
 
@@ -95,6 +95,11 @@ class Transport(Protocol):
         """Send and return when the head of the final (not 1xx) reply has arrived. `fresh`
         insists on a new connection; `on_sent` is called when the request is about to leave, so
         that who is cancelled knows whether it did. Raises `TransportError`."""
+        ...
+
+    def retain(self, origins: Set[Origin]) -> None:
+        """No more requests go to other origins: close their idle connections now, and those in
+        use when their exchange ends. A request that comes all the same is served."""
         ...
 
     async def aclose(self) -> None:

@@ -1,0 +1,115 @@
+"""What lives as long as the gateway, whatever configuration it runs with: books, tenancy, meters,
+what was learned, connections, the balance of deployments.
+
+Everything here is keyed by identities (keys, deployments, origins, names of models), so that a
+reload leaves it alone. What follows from one configuration is a `Generation`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from llmgw_core.access.principals import PrincipalCache
+from llmgw_core.accounting.journal import Journal
+from llmgw_core.accounting.mover import Mover
+from llmgw_core.accounting.sole import SoleGateway
+from llmgw_core.backends.transport.registry import TransportRegistry
+from llmgw_core.domain.errors import ConfigError
+from llmgw_core.limits.estimate import TokenEstimator
+from llmgw_core.pipeline.stats import Stats
+from llmgw_core.store.engine import Store
+from llmgw_core.store.ledger import Ledger
+from llmgw_core.store.principals import StorePrincipals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Set
+    from contextlib import AsyncExitStack
+
+    from llmgw_core.config.schema import Config
+    from llmgw_core.hooks.registry import Parts
+
+T = TypeVar("T")
+
+
+class Foundation:
+    """Made by `open`; what it holds is closed by the stack that it was given."""
+
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        journal: Journal,
+        own: Parts,
+    ) -> None:
+        self.own = own
+        """What the gateway itself brings to what plugins may register."""
+        self.store = store
+        self.ledger = Ledger(store)
+        self.journal = journal
+        self.mover = Mover(
+            journal.root, journal, self.ledger, interval=config.accounting.move_interval
+        )
+        self.principals = PrincipalCache(
+            StorePrincipals(store),
+            staleness=config.store.staleness,
+            serve_stale=config.store.serve_stale,
+        )
+        self.stats = Stats()
+        self.estimator = TokenEstimator(config.requests.default_output_tokens)
+        self.transports = TransportRegistry()
+        self._made: dict[Callable[[], Any], Any] = {}
+
+    @classmethod
+    async def open(cls, stack: AsyncExitStack, config: Config, own: Parts) -> Foundation:
+        """Open the store, take the lock and the journal. What comes later than this on `stack`
+        is closed before them. Raises `ConfigError` and `StoreUnavailable`."""
+        store = Store(config.store.url)
+        await store.open()
+        stack.push_async_callback(store.aclose)
+        sole, journal = _open_books(config)
+        stack.callback(sole.close)
+        stack.callback(journal.close)
+        return cls(config, store, journal, own)
+
+    def made(self, factory: Callable[[], T]) -> T:
+        """What `factory` has made, once: a balancer or limiter keeps its state as long as
+        whoever registered it stays."""
+        if factory not in self._made:
+            self._made[factory] = factory()
+        return cast("T", self._made[factory])
+
+    async def retain(self, factories: Set[Callable[[], Any]]) -> None:
+        """Close what other factories than these have made."""
+        for factory in [factory for factory in self._made if factory not in factories]:
+            made = self._made.pop(factory)
+            if hasattr(made, "aclose"):  # balancers have nothing to close
+                await made.aclose()
+
+    def configure(self, config: Config) -> None:
+        """Take over what a new configuration says about these parts. Cannot fail."""
+        self.principals.configure(
+            staleness=config.store.staleness, serve_stale=config.store.serve_stale
+        )
+        # Lanes hold meters with their limits, candidates and prices.
+        self.principals.forget_derived()
+        self.mover.interval = config.accounting.move_interval
+        self.estimator.expect(config.requests.default_output_tokens)
+
+
+def _open_books(config: Config) -> tuple[SoleGateway, Journal]:
+    accounting = config.accounting
+    root = Path(accounting.journal)
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        sole = SoleGateway(root)
+        try:
+            return sole, Journal(
+                root, segment_bytes=accounting.segment_bytes, fsync=accounting.fsync
+            )
+        except OSError:
+            sole.close()
+            raise
+    except OSError as error:
+        message = f"the journal cannot be kept in {root}: {error.strerror}."
+        raise ConfigError(message, path="accounting.journal") from None

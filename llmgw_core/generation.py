@@ -1,0 +1,213 @@
+"""One generation: everything that follows from one configuration, composed and immutable.
+
+A call belongs to the generation whose entrance it came through, from its first line to its
+settlement. A reload builds the next one completely beside it; see `reload`.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from llmgw_core.accounting.prices import PriceBook
+from llmgw_core.config.build import build_models
+from llmgw_core.config.errors import ConfigErrors, join, raise_all
+from llmgw_core.config.schema import Config, DeploymentConfig
+from llmgw_core.domain.errors import ConfigError
+from llmgw_core.domain.failure import UpstreamFailure
+from llmgw_core.hooks.context import PluginContext
+from llmgw_core.hooks.foreign import Foreign
+from llmgw_core.hooks.host import PluginHost
+from llmgw_core.hooks.registry import Parts, chosen
+from llmgw_core.limits.memory import MemoryLimiter
+from llmgw_core.pipeline.admission import Admission
+from llmgw_core.pipeline.attempts import Attempts
+from llmgw_core.pipeline.delivery import Delivery
+from llmgw_core.pipeline.entrance import Entrance
+from llmgw_core.pipeline.settlement import Books
+from llmgw_core.routing.balance import SmoothRoundRobin
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Sequence
+    from pathlib import Path
+
+    from llmgw_core.domain.deployment import Deployment, Model, Origin
+    from llmgw_core.foundation import Foundation
+    from llmgw_core.limits.port import Limiter
+    from llmgw_core.routing.balance import Balancer
+
+PLUGIN_DATA = "llmgw-data"
+"""Directory beside the configuration in which every plugin has a directory of its own."""
+
+
+class Generation:
+    """Made whole by the constructor; `host.startup` before the first call, `aclose` after the
+    last. `number` counts from 1."""
+
+    def __init__(
+        self,
+        number: int,
+        config: Config,
+        host: PluginHost,
+        models: dict[str, Model],
+        foundation: Foundation,
+    ) -> None:
+        self.number = number
+        self.config = config
+        self.host = host
+        self.models = models
+        self.prices = PriceBook(config.models)
+        self.books = Books(
+            prices=self.prices,
+            journal=foundation.journal,
+            estimator=foundation.estimator,
+            stats=foundation.stats,
+            host=host,
+            clock=time.monotonic,
+            currency=config.accounting.currency,
+        )
+        self.factories = (
+            host.limiters[config.limits.limiter],
+            host.balancers[config.routing.balancer],
+        )
+        self.limiter: Limiter = foundation.made(host.limiters[config.limits.limiter])
+        self.balancer: Balancer = foundation.made(host.balancers[config.routing.balancer])
+        self.entrance = self._assemble(foundation)
+        host.bind_deployments(self.deployments)
+
+    def deployments(self, backend: str) -> tuple[Deployment, ...]:
+        """Every configured deployment that names `backend`."""
+        return tuple(each for each in self.all_deployments() if each.backend == backend)
+
+    def all_deployments(self) -> tuple[Deployment, ...]:
+        """Every configured deployment."""
+        return tuple(each for model in self.models.values() for each in model.deployments)
+
+    def transports(self) -> set[str]:
+        """The names of the transports that its calls use."""
+        return {deployment.transport for deployment in self.all_deployments()}
+
+    def origins(self) -> set[Origin]:
+        """Where its calls may go now."""
+        found = set()
+        for deployment in self.all_deployments():
+            with Foreign(deployment.backend, "origin", "continue", passes=(UpstreamFailure,)):
+                try:
+                    found.add(self.host.backends[deployment.backend].origin(deployment))
+                except UpstreamFailure:
+                    continue  # nowhere, at the moment
+        return found
+
+    def reweighted(self, new: Generation) -> Iterator[Deployment]:
+        """The deployments of the models among which `new` shares calls out differently."""
+        for name, model in self.models.items():
+            after = new.models.get(name)
+            if after is None or model.weights() != after.weights():
+                yield from model.deployments
+
+    async def aclose(self, seconds: float) -> None:
+        """Settle what is still under way, which is nothing unless the gateway is closing, and
+        shut down the plugins that no later generation has kept, within `seconds`."""
+        self.books.close()
+        await self.host.shutdown(seconds)
+
+    def _assemble(self, foundation: Foundation) -> Entrance:
+        config, host, books = self.config, self.host, self.books
+        limits = config.requests
+        refuse_unpriced = config.accounting.unpriced == "refuse"
+        return Entrance(
+            admission=Admission(
+                host=host,
+                principals=foundation.principals,
+                models=self.models,
+                limiter=self.limiter,
+                prices=self.prices,
+                books=books,
+                body_bytes=limits.body_bytes,
+                refuse_unpriced=refuse_unpriced,
+            ),
+            attempts=Attempts(
+                host=host,
+                transports=foundation.transports.take(self.transports()),
+                balancer=self.balancer,
+                books=books,
+                budget=limits.attempts,
+                reply_bytes=limits.reply_bytes,
+                refuse_unpriced=refuse_unpriced,
+            ),
+            delivery=Delivery(
+                host=host,
+                limiter=self.limiter,
+                reply_bytes=limits.reply_bytes,
+                clock=time.monotonic,
+            ),
+            host=host,
+            stats=foundation.stats,
+            clock=time.monotonic,
+            wall_clock_ns=time.time_ns,
+        )
+
+
+def own_parts(limiter_clock: Callable[[], float] = time.monotonic) -> Parts:
+    """What the gateway itself brings to what plugins may register."""
+    return Parts(
+        balancers={"round_robin": SmoothRoundRobin},
+        limiters={"memory": lambda: MemoryLimiter(limiter_clock)},
+    )
+
+
+def load_plugins(
+    config: Config,
+    base: Path,
+    plugins: Sequence[tuple[str, type[Any]]] = (),
+    *,
+    own: Parts | None = None,
+    reuse: PluginHost | None = None,
+    changed: Collection[str] = (),
+) -> PluginHost:
+    """The enabled plugins, made but not started, with everything that the configuration names
+    of what plugins can register. `reuse` is the host before this one, `changed` are the backends
+    that have other deployments now. Raises `ConfigError`."""
+
+    def context_for(name: str) -> PluginContext:
+        return PluginContext(name, data_dir=base / PLUGIN_DATA / name)
+
+    host = PluginHost.load(
+        config.plugins,
+        context_for=context_for,
+        extra=plugins,
+        own=own or own_parts(),
+        reuse=reuse,
+        changed=changed,
+    )
+    chosen("limiter", host.limiters, config.limits.limiter, "limits.limiter")
+    chosen("balancer", host.balancers, config.routing.balancer, "routing.balancer")
+    return host
+
+
+def load_models(config: Config, host: PluginHost) -> dict[str, Model]:
+    """The typed models, each deployment checked by its backend. Raises `ConfigErrors`."""
+    models = build_models(config, {name: b.Options for name, b in host.backends.items()})
+    errors: list[ConfigError] = []
+    for model in models.values():
+        place = join(join("models", model.name), "deployments")
+        for index, deployment in enumerate(model.deployments):
+            try:
+                with Foreign(deployment.backend, "check", "stop"):
+                    host.backends[deployment.backend].check(deployment)
+            except ConfigError as error:
+                found = error.errors if isinstance(error, ConfigErrors) else (error,)
+                errors.extend(_placed(each, join(place, index)) for each in found)
+    PriceBook(config.models)
+    raise_all(errors)
+    return models
+
+
+def _placed(error: ConfigError, deployment: str) -> ConfigError:
+    """What a backend says about the deployment at that path. Its own path names an option, or a
+    key of the deployment itself."""
+    if not error.path:
+        return ConfigError(error.message, path=deployment)
+    inside = error.path.partition(".")[0] in DeploymentConfig.__struct_fields__
+    section = deployment if inside else join(deployment, "options")
+    return ConfigError(error.message, path=f"{section}.{error.path}")
