@@ -21,16 +21,28 @@ if TYPE_CHECKING:
     from llmgw_core.gateway import Gateway
     from llmgw_core.hooks.context import PluginContext
     from llmgw_core.hooks.specs import hookimpl
+    from llmgw_core.inprocess.blocking import BlockingCaller, BlockingChatStream
+    from llmgw_core.inprocess.caller import Caller
+    from llmgw_core.inprocess.replies import ChatEvent, ChatReply, EmbeddingReply
+    from llmgw_core.inprocess.stream import ChatStream
+    from llmgw_core.sync_gateway import SyncGateway
     from llmgw_core.tenancy.service import Tenancy
     from llmgw_core.wire.request import RequestView
 
 __all__ = [
+    "BlockingCaller",
+    "BlockingChatStream",
     "Body",
     "Call",
+    "Caller",
+    "ChatEvent",
+    "ChatReply",
+    "ChatStream",
     "ClientGone",
     "Config",
     "ConfigError",
     "ConfigErrors",
+    "EmbeddingReply",
     "Gateway",
     "GatewayError",
     "Head",
@@ -42,6 +54,7 @@ __all__ = [
     "RequestView",
     "Sink",
     "StoreUnavailable",
+    "SyncGateway",
     "Tenancy",
     "Usage",
     "UsageRecord",
@@ -50,12 +63,19 @@ __all__ = [
 ]
 
 _HOMES: Final = {
+    "BlockingCaller": "inprocess.blocking",
+    "BlockingChatStream": "inprocess.blocking",
     "Body": "domain.call",
     "Call": "domain.call",
+    "Caller": "inprocess.caller",
+    "ChatEvent": "inprocess.replies",
+    "ChatReply": "inprocess.replies",
+    "ChatStream": "inprocess.stream",
     "ClientGone": "domain.call",
     "Config": "config.schema",
     "ConfigError": "domain.errors",
     "ConfigErrors": "config.errors",
+    "EmbeddingReply": "inprocess.replies",
     "Gateway": "gateway",
     "GatewayError": "domain.errors",
     "Head": "domain.call",
@@ -67,6 +87,7 @@ _HOMES: Final = {
     "RequestView": "wire.request",
     "Sink": "domain.call",
     "StoreUnavailable": "domain.errors",
+    "SyncGateway": "sync_gateway",
     "Tenancy": "tenancy.service",
     "Usage": "domain.usage",
     "UsageRecord": "domain.usage",

@@ -22,7 +22,8 @@ from llmgw_core.config.errors import raise_all
 from llmgw_core.config.load import ConfigFile, load_file, with_absolute_paths
 from llmgw_core.config.schema import Config
 from llmgw_core.config.validate import validate
-from llmgw_core.domain.errors import ConfigError, StoreUnavailable
+from llmgw_core.domain.access import Subject
+from llmgw_core.domain.errors import ConfigError, StoreUnavailable, unknown_caller
 from llmgw_core.foundation import Foundation
 from llmgw_core.generation import Generation, load_models, load_plugins, own_parts
 from llmgw_core.inprocess.caller import InProcess
@@ -185,6 +186,18 @@ class Gateway(InProcess):
     def deployments(self, backend: str) -> tuple[Deployment, ...]:
         """Every configured deployment that names `backend`."""
         return self._generation.deployments(backend)
+
+    async def principal(
+        self, organization: str, *, team: str | None = None, user: str | None = None
+    ) -> Principal:
+        """Who calls, by names or ids: what a key of theirs could do now, as current as keys are.
+        It is cached, so ask for every call. Raises `GatewayError` 401 for who is unknown or
+        disabled, or no member of the team, and 503 when the store is down."""
+        subject = Subject(organization=organization, team=team or "", user=user or "")
+        principal = await self.principals.resolve_subject(subject)
+        if principal is None:
+            raise unknown_caller()
+        return principal
 
     def readiness(self) -> list[str]:
         """Why no new calls should be sent here; empty when they should. Known callers are

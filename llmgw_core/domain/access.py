@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 LevelKind = Literal["organization", "team", "user", "key"]
 
@@ -52,6 +55,43 @@ class Principal(msgspec.Struct, frozen=True):
     key_id: str | None = None
     expires_at: float | None = None
 
+    @classmethod
+    def of(
+        cls,
+        organization: str,
+        *,
+        team: str | None = None,
+        user: str | None = None,
+        models: Iterable[str] = ("*",),
+        zones: Iterable[str] | None = None,
+        limits: Limits = NO_LIMITS,
+        expires_at: float | None = None,
+    ) -> Self:
+        """A principal that an application makes by itself: `organization`, `team` and `user` are
+        the ids that go on the books. `models`, `zones` and `limits` are what it may use, as at
+        `Level`; the limits are shared by all principals of the organisation. Raises `ValueError`
+        for an id that the books cannot hold, and `TypeError` for a single text where several
+        belong."""
+        if isinstance(models, str) or isinstance(zones, str):
+            raise TypeError("models and zones are lists of texts, not one text.")
+        ids: list[tuple[LevelKind, str | None]] = [
+            ("organization", organization),
+            ("team", team),
+            ("user", user),
+        ]
+        for kind, id in ids:
+            if id is not None and not valid_id(id):
+                raise ValueError(f"The id of the {kind} has to be 1 to 80 printable characters.")
+        first = Level(
+            "organization",
+            organization,
+            tuple(models),
+            None if zones is None else tuple(zones),
+            limits,
+        )
+        below = tuple(Level(kind, id) for kind, id in ids[1:] if id is not None)
+        return cls((first, *below), organization, team, user, expires_at=expires_at)
+
 
 class Subject(msgspec.Struct, frozen=True):
     """Who calls, named by an operator instead of proved by a key: the key with the id `key`, or
@@ -61,3 +101,8 @@ class Subject(msgspec.Struct, frozen=True):
     organization: str = ""
     team: str = ""
     user: str = ""
+
+
+def valid_id(value: object) -> bool:
+    """Whether the books can hold this id of an organisation, team, user or key."""
+    return isinstance(value, str) and 0 < len(value) <= 80 and value.isprintable()

@@ -89,6 +89,17 @@ def invalid_api_key(message: str = "Incorrect API key provided.") -> GatewayErro
     )
 
 
+def unknown_caller() -> GatewayError:
+    """401: an application names a caller who does not exist or is disabled."""
+    return GatewayError(
+        401,
+        "unknown_caller",
+        "There is no such caller, or it is disabled.",
+        type="authentication_error",
+        should_retry=False,
+    )
+
+
 def permission_denied(message: str) -> GatewayError:
     """403: known caller, but policy says no."""
     return GatewayError(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from llmgw_core.domain.access import Principal
+from llmgw_core.domain.access import Principal, valid_id
 from llmgw_core.domain.errors import (
     GatewayError,
     invalid_api_key,
@@ -215,7 +215,7 @@ def check_principal(principal: Principal, now: float) -> None:
     """A principal from a plugin goes on the books, so its ids have to be what the books can
     hold; and it expires like any other. Raises `GatewayError`."""
     ids = [principal.organization_id, principal.team_id, principal.user_id, principal.key_id]
-    if ids[0] is None or not all(id is None or _is_id(id) for id in ids):
+    if ids[0] is None or not all(id is None or valid_id(id) for id in ids):
         raise plugin_error()
     try:
         hash(principal)
@@ -232,10 +232,6 @@ def _check_levels(principal: Principal) -> None:
         msgspec.convert(msgspec.to_builtins(principal), Principal)
     except (msgspec.ValidationError, TypeError):
         raise plugin_error() from None
-
-
-def _is_id(value: object) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= 80 and value.isprintable()
 
 
 def presented_key(head: Head) -> str:
