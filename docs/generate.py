@@ -40,6 +40,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "models.NAME.deployments[]": schema.DeploymentConfig,
     "models.NAME.deployments[].timeouts": Timeouts,
     "models.NAME.limits": Limits,
+    "outgoing": schema.OutgoingConfig,
     "models.NAME.prices[]": schema.PriceEntry,
     "models.NAME.prices[].cost": schema.TokenPrices,
     "plugins[]": schema.PluginConfig,

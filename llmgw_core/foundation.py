@@ -15,6 +15,7 @@ from llmgw_core.accounting.journal import Journal
 from llmgw_core.accounting.mover import Mover
 from llmgw_core.accounting.sole import SoleGateway
 from llmgw_core.backends.transport.registry import TransportRegistry
+from llmgw_core.config.secret_files import SecretWatch
 from llmgw_core.domain.errors import ConfigError
 from llmgw_core.limits.estimate import TokenEstimator
 from llmgw_core.pipeline.stats import Stats
@@ -58,6 +59,7 @@ class Foundation:
         self.stats = Stats()
         self.estimator = TokenEstimator(config.requests.default_output_tokens)
         self.transports = TransportRegistry()
+        self.secrets = SecretWatch()
         self._made: dict[Callable[[], Any], Any] = {}
 
     @classmethod

@@ -132,6 +132,7 @@ class Gateway(InProcess):
         stack.push_async_callback(foundation.retain, frozenset())
         stack.callback(self._close_books)
         stack.push_async_callback(foundation.transports.aclose)
+        stack.push_async_callback(foundation.secrets.aclose)
         stack.push_async_callback(foundation.mover.aclose)
         # While observers and the mover are still there.
         stack.push_async_callback(self._close_generations)
@@ -139,6 +140,7 @@ class Gateway(InProcess):
         stack.push_async_callback(foundation.principals.aclose)
         foundation.principals.start()
         foundation.mover.start()
+        foundation.secrets.start()
         stack.push_async_callback(self.calls.aclose)
 
     @property
@@ -318,7 +320,7 @@ class Gateway(InProcess):
             alive.append(self._next)
         await self._foundation.retain({factory for each in alive for factory in each.factories})
         await self._foundation.transports.retain(
-            set().union(*(each.transports() for each in alive)),
+            set().union(*(each.ways() for each in alive)),
             set().union(*(each.origins() for each in alive)),
         )
 

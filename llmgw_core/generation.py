@@ -6,13 +6,19 @@ settlement. A reload builds the next one completely beside it; see `reload`.
 
 from __future__ import annotations
 
+import os
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llmgw_core.accounting.prices import PriceBook
+from llmgw_core.backends.transport.plugin_http import open_session
+from llmgw_core.backends.transport.registry import Way, way_of
 from llmgw_core.config.build import build_models
 from llmgw_core.config.errors import ConfigErrors, join, raise_all
+from llmgw_core.config.outgoing import outgoing_of
 from llmgw_core.config.schema import Config, DeploymentConfig
+from llmgw_core.config.secret_files import secrets_of
 from llmgw_core.domain.errors import ConfigError
 from llmgw_core.domain.failure import UpstreamFailure
 from llmgw_core.hooks.context import PluginContext
@@ -73,6 +79,7 @@ class Generation:
         self.limiter: Limiter = foundation.made(host.limiters[config.limits.limiter])
         self.balancer: Balancer = foundation.made(host.balancers[config.routing.balancer])
         self.entrance = self._assemble(foundation)
+        foundation.secrets.add(secrets_of(self.all_deployments()))
         host.bind_deployments(self.deployments)
 
     def deployments(self, backend: str) -> tuple[Deployment, ...]:
@@ -83,9 +90,9 @@ class Generation:
         """Every configured deployment."""
         return tuple(each for model in self.models.values() for each in model.deployments)
 
-    def transports(self) -> set[str]:
-        """The names of the transports that its calls use."""
-        return {deployment.transport for deployment in self.all_deployments()}
+    def ways(self) -> set[Way]:
+        """How its calls go out."""
+        return {way_of(deployment) for deployment in self.all_deployments()}
 
     def origins(self) -> set[Origin]:
         """Where its calls may go now."""
@@ -128,7 +135,7 @@ class Generation:
             ),
             attempts=Attempts(
                 host=host,
-                transports=foundation.transports.take(self.transports()),
+                transports=foundation.transports.take(self.all_deployments()),
                 balancer=self.balancer,
                 books=books,
                 budget=limits.attempts,
@@ -168,9 +175,12 @@ def load_plugins(
     """The enabled plugins, made but not started, with everything that the configuration names
     of what plugins can register. `reuse` is the host before this one, `changed` are the backends
     that have other deployments now. Raises `ConfigError`."""
+    outgoing = outgoing_of(config.outgoing, None, os.environ, "outgoing")
 
     def context_for(name: str) -> PluginContext:
-        return PluginContext(name, data_dir=base / PLUGIN_DATA / name)
+        return PluginContext(
+            name, data_dir=base / PLUGIN_DATA / name, open_http=partial(open_session, outgoing)
+        )
 
     host = PluginHost.load(
         config.plugins,

@@ -131,7 +131,7 @@ async def test_warm_connections_stay_and_those_nobody_uses_go(
         assert (await here.client.chat("m")).status == 200
         assert server.accepted == 1
         await settled(lambda: here.gateway.generations == 1)
-        assert list(here.gateway._foundation.transports._open) == ["httptools"]
+        assert [way.kind for way in here.gateway._foundation.transports._open] == ["httptools"]
         back = with_models(here, n=[at(other, transport=transport)])
         await here.gateway.reload(back)
         assert (await here.client.chat("n")).status == 200
@@ -144,7 +144,8 @@ async def test_a_running_stream_keeps_its_connection_although_nobody_else_uses_t
     async with held.upstream as upstream:
         here = await installed({"m": [at(upstream)]})
         first, sink = await begun(here.client, "m")
-        here.gateway._foundation.transports._open["httptools"].retain(frozenset())
+        [transport] = here.gateway._foundation.transports._open.values()
+        transport.retain(frozenset())
         held.going_on.set()
         await first
         assert sink.body.endswith(b"data: [DONE]\n\n")

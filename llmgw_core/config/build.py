@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 from typing import TYPE_CHECKING
 
 from llmgw_core.config.decode import decode
 from llmgw_core.config.errors import ConfigErrors, join, listed, raise_all, suggestion
+from llmgw_core.config.outgoing import outgoing_of
+from llmgw_core.config.secret_files import credential_of
 from llmgw_core.domain.deployment import Deployment, Model
 from llmgw_core.domain.errors import ConfigError
+from llmgw_core.domain.outgoing import DIRECT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,22 +20,33 @@ if TYPE_CHECKING:
     import msgspec
 
     from llmgw_core.config.schema import Config, DeploymentConfig, ModelConfig
+    from llmgw_core.domain.outgoing import Outgoing
 
 
 def build_models(
-    config: Config, options_of: Mapping[str, type[msgspec.Struct]]
+    config: Config,
+    options_of: Mapping[str, type[msgspec.Struct]],
+    env: Mapping[str, str] | None = None,
 ) -> dict[str, Model]:
     """The models by public name. `options_of` gives the `Options` type of every backend that an
-    enabled plugin registered. Raises `ConfigErrors`."""
-    builder = _Builder(options_of)
+    enabled plugin registered; `env` the variables that may name a proxy (default: those of this
+    process). Raises `ConfigErrors`."""
+    builder = _Builder(config, options_of, os.environ if env is None else env)
     models = {name: builder.model(name, model) for name, model in config.models.items()}
     raise_all(builder.errors)
     return models
 
 
 class _Builder:
-    def __init__(self, options_of: Mapping[str, type[msgspec.Struct]]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        options_of: Mapping[str, type[msgspec.Struct]],
+        env: Mapping[str, str],
+    ) -> None:
         self.errors: list[ConfigError] = []
+        self._general = config.outgoing
+        self._env = env
         self._options_of = options_of
 
     def model(self, name: str, model: ModelConfig) -> Model:
@@ -57,12 +72,22 @@ class _Builder:
             zone=config.zone,
             upstream_model=config.model or model,
             weight=config.weight,
-            credential=config.credential,
+            credential=credential_of(config.credential),
             transport=config.transport,
             timeouts=config.timeouts,
             on_disconnect=config.on_disconnect,
+            outgoing=self._outgoing(config, path),
             options=self._options(config, path),
         )
+
+    def _outgoing(self, config: DeploymentConfig, path: str) -> Outgoing:
+        place = "outgoing" if config.outgoing is None else join(path, "outgoing")
+        try:
+            return outgoing_of(self._general, config.outgoing, self._env, place)
+        except ConfigError as error:
+            if str(error) not in map(str, self.errors):
+                self.errors.append(error)
+            return DIRECT
 
     def _options(self, config: DeploymentConfig, path: str) -> msgspec.Struct | None:
         kind = self._options_of.get(config.backend)

@@ -16,7 +16,14 @@ import msgspec
 from llmgw_core.config.decode import decode
 from llmgw_core.config.document import read_document
 from llmgw_core.config.errors import ConfigErrors, raise_all
-from llmgw_core.config.schema import Config, ListenerConfig, PluginConfig, ServerConfig
+from llmgw_core.config.schema import (
+    Config,
+    ListenerConfig,
+    ModelConfig,
+    OutgoingConfig,
+    PluginConfig,
+    ServerConfig,
+)
 from llmgw_core.config.secrets import Resolver
 from llmgw_core.config.validate import validate
 from llmgw_core.domain.errors import ConfigError
@@ -92,7 +99,28 @@ def with_absolute_paths(config: Config, base: Path) -> Config:
         accounting=msgspec.structs.replace(accounting, journal=str(base / accounting.journal)),
         plugins=tuple(_absolute_plugin(plugin, base) for plugin in config.plugins),
         server=_listening(config.server, base),
+        outgoing=_outgoing(config.outgoing, base),
+        models={name: _absolute_model(model, base) for name, model in config.models.items()},
     )
+
+
+def _absolute_model(model: ModelConfig, base: Path) -> ModelConfig:
+    """With absolute paths where its deployments have files of their own."""
+    if all(deployment.outgoing is None for deployment in model.deployments):
+        return model
+    deployments = tuple(
+        deployment
+        if deployment.outgoing is None
+        else msgspec.structs.replace(deployment, outgoing=_outgoing(deployment.outgoing, base))
+        for deployment in model.deployments
+    )
+    return msgspec.structs.replace(model, deployments=deployments)
+
+
+def _outgoing(section: OutgoingConfig, base: Path) -> OutgoingConfig:
+    files = {name: getattr(section, name) for name in ("ca_file", "client_cert", "client_key")}
+    absolute = {name: str(base / path) for name, path in files.items() if path}
+    return msgspec.structs.replace(section, **absolute)
 
 
 def _absolute_plugin(plugin: PluginConfig, base: Path) -> PluginConfig:

@@ -40,12 +40,41 @@ class PriceEntry(Section, frozen=True, rename={"valid_from": "from"}):
     charge: TokenPrices | None = None
 
 
+class OutgoingConfig(Section, frozen=True):
+    """How connections to upstreams leave. In a deployment, what is given goes before what the
+    file's own section `outgoing` says.
+
+    `proxy`: `http://HOST:PORT` or `https://HOST:PORT`; `environment` (the variables
+    `https_proxy`, `http_proxy`, `all_proxy` and `no_proxy`, which are not looked at otherwise); or
+    `none`. `proxy_user` and `proxy_password` are for the proxy. `no_proxy`: what is reached
+    directly: hosts with everything below them, `.example.com` (only what is below), addresses,
+    networks such as `10.0.0.0/8`, each with or without `:PORT`, or `*`. This machine itself
+    always is.
+
+    `ca_file`: authorities that are trusted besides the system's, or, with `system_ca: false`,
+    instead. `client_cert` and `client_key` are shown to upstreams that ask. They are PEM files,
+    relative to the configuration, and are read again when they change."""
+
+    proxy: str | None = None
+    proxy_user: str | None = None
+    proxy_password: str | None = None
+    no_proxy: tuple[str, ...] | None = None
+    ca_file: str | None = None
+    system_ca: bool | None = None
+    client_cert: str | None = None
+    client_key: str | None = None
+
+    def __repr__(self) -> str:
+        """Without the proxy, whose address may hold a password."""
+        return f"OutgoingConfig(ca_file={self.ca_file!r}, client_cert={self.client_cert!r})"
+
+
 class DeploymentConfig(Section, frozen=True):
     """One deployment of a model. `model` is the name that the backend knows (default: the
     public one). `prices`, if given, replace the model's. `transport: aiohttp` opens a connection
     for every request: aiohttp cannot tell a reply that nobody asked for from the next one.
     `on_disconnect: drain` reads a reply to its end although the client has left, so that its
-    usage is exact."""
+    usage is exact. A `credential` from a file (`file:PATH`) follows the file's changes."""
 
     name: str
     backend: str
@@ -57,6 +86,7 @@ class DeploymentConfig(Section, frozen=True):
     timeouts: Timeouts = Timeouts()
     on_disconnect: Literal["cancel", "drain"] = "cancel"
     prices: tuple[PriceEntry, ...] = ()
+    outgoing: OutgoingConfig | None = None
     options: dict[str, Any] = {}
 
     def __repr__(self) -> str:
@@ -246,3 +276,4 @@ class Config(Section, frozen=True):
     routing: RoutingConfig = RoutingConfig()
     limits: LimitsConfig = LimitsConfig()
     reload: ReloadConfig = ReloadConfig()
+    outgoing: OutgoingConfig = OutgoingConfig()

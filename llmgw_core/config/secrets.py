@@ -24,8 +24,33 @@ _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PLUGIN_VALUE: Final = re.compile(r"models\..+\.deployments\[\d+\]\.options|plugins\[\d+\]\.config")
 _CREDENTIAL: Final = re.compile(
     r"models\..+\.deployments\[\d+\]\.credential"
+    r"|(?:models\..+\.deployments\[\d+\]\.)?outgoing\.(?:proxy|proxy_password)"
     r"|server\.admin_key|server\.(?:admin\.|metrics\.)?tls\.key_password"
 )
+
+
+class SecretText(str):
+    """The content of the secret file `file` (an absolute path): a text that says where it came
+    from, so that whoever keeps it can look there again."""
+
+    __slots__ = ("file",)
+    file: Path
+
+
+def read_secret(file: Path) -> str:
+    """The content of a secret file without surrounding white space. Raises `OSError`, and
+    `ValueError` with what is wrong."""
+    with file.open("rb") as stream:
+        data = stream.read(MAX_SECRET_BYTES + 1)
+    if len(data) > MAX_SECRET_BYTES:
+        raise ValueError(f"is larger than {MAX_SECRET_BYTES} bytes")
+    try:
+        text = data.decode().strip()
+    except ValueError:
+        raise ValueError("is not UTF-8 text") from None
+    if not text:
+        raise ValueError("is empty")
+    return text
 
 
 class Resolver:
@@ -80,18 +105,16 @@ class Resolver:
         return self._env[name]
 
     def _file(self, written: str, name: str, path: str) -> str:
+        file = self._base_dir / name
         try:
-            with (self._base_dir / name).open("rb") as file:
-                data = file.read(MAX_SECRET_BYTES + 1)
-            text = data.decode().strip()
+            text = SecretText(read_secret(file))
         except OSError as error:
             problem = f"cannot be read ({error.strerror})"
-        except ValueError:
-            problem = "is not UTF-8 text"
+        except ValueError as error:
+            problem = str(error)
         else:
-            if text and len(data) <= MAX_SECRET_BYTES:
-                return text
-            problem = "is empty" if not text else f"is larger than {MAX_SECRET_BYTES} bytes"
+            text.file = file
+            return text
         self.errors.append(ConfigError(f"the file `{written}` {problem}.", path=path))
         return ""
 

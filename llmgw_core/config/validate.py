@@ -9,6 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from llmgw_core.config.errors import join, listed, suggestion
+from llmgw_core.config.outgoing import section_errors
 from llmgw_core.config.validate_server import server_errors
 from llmgw_core.domain.errors import ConfigError
 
@@ -34,6 +35,7 @@ def validate(config: Config, *, today: dt.date) -> list[ConfigError]:
         *_models(config, today),
         *_fallbacks(config),
         *_plugins(config),
+        *section_errors(config.outgoing, None, "outgoing"),
         *server_errors(config.server),
         *_numbers(config),
     ]
@@ -54,6 +56,10 @@ def _models(config: Config, today: dt.date) -> Iterator[ConfigError]:
         for index, deployment in enumerate(model.deployments):
             place = join(join(path, "deployments"), index)
             yield from _deployment(deployment, place)
+            if deployment.outgoing is not None:
+                yield from section_errors(
+                    deployment.outgoing, config.outgoing, join(place, "outgoing")
+                )
             if config.accounting.unpriced == "refuse":
                 yield from _priced(model, deployment, place, today)
 

@@ -7,6 +7,8 @@ from typing import Any
 import msgspec
 
 from llmgw_core.domain.access import NO_LIMITS, Limits
+from llmgw_core.domain.credential import NO_CREDENTIAL, Credential
+from llmgw_core.domain.outgoing import DIRECT, Outgoing
 
 
 class Origin(msgspec.Struct, frozen=True, cache_hash=True):
@@ -46,10 +48,11 @@ class Deployment(msgspec.Struct, frozen=True, eq=False):
     zone: str
     upstream_model: str
     weight: int = 1
-    credential: str = ""
+    credential: Credential = NO_CREDENTIAL
     transport: str = "httptools"
     timeouts: Timeouts = Timeouts()
     on_disconnect: str = "cancel"
+    outgoing: Outgoing = DIRECT
     options: Any = None
 
     def __repr__(self) -> str:

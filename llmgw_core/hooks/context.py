@@ -40,6 +40,7 @@ class PluginContext:
         data_dir: Path,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
+        open_http: Callable[[], aiohttp.ClientSession] | None = None,
     ) -> None:
         self.name = name
         self.logger = logging.getLogger(f"llmgw.plugin.{name}")
@@ -49,6 +50,7 @@ class PluginContext:
         self._data_dir = data_dir
         self._deployments_of: Callable[[str], tuple[Deployment, ...]] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._open_http = open_http or _plain_http
         self._http: aiohttp.ClientSession | None = None
 
     @property
@@ -94,11 +96,10 @@ class PluginContext:
 
     def http(self) -> aiohttp.ClientSession:
         """An HTTP client of the plugin's own, made at the first use, closed at shutdown. For
-        what is not a model's backend."""
+        what is not a model's backend. It goes the way that the section `outgoing` says: proxy,
+        `no_proxy`, authorities and client certificate."""
         if self._http is None:
-            import aiohttp  # noqa: PLC0415 -- heavy, and few plugins need it
-
-            self._http = aiohttp.ClientSession()
+            self._http = self._open_http()
         return self._http
 
     async def aclose(self, seconds: float) -> None:
@@ -113,3 +114,9 @@ class PluginContext:
         http, self._http = self._http, None
         if http is not None:
             await http.close()
+
+
+def _plain_http() -> aiohttp.ClientSession:
+    import aiohttp  # noqa: PLC0415 -- heavy, and few plugins need it
+
+    return aiohttp.ClientSession()

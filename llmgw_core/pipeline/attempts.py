@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 
 from llmgw_core.backends.transport.port import Transport, TransportError
+from llmgw_core.backends.transport.tunnel import refusal
 from llmgw_core.domain.errors import GatewayError, overloaded, permission_denied, upstream_failed
 from llmgw_core.domain.failure import UpstreamFailure
 from llmgw_core.limits.port import Exceeded
@@ -20,6 +21,7 @@ from llmgw_core.routing.policy import next_step
 if TYPE_CHECKING:
     from llmgw_core.backends.port import Session
     from llmgw_core.backends.transport.port import UpstreamReply
+    from llmgw_core.domain.credential import Credential
     from llmgw_core.domain.deployment import Deployment
     from llmgw_core.hooks.host import PluginHost
     from llmgw_core.pipeline.exchange import Exchange
@@ -75,7 +77,7 @@ class Attempts:
                 again = stale(error) and not fresh
                 failure = classified(error)
             except UpstreamFailure as error:
-                again = False
+                again = error.status == 401 and not fresh and await _renewed(deployment.credential)
                 failure = error
             step = next_step(
                 failure.kind,
@@ -141,8 +143,8 @@ class Attempts:
     ) -> None:
         backend = self._host.backends[deployment.backend]
         origin = backend.origin(deployment)
-        session = backend.begin(exchange.call, deployment, deployment.credential)
-        transport = self._transports[deployment.transport]
+        session = backend.begin(exchange.call, deployment, deployment.credential.value)
+        transport = self._transports[deployment.id]
         exchange.stop_when_gone()
         if deployment.on_disconnect == "drain":
             exchange.work_on_when_gone()
@@ -161,6 +163,8 @@ class Attempts:
         )
         try:
             if not 200 <= reply.status < 300:
+                if reply.status == 407:  # of the forward proxy, and nobody else's business
+                    raise refusal(reply.status)
                 body = await reply.read(self._reply_bytes)
                 raise session.error(reply.status, reply.headers, body)
             await deliver(exchange, session, reply)
@@ -168,6 +172,12 @@ class Attempts:
             # Whatever happened, cancellation included: the connection must not go back.
             reply.abort()
             raise
+
+
+async def _renewed(credential: Credential) -> bool:
+    """Whether there is another secret than the one that was just refused."""
+    refused = credential.value
+    return credential.invalidate() and await credential.get() != refused
 
 
 def _verdict(failure: UpstreamFailure) -> GatewayError:

@@ -83,7 +83,7 @@ models:
     assert (deployment.weight, deployment.transport) == (2, "aiohttp")
     assert (deployment.zone, deployment.on_disconnect) == ("eu", "drain")
     assert deployment.timeouts == Timeouts(idle=7)
-    assert deployment.credential == "sk-secret"
+    assert deployment.credential.value == "sk-secret"
     assert deployment.options == Options("http://x/v1")
     assert "sk-secret" not in repr(model)
 

@@ -1,9 +1,10 @@
-"""The transports of a gateway: made when a configuration first names one, shared by all that
-follow, closed when none does any more. A reload leaves warm connections alone."""
+"""The transports of a gateway: one for every way out that a configuration names, made when it
+first does, shared by all that follow, closed when none does any more. A reload leaves warm
+connections alone."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from llmgw_core.backends.transport.httptools_transport import HttptoolsTransport
 
@@ -11,27 +12,44 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Set
 
     from llmgw_core.backends.transport.port import Transport
-    from llmgw_core.domain.deployment import Origin
+    from llmgw_core.domain.deployment import Deployment, Origin
+    from llmgw_core.domain.outgoing import Outgoing
+
+
+class Way(NamedTuple):
+    """A kind of transport (`httptools` or `aiohttp`) and how its connections leave. Deployments
+    that say the same share their connections."""
+
+    kind: str
+    outgoing: Outgoing
+
+
+def way_of(deployment: Deployment) -> Way:
+    """How calls of `deployment` go."""
+    return Way(deployment.transport, deployment.outgoing)
 
 
 class TransportRegistry:
     """Belongs to the event loop that its transports are used in."""
 
     def __init__(self) -> None:
-        self._open: dict[str, Transport] = {}
+        self._open: dict[Way, Transport] = {}
 
-    def take(self, names: Iterable[str]) -> dict[str, Transport]:
-        """The transports of those names, made if they are not there yet."""
-        for name in names:
-            if name not in self._open:
-                self._open[name] = _make(name)
-        return {name: self._open[name] for name in names}
+    def take(self, deployments: Iterable[Deployment]) -> dict[str, Transport]:
+        """The transports by the ids of deployments, made if they are not there yet."""
+        taken = {}
+        for deployment in deployments:
+            way = way_of(deployment)
+            if way not in self._open:
+                self._open[way] = _make(way)
+            taken[deployment.id] = self._open[way]
+        return taken
 
-    async def retain(self, names: Set[str], origins: Set[Origin]) -> None:
+    async def retain(self, ways: Set[Way], origins: Set[Origin]) -> None:
         """Nobody uses other transports, or other origins, any more: close what is left of
         them."""
-        for name in [name for name in self._open if name not in names]:
-            await self._open.pop(name).aclose()
+        for way in [way for way in self._open if way not in ways]:
+            await self._open.pop(way).aclose()
         for transport in self._open.values():
             transport.retain(origins)
 
@@ -42,11 +60,11 @@ class TransportRegistry:
             await transport.aclose()
 
 
-def _make(name: str) -> Transport:
-    if name == "httptools":
-        return HttptoolsTransport()
+def _make(way: Way) -> Transport:
+    if way.kind == "httptools":
+        return HttptoolsTransport(outgoing=way.outgoing)
     from llmgw_core.backends.transport.aiohttp_transport import (  # noqa: PLC0415 -- heavy
         AiohttpTransport,
     )
 
-    return AiohttpTransport()
+    return AiohttpTransport(outgoing=way.outgoing)

@@ -12,6 +12,7 @@ import pytest
 from llmgw_core.backends.transport.httptools_transport import HttptoolsTransport
 from llmgw_core.config.schema import PluginConfig
 from llmgw_core.domain.call import Call, Endpoint, Head
+from llmgw_core.domain.credential import Credential
 from llmgw_core.domain.deployment import Deployment
 from llmgw_core.domain.errors import ConfigError
 from llmgw_core.testing.model_server import ModelServer
@@ -33,7 +34,7 @@ def deployment(base_url: str, *, credential: str = "", **options: Any) -> Deploy
         backend="openai",
         zone="world",
         upstream_model="their-name",
-        credential=credential,
+        credential=Credential(credential),
         options=msgspec.convert({"base_url": base_url} | options, OpenAIOptions),
     )
 
@@ -52,7 +53,7 @@ def call_of(body: dict[str, Any], endpoint: Endpoint = "chat.completions") -> Ca
 
 async def send(backend: Backend, target: Deployment, call: Call) -> Reply:
     """One attempt, not streamed."""
-    session = backend.begin(call, target, target.credential)
+    session = backend.begin(call, target, target.credential.value)
     transport = HttptoolsTransport()
     try:
         (request,) = session.requests()

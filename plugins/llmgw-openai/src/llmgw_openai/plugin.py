@@ -52,7 +52,8 @@ class OpenAIBackend:
             origin = options.upstream.origin
         except OptionError as error:
             raise ConfigError(str(error), path=error.option) from error
-        if deployment.credential and not is_header_value(deployment.credential):
+        secret = deployment.credential.value
+        if secret and not is_header_value(secret):
             raise ConfigError("contains a character that no header can carry.", path="credential")
         for name in ("ca_file", "client_cert", "client_key"):
             path = getattr(origin, name)
