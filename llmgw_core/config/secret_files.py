@@ -42,15 +42,6 @@ class FileCredential(Credential):
         "_seen",
         "path",
     )
-        "__weakref__",
-        "_clock",
-        "_complained",
-        "_invalid",
-        "_look_at",
-        "_looking",
-        "_seen",
-        "path",
-    )
 
     def __init__(
         self, path: Path, value: str, *, clock: Callable[[], float] = time.monotonic
