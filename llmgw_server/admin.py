@@ -7,7 +7,7 @@ guard.
 from __future__ import annotations
 
 import logging
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from starlette.exceptions import HTTPException
@@ -63,7 +63,7 @@ class AdminPages:
         """Version, readiness and load of this process."""
         return as_json(
             {
-                "version": version("llmgw"),
+                "version": _version(),
                 "ready": not self._pages.reasons(),
                 "reasons": self._pages.reasons(),
                 "requests_in_flight": self._application.in_flight,
@@ -80,3 +80,11 @@ class AdminPages:
                 request.url.path[:200],
             )
         raise HTTPException(404)
+
+
+def _version() -> str:
+    """Of the distribution; empty when the gateway runs from its sources."""
+    try:
+        return version("llmgw")
+    except PackageNotFoundError:
+        return ""

@@ -159,6 +159,11 @@ class _Connection(TCPServer):
         make_strict(wrapper, self._new_id)
         self._protocol = wrapper
 
+    async def _read_data(self) -> None:
+        """As Hypercorn, which would wait for the next request of a client that has gone."""
+        await super()._read_data()
+        await self.idle_task.stop()
+
     async def _idle_timeout(self) -> None:
         """Wait for the next request, or for the drain; close if it does not come in time."""
         await self._idle()

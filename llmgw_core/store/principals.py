@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import FromClause, Select, Table, and_, case, or_, select
+from sqlalchemy import FromClause, Select, Table, and_, or_, select
 
 from llmgw_core.domain.access import Level, LevelKind, Limits, Principal, Subject
 from llmgw_core.store.tenancy_tables import (
@@ -89,8 +89,7 @@ class StorePrincipals:
 
 
 def _named(subject: Subject) -> Select[Any]:
-    """The organisation and what is named below it. An id goes before a name, so that nobody can
-    take the place of somebody else by calling himself like the other's id."""
+    """The organisation and what is named below it, by id or name: no name looks like an id."""
     tables = [organizations]
     joined: FromClause = organizations
     references = [subject.organization]
@@ -114,7 +113,6 @@ def _named(subject: Subject) -> Select[Any]:
         .select_from(joined)
         .where(*(or_(table.c.id == text, table.c.name == text) for table, text in named))
         .where(*(table.c.disabled.is_(False) for table in tables))
-        .order_by(*(case((table.c.id == text, 0), else_=1) for table, text in named))
     )
 
 

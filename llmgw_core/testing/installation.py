@@ -24,6 +24,7 @@ from llmgw_core.config.schema import (
     ModelConfig,
     PriceEntry,
     RequestLimits,
+    ServerConfig,
     TokenPrices,
 )
 from llmgw_core.gateway import Gateway
@@ -86,6 +87,7 @@ async def install(
     sections: Sequence[PluginConfig] = (),
     requests: RequestLimits | None = None,
     accounting: AccountingConfig | None = None,
+    server: ServerConfig | None = None,
     limiter_clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[Installation]:
     """Start a gateway whose data lie in `directory`, which exists. `tenant` are arguments of
@@ -98,6 +100,7 @@ async def install(
         },
         plugins=tuple(sections),
         requests=requests or RequestLimits(),
+        server=server or ServerConfig(),
         accounting=accounting or AccountingConfig(move_interval=3600.0, segment_bytes=1 << 20),
     )
     enabled = [("canonical", CanonicalPlugin), *plugins]

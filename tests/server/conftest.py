@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import pytest
+import trustme
 import uvicorn
 
 from llmgw_core.config.schema import Config, RequestLimits, ServerConfig
@@ -18,7 +20,7 @@ from llmgw_core.pipeline.stats import Stats
 from llmgw_core.wire.envelope import error_body, error_headers
 from llmgw_server.app import Application, create_app
 from llmgw_server.cli import main
-from llmgw_server.listening import Listener, bind, listen
+from llmgw_server.listening import Listener, bind, close_all, listen, open_listeners
 from llmgw_server.serve import serve_app
 
 if TYPE_CHECKING:
@@ -95,13 +97,17 @@ PLAIN = "uvicorn, ASGI only"
 class Running:
     """A server in this loop and raw connections to it."""
 
-    def __init__(self, port: int, stop: asyncio.Event) -> None:
-        self.port = port
+    def __init__(self, urls: list[str], stop: asyncio.Event) -> None:
+        self.urls = urls
+        """Of every listener, the public one first."""
+        self.port = port_of(urls[0])
         self.stop = stop
         self._writers: list[asyncio.StreamWriter] = []
 
-    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+    async def connect(
+        self, port: int | None = None, **options: Any
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port or self.port, **options)
         self._writers.append(writer)
         return reader, writer
 
@@ -110,9 +116,12 @@ class Running:
         writer.write(raw)
         return reader, writer
 
-    async def exchange(self, raw: bytes) -> tuple[int, dict[str, str], bytes]:
+    async def exchange(
+        self, raw: bytes, port: int | None = None, **options: Any
+    ) -> tuple[int, dict[str, str], bytes]:
         """Send `raw`, read one reply."""
-        reader, _ = await self.send(raw)
+        reader, writer = await self.connect(port, **options)
+        writer.write(raw)
         return await read_reply(reader)
 
     async def aclose(self) -> None:
@@ -120,6 +129,10 @@ class Running:
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
+
+
+def port_of(url: str) -> int:
+    return int(url.rpartition(":")[2]) if url.startswith("http") else 0
 
 
 async def read_head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
@@ -142,19 +155,23 @@ async def read_reply(reader: asyncio.StreamReader) -> tuple[int, dict[str, str],
 
 @asynccontextmanager
 async def running(
-    application: Application, kind: str, *, drain_seconds: float = 5.0
+    application: Application, kind: str, *, drain_seconds: float = 5.0, configured: bool = False
 ) -> AsyncIterator[Running]:
-    bound = bind("127.0.0.1", 0)
-    listen(bound)
-    stop = asyncio.Event()
-    server = Running(bound.getsockname()[1], stop)
-    if kind == PLAIN:
-        work = serve_plain(application, bound, stop)
+    """`application` on a free port, or on the listeners that it is configured for."""
+    settings = application.gateway.config.server
+    if configured:
+        listeners = open_listeners(settings, server=kind)
     else:
-        settings = msgspec.structs.replace(
-            application.gateway.config.server, drain_seconds=drain_seconds
-        )
-        work = serve_app(application, [Listener(bound)], server=kind, settings=settings, stop=stop)
+        listeners = [Listener(bind("127.0.0.1", 0))]
+    for listener in listeners:
+        listen(listener.socket)
+    stop = asyncio.Event()
+    server = Running([listener.url for listener in listeners], stop)
+    if kind == PLAIN:
+        work = serve_plain(application, listeners[0].socket, stop)
+    else:
+        settings = msgspec.structs.replace(settings, drain_seconds=drain_seconds)
+        work = serve_app(application, listeners, server=kind, settings=settings, stop=stop)
     serving = asyncio.create_task(work)
     try:
         yield server
@@ -162,7 +179,7 @@ async def running(
         await server.aclose()
         stop.set()
         await serving
-        bound.close()
+        close_all(listeners)
 
 
 async def serve_plain(application: Application, bound: socket.socket, stop: asyncio.Event) -> None:
@@ -187,6 +204,38 @@ async def serve_plain(application: Application, bound: socket.socket, stop: asyn
 def kind(request: pytest.FixtureRequest) -> str:
     """The ASGI server that a test runs on."""
     return cast("str", request.param)
+
+
+class Authority:
+    """A certificate authority and the PEM files that it makes in `directory`."""
+
+    def __init__(self, directory: Path, name: str = "ca") -> None:
+        self.ca = trustme.CA()
+        self.directory = directory
+        self.file = str(directory / f"{name}.pem")
+        self.ca.cert_pem.write_to_path(self.file)
+
+    def issue(self, name: str, *identities: str, **options: Any) -> tuple[str, str]:
+        """The files of a certificate with its chain, and of its key."""
+        issued = self.ca.issue_cert(*(identities or ("127.0.0.1", "localhost")), **options)
+        certificate, key = self.directory / f"{name}.pem", self.directory / f"{name}.key"
+        certificate.write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
+        key.write_bytes(issued.private_key_pem.bytes())
+        return str(certificate), str(key)
+
+    def trusting(self, *files: str, alpn: tuple[str, ...] = ()) -> ssl.SSLContext:
+        """The context of a client that trusts this authority, with a certificate if given."""
+        context = ssl.create_default_context(cafile=self.file)
+        if files:
+            context.load_cert_chain(*files)
+        if alpn:
+            context.set_alpn_protocols(list(alpn))
+        return context
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
 
 
 CONFIG = """
