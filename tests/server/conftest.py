@@ -155,11 +155,17 @@ async def read_reply(reader: asyncio.StreamReader) -> tuple[int, dict[str, str],
 
 @asynccontextmanager
 async def running(
-    application: Application, kind: str, *, drain_seconds: float = 5.0, configured: bool = False
+    application: Application,
+    kind: str,
+    *,
+    drain_seconds: float = 5.0,
+    configured: bool = False,
+    instead: ServerConfig | None = None,
 ) -> AsyncIterator[Running]:
-    """`application` on a free port, or on the listeners that it is configured for."""
-    settings = application.gateway.config.server
-    if configured:
+    """`application` on a free port, or on the listeners that it is `configured` for, or on those
+    of `instead`."""
+    settings = instead or application.gateway.config.server
+    if configured or instead is not None:
         listeners = open_listeners(settings, server=kind)
     else:
         listeners = [Listener(bind("127.0.0.1", 0))]

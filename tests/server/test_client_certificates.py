@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
-import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -151,10 +150,9 @@ async def test_whoever_is_off_is_refused_on_the_next_call(
     installation = await installed({"m": [at(server)]}, server=tls(authority))
     gateway, tenant = installation.gateway, installation.tenant
     rule = CertificateRule(fingerprint=fingerprint, key=tenant.key_id)
-    # The id of the key is known only now.
-    gateway.config = msgspec.structs.replace(gateway.config, server=tls(authority, rule))
+    settings = tls(authority, rule)  # the id of the key is known only now
     async with (
-        running(create_app(gateway), kind, configured=True) as served,
+        running(create_app(gateway), kind, instead=settings) as served,
         client(authority, *files, url=served.urls[0]) as caller,
     ):
 
