@@ -137,7 +137,6 @@ class Generation:
                 host=host,
                 transports=foundation.transports.take(self.all_deployments()),
                 balancer=self.balancer,
-                books=books,
                 budget=limits.attempts,
                 reply_bytes=limits.reply_bytes,
                 refuse_unpriced=refuse_unpriced,

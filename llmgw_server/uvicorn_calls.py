@@ -10,12 +10,10 @@ from llmgw_core.domain.call import ClientGone
 from llmgw_server.asgi import LINGER_SECONDS, SMALL_BODY, WRITE_SECONDS, too_large, too_slow
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
-    from llmgw_core.domain.call import Body, Head, Headers, Sink
+    from llmgw_core.domain.call import Head, Headers
     from llmgw_server.uvicorn_protocol import CallProtocol
-
-    Handle = Callable[[Head, Body, Sink], Awaitable[object]]
 
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 STATUS_LINES = {
@@ -87,26 +85,16 @@ class CallCycle:
             if self.on_gone is not None:
                 self.on_gone()
 
-    async def run(self, handle: Handle) -> None:
-        """Answer the request."""
-        try:
-            await handle(self.head, self, self)
-        except asyncio.CancelledError:
-            # Asked for by the call itself or by `end`.
-            if not (self.gone or self.ended):
-                raise
-        finally:
-            if not self.response_complete:
-                self.response_complete = True
-                self.protocol.transport.close()
-            self.protocol.ended(self)
+    def close(self) -> None:
+        """The call is over: without its reply, if there has been none until now."""
+        if not self.response_complete:
+            self.response_complete = True
+            self.protocol.transport.close()
 
     def end(self) -> None:
         """Cancel the call, because the server cannot wait for it."""
         self.ended = True
         if self.task is not None:
-            # One that has not begun to run never comes to its own end.
-            self.task.add_done_callback(lambda _: self.protocol.ended(self))
             self.task.cancel()
 
     # ------------------------------------------------------------------ body
@@ -150,18 +138,20 @@ class CallCycle:
 
     async def start(self, status: int, headers: Headers) -> None:
         """See `Sink.start`."""
-        lines = [name + b": " + value for name, value in headers]
+        lines = b"".join([b"%b: %b\r\n" % field for field in headers])
+        if not lines.count(b"\n") == lines.count(b"\r") == len(headers):
+            raise ValueError("a header of the reply contains a line end")
+        self.start_lines(status, lines)
+
+    def start_lines(self, status: int, lines: bytes) -> None:
+        """See `Sink`."""
         if self.more_body and (self.waiting_for_100_continue or self._unread()):
             # Whether a client that was not told to go on sends its body, nobody can know: its
             # next request might be taken for that body.
             self.keep_alive = False
         if not self.keep_alive:
-            lines.append(b"connection: close")
-        lines.append(b"")
-        head = b"\r\n".join(lines)
-        if head.count(b"\n") != len(lines) - 1 or head.count(b"\r") != len(lines) - 1:
-            raise ValueError("a header of the reply contains a line end")
-        self._head = STATUS_LINES[status] + head
+            lines += b"connection: close\r\n"
+        self._head = STATUS_LINES[status] + lines
 
     async def write(self, data: bytes) -> None:
         """See `Sink.write`."""

@@ -28,6 +28,7 @@ from llmgw_server.broken_requests import origin_form
 from llmgw_server.identity import entrance_of
 from llmgw_server.uvicorn_calls import CallCycle
 from llmgw_server.uvicorn_endings import Broken, Endings
+from llmgw_server.uvicorn_worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -84,6 +85,7 @@ class CallProtocol(Endings):
     cycles: set[CallCycle]
     ended_with: Callable[[object], None]
     """Called when the connection is no more."""
+    _worker: Worker | None = None
     _framing = 0
     """Bytes received since the last whole head or part of a body."""
     _in_head = True
@@ -307,15 +309,9 @@ class CallProtocol(Endings):
             super()._start_asgi_task(cycle, app)
             return
         self._running = cycle
-        self.cycles.add(cycle)
-        cycle.task = self.loop.create_task(cycle.run(self.handle))
-        self.tasks.add(cycle.task)
-
-    def ended(self, cycle: CallCycle) -> None:
-        """The task of a call is about to end."""
-        self.cycles.discard(cycle)
-        if cycle.task is not None:
-            self.tasks.discard(cycle.task)
+        if self._worker is None:
+            self._worker = Worker(self.loop, self.handle, self.tasks, self.cycles)
+        self._worker.take(cycle)
 
     def replied(self, *, keep_alive: bool) -> None:
         """The reply of the running call has been written."""
@@ -338,6 +334,8 @@ class CallProtocol(Endings):
             self.timeout_keep_alive_task.cancel()
             self.timeout_keep_alive_task = None
         super().connection_lost(exc)
+        if self._worker is not None:
+            self._worker.close()
         self.ended_with(self)
 
     def abort(self) -> None:

@@ -21,7 +21,7 @@ HEADER_BYTES: Final = 8
 
 _header = Struct("<II")
 _encode = msgspec.msgpack.Encoder().encode
-_usage = b"\x01U"
+_usage = b"\x02U"
 _delivery = b"\x01D"
 _decode_usage = msgspec.msgpack.Decoder(UsageRecord).decode
 _decode_delivery = msgspec.msgpack.Decoder(DeliveryRecord).decode
@@ -55,12 +55,31 @@ def decode(payload: bytes) -> Record:
     kind = payload[:2]
     try:
         if kind == _usage:
-            return _decode_usage(memoryview(payload)[2:])
+            return _decode_usage(payload[2:])
         if kind == _delivery:
-            return _decode_delivery(memoryview(payload)[2:])
+            return _decode_delivery(payload[2:])
     except msgspec.DecodeError as error:
         raise Unreadable(str(error)) from error
     raise Unreadable(f"version and kind {kind!r} are unknown")
+
+
+def run_of_frames(data: bytes, maximum: int) -> list[Frame]:
+    """The intact frames at the beginning of `data`, at most `maximum`. Everything that is read
+    from a journal comes through here, which is why `intact` is written out in it."""
+    found: list[Frame] = []
+    unpack, size, position = _header.unpack_from, len(data), 0
+    while len(found) < maximum and size - position >= HEADER_BYTES:
+        length, checksum = unpack(data, position)
+        position += HEADER_BYTES
+        end = position + length
+        if not length or end > size:
+            break
+        payload = data[position:end]
+        if crc32(payload) != checksum:
+            break
+        found.append(Frame(payload, end))
+        position = end
+    return found
 
 
 def header(data: bytes, position: int = 0) -> tuple[int, int] | None:

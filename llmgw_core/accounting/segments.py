@@ -127,16 +127,14 @@ class _Reading:
     def _take(self, data: bytes, offset: int) -> int:
         """Collect the intact frames at the beginning of `data`; returns how long they are."""
         position = 0
-        while len(self._records) < self._maximum:
-            frame = framing.intact(data, position)
-            if frame is None:
-                break
+        records, ends, decode = self._records, self._ends, framing.decode
+        for payload, end in framing.run_of_frames(data, self._maximum - len(records)):
             try:
-                self._records.append(framing.decode(frame.payload))
-                self._ends.append(offset + frame.end)
+                records.append(decode(payload))
+                ends.append(offset + end)
             except Unreadable:
-                self._damage.append(Damage(offset + position, offset + frame.end, "unreadable"))
-            position = frame.end
+                self._damage.append(Damage(offset + position, offset + end, "unreadable"))
+            position = end
         return position
 
     def _step(self, offset: int) -> tuple[int, int] | None:

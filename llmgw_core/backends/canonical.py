@@ -6,6 +6,7 @@ use it as it is or build on it.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -54,7 +55,7 @@ class CanonicalSession:
         credential: str,
         *,
         path_prefix: str = "/v1",
-        extra_headers: Sequence[tuple[bytes, bytes]] = (),
+        extra_headers: tuple[tuple[bytes, bytes], ...] = (),
     ) -> None:
         self._call = call
         self._request: RequestView = call.request
@@ -66,18 +67,16 @@ class CanonicalSession:
     def requests(self) -> Sequence[HttpRequest]:
         """One POST. The call's id and trace context go with it, so that logs can be joined."""
         call = self._call
-        headers: list[tuple[bytes, bytes]] = [_JSON, _AGENT]
-        if self._credential:
-            headers.append((b"authorization", b"Bearer " + self._credential.encode("latin-1")))
-        headers.append((b"x-request-id", call.id.encode()))
-        headers.append((b"traceparent", f"00-{call.trace_id}-{call.span_id}-01".encode()))
-        headers.extend(self._extra)
         return (
             HttpRequest(
                 "POST",
                 self._prefix + _TARGETS[call.endpoint],
-                tuple(headers),
+                (
+                    (b"x-request-id", call.id.encode()),
+                    (b"traceparent", f"00-{call.trace_id}-{call.span_id}-01".encode()),
+                ),
                 self._request.encode(self._deployment.upstream_model),
+                _common(self._credential, self._extra),
             ),
         )
 
@@ -126,6 +125,17 @@ class CanonicalSession:
         return UpstreamFailure(
             kind, message, status=status, body=body, retry_after=_retry_after(headers)
         )
+
+
+@lru_cache(maxsize=1024)
+def _common(
+    credential: str, extra: tuple[tuple[bytes, bytes], ...]
+) -> tuple[tuple[bytes, bytes], ...]:
+    """What every request with this credential has in its head; the same object every time."""
+    if not credential:
+        return (_JSON, _AGENT, *extra)
+    bearer = (b"authorization", b"Bearer " + credential.encode("latin-1"))
+    return (_JSON, _AGENT, bearer, *extra)
 
 
 def _is_object(body: bytes) -> bool:

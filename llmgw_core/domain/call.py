@@ -55,10 +55,15 @@ class Body(Protocol):
         ...
 
 
+StartLines = Callable[[int, bytes], None]
+"""`start_lines(status, lines)`: see `Sink`."""
+
+
 class Sink(Protocol):
     """Where the reply goes. `gone` turns true when the client has left; from then on writes
-    are no-ops. `on_gone`, if set, is called once at that moment. A sink that knows the task in
-    which the call is handled may have it as `task`.
+    are no-ops. `on_gone`, if set, is called once at that moment. Two things a sink may have, which
+    save time: `task`, the task in which the call is handled, and `start_lines`, which takes what
+    `start` does as lines of an HTTP/1.1 head, each with its end.
     """
 
     gone: bool

@@ -21,7 +21,7 @@ client went away first. `failed`: every attempt failed. `refused`: stopped after
 a hook or by the upstream as the client's fault (4xx)."""
 
 
-class Usage(msgspec.Struct, frozen=True, gc=False):
+class Usage(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Tokens of one attempt. `cached_input_tokens` are part of `input_tokens`,
     `reasoning_tokens` part of `output_tokens`, as in OpenAI's usage object.
     """

@@ -35,6 +35,28 @@ def ratelimit_headers(
     return headers
 
 
+def ratelimit_lines(requests: MeterState | None, tokens: MeterState | None) -> bytes:
+    """The same as lines of an HTTP/1.1 head, each with its end."""
+    lines = b""
+    if requests is not None:
+        lines = _REQUESTS % (
+            requests.limit,
+            max(0, requests.remaining),
+            duration(requests.reset),
+        )
+    if tokens is not None:
+        lines += _TOKENS % (tokens.limit, max(0, tokens.remaining), duration(tokens.reset))
+    return lines
+
+
+_REQUESTS = (
+    b"x-ratelimit-limit-requests: %d\r\n"
+    b"x-ratelimit-remaining-requests: %d\r\n"
+    b"x-ratelimit-reset-requests: %b\r\n"
+)
+_TOKENS = _REQUESTS.replace(b"requests", b"tokens")
+
+
 def duration(seconds: float) -> bytes:
     """`seconds` in OpenAI's form, rounded up: to the millisecond below a second, else to the
     second: `0s`, `120ms`, `8s`, `6m0s`, `1h0m0s`."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmgw_core.limits.meters import BoundMeters, check
 from llmgw_core.limits.port import Exceeded
-from llmgw_core.limits.window import Window, tick_of
+from llmgw_core.limits.window import Window, correct_all, tick_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,15 +98,9 @@ class Ticket:
                 parallel.used -= 1
 
     def _correct(self, tick: int, amount: int) -> None:
-        booked = self._booked
-        for window, _ in self._bound.tokens:
-            if window.tick != tick:
-                window.advance(tick)
-            window.correct(booked, amount)
+        correct_all(self._bound.tokens, self._booked, tick, amount)
         for bound, _ in self._extra:
-            for window, _ in bound.tokens:
-                window.advance(tick)
-                window.correct(booked, amount)
+            correct_all(bound.tokens, self._booked, tick, amount)
 
     def _not_held(self, extra: BoundMeters) -> BoundMeters | None:
         held = {meter.id for bound, _ in self._all() for _, meter in bound.meters}

@@ -29,15 +29,32 @@ def tick_of(now: float) -> int:
     return int(now * TICKS_PER_SECOND)
 
 
+def correct_all(
+    windows: tuple[tuple[Window, int], ...], booked: int, tick: int, amount: int
+) -> None:
+    """Let time move on to `tick` and change in all `windows` what was booked at tick `booked` by
+    `amount`. Nearly always that slot is still the present one, which costs no call."""
+    for window, _ in windows:
+        if window.tick != tick:
+            window.advance(tick)
+        if booked >> window.shift != window.slot:
+            window.correct(booked, amount)
+            continue
+        slots, at = window.slots, window.at
+        change = max(-slots[at], amount)
+        window.total += change
+        slots[at] += change
+
+
 class Window:
     """Amounts counted over the last `seconds`. `total` is the sum and `tick` the time up to
-    which it holds; call `advance` first when time has moved on. `slots[at]` is what was counted in
-    the present slot.
+    which it holds; call `advance` first when time has moved on. `slot` is the number of the present
+    slot (`tick >> shift`), `slots[at]` what was counted in it.
 
     These are plain attributes for the hot path of `meters`; nobody else changes them.
     """
 
-    __slots__ = ("_last", "_shift", "_size", "_slot", "at", "seconds", "slots", "tick", "total")
+    __slots__ = ("_last", "_size", "at", "seconds", "shift", "slot", "slots", "tick", "total")
 
     def __init__(self, seconds: float, tick: int = 0) -> None:
         self.total = 0
@@ -47,14 +64,14 @@ class Window:
         ticks = max(1, math.ceil(seconds * TICKS_PER_SECOND))
         shift = max(0, math.ceil(math.log2(ticks / MAX_SLOTS)))
         self.seconds = seconds
-        self._shift = shift
+        self.shift = shift
         # One slot more than the window is long: the current slot is not yet over.
         self._size = -(-ticks >> shift) + 1
         self.slots = [0] * self._size
         self.tick = tick
-        self._slot = tick >> shift
-        self.at = self._slot % self._size
-        self._last = self._slot
+        self.slot = tick >> shift
+        self.at = self.slot % self._size
+        self._last = self.slot
 
     @property
     def precision(self) -> float:
@@ -62,21 +79,21 @@ class Window:
 
         One slot, and for windows that are no multiple of a slot the rest of another.
         """
-        return (self._size << self._shift) / TICKS_PER_SECOND - self.seconds
+        return (self._size << self.shift) / TICKS_PER_SECOND - self.seconds
 
     def advance(self, tick: int) -> None:
         """Let time move on to `tick`; an earlier tick changes nothing."""
         if tick <= self.tick:
             return
         self.tick = tick
-        slot = tick >> self._shift
-        passed = slot - self._slot
+        slot = tick >> self.shift
+        passed = slot - self.slot
         if not passed:
             return
         slots, at = self.slots, self.at
         if slots[at]:
-            self._last = self._slot
-        self._slot = slot
+            self._last = self.slot
+        self.slot = slot
         self.at = slot % self._size
         if not self.total:
             return
@@ -103,12 +120,12 @@ class Window:
         While that slot counts, the change is made there. Afterwards a positive change counts
         from now on (a long stream must not escape) and a negative one is void.
         """
-        slot = booked >> self._shift
-        if slot == self._slot and amount >= 0:
+        slot = booked >> self.shift
+        if slot == self.slot and amount >= 0:
             self.total += amount
             self.slots[self.at] += amount
             return amount
-        if self._slot - slot >= self._size:
+        if self.slot - slot >= self._size:
             if amount <= 0:
                 return 0
             at = self.at
@@ -134,7 +151,7 @@ class Window:
         excess = self.total + amount - limit
         if excess <= 0:
             return 0.0
-        slot = self._slot - self._size
+        slot = self.slot - self._size
         while excess > 0:
             slot += 1
             excess -= self.slots[slot % self._size]
@@ -143,7 +160,7 @@ class Window:
     def time_until_empty(self, now: float) -> float:
         """Seconds until everything has left the window if nothing else came."""
         if self.slots[self.at]:
-            return ((self._slot + self._size) << self._shift) / TICKS_PER_SECOND - now
+            return ((self.slot + self._size) << self.shift) / TICKS_PER_SECOND - now
         if not self.total:
             return 0.0
         last = self._last
@@ -154,18 +171,18 @@ class Window:
 
     def _leaves(self, slot: int) -> float:
         """The instant at which `slot` stops counting, in seconds of the clock."""
-        return ((slot + self._size) << self._shift) / TICKS_PER_SECOND
+        return ((slot + self._size) << self.shift) / TICKS_PER_SECOND
 
     def reshape(self, seconds: float) -> None:
         """Take another length and keep what is counted, each amount as late as its slot ends."""
-        oldest = self._slot - self._size + 1
+        oldest = self.slot - self._size + 1
         counted = [
-            (min(((slot + 1) << self._shift) - 1, self.tick), amount)
-            for slot in range(oldest, self._slot + 1)
+            (min(((slot + 1) << self.shift) - 1, self.tick), amount)
+            for slot in range(oldest, self.slot + 1)
             if (amount := self.slots[slot % self._size])
         ]
         self.total = 0
         self._shape(seconds, self.tick)
         for booked, amount in counted:
-            if self._slot - (booked >> self._shift) < self._size:
+            if self.slot - (booked >> self.shift) < self._size:
                 self.correct(booked, amount)

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from llmgw_core.domain.deployment import Deployment
     from llmgw_core.hooks.host import PluginHost
     from llmgw_core.pipeline.exchange import Exchange
-    from llmgw_core.pipeline.settlement import Books
     from llmgw_core.routing.balance import Balancer
     from llmgw_core.routing.plan import Candidates
 
@@ -43,7 +42,6 @@ class Attempts:
         host: PluginHost,
         transports: Mapping[str, Transport],
         balancer: Balancer,
-        books: Books,
         budget: int,
         reply_bytes: int,
         refuse_unpriced: bool,
@@ -51,7 +49,6 @@ class Attempts:
         self._host = host
         self._transports = transports
         self._balancer = balancer
-        self._books = books
         self._budget = budget
         self._reply_bytes = reply_bytes
         self._refuse_unpriced = refuse_unpriced
@@ -64,12 +61,16 @@ class Attempts:
         extra = exchange.lane is not None and exchange.lane.extra
         ordered = candidates.order(self._balancer)
         left = candidates.count - 1
+        refuse_unpriced = self._refuse_unpriced
         deployment = next(ordered)
         fresh = False
         while True:
             settlement.begin(deployment)
             try:
-                self._check_price(deployment, call.started_ns)
+                if refuse_unpriced and settlement.unpriced:
+                    raise UpstreamFailure(
+                        "unavailable", f"{deployment.id} has no price at this time"
+                    )
                 if extra:
                     await self._make_room(exchange, deployment)
                 return await self._attempt(exchange, deployment, fresh, deliver)
@@ -115,12 +116,6 @@ class Attempts:
         if not found.tiers:
             raise permission_denied("You may not use any deployment of the model.")
         return found
-
-    def _check_price(self, deployment: Deployment, at_ns: int) -> None:
-        """A candidate that has no price at the time of the call is no candidate."""
-        prices = self._books.prices
-        if self._refuse_unpriced and prices.price(deployment.model, deployment.id, at_ns) is None:
-            raise UpstreamFailure("unavailable", f"{deployment.id} has no price at this time")
 
     async def _make_room(self, exchange: Exchange, deployment: Deployment) -> None:
         """Before another model is used, its own meters join the reservation."""

@@ -18,7 +18,7 @@ from llmgw_core.domain.errors import GatewayError
 from llmgw_core.domain.failure import UpstreamFailure
 from llmgw_core.hooks.foreign import plugin_error
 from llmgw_core.hooks.judging import StreamJudges
-from llmgw_core.limits.headers import ratelimit_headers
+from llmgw_core.limits.headers import ratelimit_headers, ratelimit_lines
 from llmgw_core.pipeline.endings import END, HELD_BYTES, broken, drain
 from llmgw_core.pipeline.failures import classified
 from llmgw_core.pipeline.filtered import FilteredStream, judged_whole
@@ -30,13 +30,25 @@ if TYPE_CHECKING:
 
     from llmgw_core.backends.port import Session, StreamReader
     from llmgw_core.backends.transport.port import UpstreamReply
+    from llmgw_core.domain.call import StartLines
     from llmgw_core.domain.reply import Reply
     from llmgw_core.hooks.host import Answer, PluginHost
-    from llmgw_core.limits.port import Limiter
+    from llmgw_core.limits.port import Limiter, MeterState
     from llmgw_core.pipeline.exchange import Exchange
 
-_JSON: Sequence[tuple[bytes, bytes]] = (JSON,)
-_SSE: Sequence[tuple[bytes, bytes]] = (
+_NO_METERS = (None, None)
+
+
+class _Kind:
+    """A kind of reply: its header fields, and the same as lines of an HTTP/1.1 head."""
+
+    def __init__(self, *fields: tuple[bytes, bytes]) -> None:
+        self.fields = fields
+        self.lines = b"".join(b"%b: %b\r\n" % field for field in fields)
+
+
+_JSON = _Kind(JSON)
+_SSE = _Kind(
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
@@ -82,29 +94,36 @@ class Delivery:
                 )
             except UpstreamFailure:  # a plugin's own answer, of which no stream can be made
                 raise plugin_error() from None
-        body, head = reply.body, _JSON
+        body, kind = reply.body, _JSON
         if request.stream:
             try:
-                body, head = unfold(body, usage_wanted=request.usage_wanted) + END, _SSE
+                body, kind = unfold(body, usage_wanted=request.usage_wanted) + END, _SSE
             except msgspec.DecodeError:
                 raise plugin_error() from None
         exchange.ticket.answered()
-        await exchange.start(200, self._head(exchange, head))
+        await self._start(exchange, kind)
         await exchange.sink.finish(body)
 
     def rate_headers(self, exchange: Exchange) -> Sequence[tuple[bytes, bytes]]:
         """`x-ratelimit-*` of the tightest meters, once it is known which meters apply."""
-        if exchange.lane is None:
-            return ()
-        requests, tokens = self._limiter.state(exchange.lane.bound)
-        return ratelimit_headers(requests, tokens)
+        return ratelimit_headers(*self._tightest(exchange))
 
-    def _head(
-        self, exchange: Exchange, first: Sequence[tuple[bytes, bytes]]
-    ) -> list[tuple[bytes, bytes]]:
-        headers = [*first, (b"x-request-id", exchange.call.id.encode())]
-        headers += self.rate_headers(exchange)
-        return headers
+    def _tightest(self, exchange: Exchange) -> tuple[MeterState | None, MeterState | None]:
+        lane = exchange.lane
+        return _NO_METERS if lane is None else self._limiter.state(lane.bound)
+
+    async def _start(self, exchange: Exchange, kind: _Kind) -> None:
+        """Send the head of a good reply."""
+        exchange.replied = True
+        sink, id = exchange.sink, exchange.call.id.encode()
+        states = self._tightest(exchange)
+        start_lines: StartLines | None = getattr(sink, "start_lines", None)
+        if start_lines is not None:
+            lines = (kind.lines, id, ratelimit_lines(*states))
+            start_lines(200, b"%bx-request-id: %b\r\n%b" % lines)
+            return
+        headers = [*kind.fields, (b"x-request-id", id), *ratelimit_headers(*states)]
+        await sink.start(200, headers)
 
     async def _document(self, exchange: Exchange, session: Session, reply: UpstreamReply) -> None:
         answer = session.reply(reply.status, reply.headers, await reply.read(self._reply_bytes))
@@ -113,8 +132,7 @@ class Delivery:
             body = (await self._processed(exchange, answer)).body
         sink = exchange.sink
         exchange.ticket.complete(answer.usage, answer.output_bytes, gone=sink.gone)
-        exchange.replied = True
-        await sink.start(200, self._head(exchange, _JSON))
+        await self._start(exchange, _JSON)
         await sink.finish(body)
 
     async def _unfolded(self, exchange: Exchange, session: Session, reply: UpstreamReply) -> None:
@@ -144,7 +162,7 @@ class Delivery:
             exchange.ticket.rejected(answer.usage, answer.output_bytes, error)
             raise error from None
         exchange.ticket.complete(answer.usage, answer.output_bytes, gone=exchange.sink.gone)
-        await exchange.start(200, self._head(exchange, _SSE))
+        await self._start(exchange, _SSE)
         await exchange.sink.finish(events + END)
 
     async def _judged(self, exchange: Exchange, reply: UpstreamReply, reader: StreamReader) -> None:
@@ -165,9 +183,9 @@ class Delivery:
                     reply_bytes=self._reply_bytes,
                 )
             elif judges.links:
-                head = partial(self._head, exchange, _SSE)
+                start = partial(self._start, exchange, _SSE)
                 await FilteredStream(
-                    exchange, reply, reader, chain, head=head, clock=self._clock
+                    exchange, reply, reader, chain, start=start, clock=self._clock
                 ).deliver()
                 return
         except GatewayError as error:
@@ -179,7 +197,7 @@ class Delivery:
             await self._stream(exchange, reply, reader)
             return
         settlement.complete(reader.usage, reader.output_bytes, gone=exchange.sink.gone)
-        await exchange.start(200, self._head(exchange, _SSE))
+        await self._start(exchange, _SSE)
         await exchange.sink.finish(events + END)
 
     async def _stream(self, exchange: Exchange, reply: UpstreamReply, reader: StreamReader) -> None:
@@ -188,7 +206,7 @@ class Delivery:
         held = await self._until_content(reply, reader)
         settlement.first_content = self._clock()
         sink = exchange.sink
-        await exchange.start(200, self._head(exchange, _SSE))
+        await self._start(exchange, _SSE)
         if held:
             await sink.write(held)
         chunk, feed, write = reply.chunk, reader.feed, sink.write

@@ -23,15 +23,13 @@ from llmgw_core.wire.chat_event import UNREADABLE, ChatEvent, read_event
 from llmgw_core.wire.sse import EventSplitter, event_data
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable
 
     from llmgw_core.backends.port import StreamReader
     from llmgw_core.backends.transport.port import UpstreamReply
     from llmgw_core.hooks.filters import FilterChain
     from llmgw_core.hooks.judging import StreamJudges
     from llmgw_core.pipeline.exchange import Exchange
-
-    Headers = Sequence[tuple[bytes, bytes]]
 
 
 class FilteredStream:
@@ -41,11 +39,11 @@ class FilteredStream:
         "_chain",
         "_clock",
         "_exchange",
-        "_head",
         "_held",
         "_reader",
         "_reply",
         "_splitter",
+        "_start_reply",
         "_substantial",
     )
 
@@ -56,15 +54,15 @@ class FilteredStream:
         reader: StreamReader,
         chain: FilterChain,
         *,
-        head: Callable[[], Headers],
+        start: Callable[[], Awaitable[None]],
         clock: Callable[[], float],
     ) -> None:
-        """`head` gives the head of the reply at the moment when it starts."""
+        """`start` sends the head of the reply."""
         self._exchange = exchange
         self._reply = reply
         self._reader = reader
         self._chain = chain
-        self._head = head
+        self._start_reply = start
         self._clock = clock
         self._splitter = EventSplitter()
         self._held: list[bytes] = []
@@ -148,7 +146,7 @@ class FilteredStream:
 
     async def _start(self) -> None:
         self._exchange.ticket.first_content = self._clock()
-        await self._exchange.start(200, list(self._head()))
+        await self._start_reply()
 
     def _taken(self) -> bytes:
         taken = b"".join(self._held)

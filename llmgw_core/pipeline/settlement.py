@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from llmgw_core.accounting.journal import Journal
-    from llmgw_core.accounting.prices import PriceBook
+    from llmgw_core.accounting.prices import Price, PriceBook
     from llmgw_core.backends.port import StreamReader
     from llmgw_core.domain.call import Call
     from llmgw_core.domain.deployment import Deployment
@@ -40,12 +40,14 @@ _SERVED = frozenset({"completed", "incomplete", "client_left"})
 class Attempt:
     """The attempt that runs now. `sent`: a request may have reached the upstream, so its input
     counts as used even if nothing comes back; `reader` knows what a stream has produced,
-    `answer` is a complete reply that plugins look at before it is delivered."""
+    `answer` is a complete reply that plugins look at before it is delivered. `price` is what holds
+    at the time of the call."""
 
-    __slots__ = ("answer", "deployment", "reader", "sent", "started")
+    __slots__ = ("answer", "deployment", "price", "reader", "sent", "started")
 
-    def __init__(self, deployment: Deployment, started: float) -> None:
+    def __init__(self, deployment: Deployment, price: Price | None, started: float) -> None:
         self.deployment = deployment
+        self.price = price
         self.started = started
         self.sent = False
         self.reader: StreamReader | None = None
@@ -119,9 +121,16 @@ class Settlement:
         """Attempts that have ended."""
         return len(self._attempts)
 
+    @property
+    def unpriced(self) -> bool:
+        """Whether the running attempt's deployment has no price at the time of the call."""
+        return self.attempt is not None and self.attempt.price is None
+
     def begin(self, deployment: Deployment) -> None:
         """A new attempt runs now."""
-        self.attempt = Attempt(deployment, self._books.clock())
+        books = self._books
+        price = books.prices.price(deployment.model, deployment.id, self._call.started_ns)
+        self.attempt = Attempt(deployment, price, books.clock())
 
     def sent(self) -> None:
         """The running attempt's request may reach the upstream from now on."""
@@ -237,10 +246,8 @@ class Settlement:
     def _close(self, attempt: Attempt, outcome: str, status: int, usage: Usage, now: float) -> None:
         deployment, books = attempt.deployment, self._books
         cost = charge = 0
-        if usage.source != "none":
-            price = books.prices.price(deployment.model, deployment.id, self._call.started_ns)
-            if price is not None:
-                cost, charge = price.amounts(usage)
+        if attempt.price is not None and usage.source != "none":
+            cost, charge = attempt.price.amounts(usage)
         duration = int((now - attempt.started) * 1e6)
         record = AttemptRecord(
             deployment.id, deployment.model, outcome, status, duration, cost, charge

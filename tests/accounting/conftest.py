@@ -53,7 +53,7 @@ def open_journal(root: Path) -> Iterator[Callable[..., Journal]]:
     """Journals below `root` with small segments; closed in the end."""
     opened: list[Journal] = []
 
-    def make(segment_bytes: int = 4096, **options: object) -> Journal:
+    def make(segment_bytes: int = 3072, **options: object) -> Journal:
         opened.append(Journal(root, segment_bytes=segment_bytes, **options))  # type: ignore[arg-type]
         return opened[-1]
 

@@ -77,7 +77,7 @@ def test_zeros_are_no_frame() -> None:
 
 @pytest.mark.parametrize(
     "payload",
-    [b"\x02U" + msgspec.msgpack.encode([]), b"\x01X", b"\x01U\x90", b"\x01D\xc1", b"\x01"],
+    [b"\x01U" + msgspec.msgpack.encode([]), b"\x01X", b"\x02U\x90", b"\x01D\xc1", b"\x01"],
 )
 def test_what_a_newer_version_wrote_is_told_apart_from_damage(payload: bytes) -> None:
     with pytest.raises(Unreadable):

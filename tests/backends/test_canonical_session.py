@@ -45,7 +45,7 @@ def failure(found: CanonicalSession, body: bytes) -> UpstreamFailure:
 def test_one_post_carries_the_upstreams_model_name_the_credential_and_the_calls_ids() -> None:
     [request] = session({**CHAT, "extra": [1, None]}).requests()
     assert (request.method, request.target) == ("POST", "/v1/chat/completions")
-    assert dict(request.headers) == {
+    assert dict((*request.common, *request.headers)) == {
         b"content-type": b"application/json",
         b"user-agent": b"llmgw",
         b"authorization": b"Bearer secret",
@@ -56,7 +56,7 @@ def test_one_post_carries_the_upstreams_model_name_the_credential_and_the_calls_
 
 
 def test_prefix_and_headers_are_the_backends_choice() -> None:
-    extra = [(b"api-key", b"k")]
+    extra = ((b"api-key", b"k"),)
     [request] = session(
         {"model": "m", "input": "x"},
         endpoint="embeddings",
@@ -65,8 +65,8 @@ def test_prefix_and_headers_are_the_backends_choice() -> None:
         extra_headers=extra,
     ).requests()
     assert request.target == "/openai/v9/embeddings"
-    assert (b"api-key", b"k") in request.headers
-    assert b"authorization" not in dict(request.headers)
+    assert (b"api-key", b"k") in request.common
+    assert b"authorization" not in dict(request.common)
 
 
 def test_a_complete_reply_is_passed_on_as_it_is() -> None:

@@ -86,13 +86,29 @@ def test_an_encoded_head_is_always_exactly_one_head(
     )
 
 
+@given(st.lists(st.tuples(st.binary(max_size=8), st.binary(max_size=20)), max_size=4))
+def test_common_headers_stand_in_every_head_and_are_checked_like_others(
+    fields: list[tuple[bytes, bytes]],
+) -> None:
+    encoder, common, own = RequestEncoder(LOCAL), tuple(fields), ((b"x-own", b"1"),)
+    try:
+        expected = parse_head(encoder.encode(HttpRequest("POST", "/", (*common, *own))))
+    except TransportError:
+        with pytest.raises(TransportError):
+            encoder.encode(HttpRequest("POST", "/", own, common=common))
+        return
+    for body in (b"", b"{}"):
+        head = encoder.encode(HttpRequest("POST", "/", own, body, common))
+        assert parse_head(head)[2][:-1] == expected[2][:-1]
+
+
 def test_the_memory_of_an_encoder_is_bounded() -> None:
     encoder = RequestEncoder(LOCAL)
     for number in range(2000):
         header = (b"x-%d" % number, b"")
         head = encoder.encode(HttpRequest("GET", f"/{number}", (header,)))
         assert head.startswith(b"GET /%d HTTP/1.1\r\n" % number)
-    assert len(encoder._lines) <= 512
+    assert len(encoder._starts) <= 512
     assert len(encoder._names) <= 512
 
 

@@ -315,7 +315,8 @@ def _body(request: HttpRequest) -> bytes | io.BytesIO | None:
 
 def _headers(request: HttpRequest, way: _Way) -> list[tuple[str, str]]:
     try:
-        pairs = [(name.decode("ascii"), value.decode()) for name, value in request.headers]
+        fields = (*request.common, *request.headers)
+        pairs = [(name.decode("ascii"), value.decode()) for name, value in fields]
     except UnicodeDecodeError:
         raise refused("aiohttp sends header values in UTF-8 only") from None
     pairs.append(("accept-encoding", "identity"))

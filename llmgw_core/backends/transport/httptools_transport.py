@@ -18,7 +18,6 @@ from llmgw_core.domain.outgoing import DIRECT
 if TYPE_CHECKING:
     from collections.abc import Callable, Set
 
-    from llmgw_core.backends.transport.connection import Connection
     from llmgw_core.domain.deployment import Origin, Timeouts
     from llmgw_core.domain.outgoing import Outgoing
 
@@ -77,7 +76,12 @@ class HttptoolsTransport:
             started=started,
         )
         if connection.phase == HEAD and connection.failure is None:
-            await _head(connection)
+            try:
+                await connection.expect()
+            except BaseException:
+                connection.waiter = None
+                connection.give_up()
+                raise
         if connection.failure is not None and connection.phase == HEAD:
             raise connection.error()
         return HttptoolsReply(connection)
@@ -106,12 +110,3 @@ class HttptoolsTransport:
             raise TransportError("pool", "connect", "the transport is closed")
         pool = self._pools[origin] = OriginPool(origin, self._limits, self._caps, self._outgoing)
         return pool
-
-
-async def _head(connection: Connection) -> None:
-    try:
-        await connection.expect()
-    except BaseException:
-        connection.waiter = None
-        connection.give_up()
-        raise

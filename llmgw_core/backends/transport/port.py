@@ -23,12 +23,15 @@ TransportKind = Literal[
 
 class HttpRequest(msgspec.Struct, frozen=True, gc=False):
     """One request as an adapter wants it sent. Header names are lower case; `host`,
-    `content-length`, `connection` and `accept-encoding: identity` are the transport's."""
+    `content-length`, `connection` and `accept-encoding: identity` are the transport's.
+    `common` are further headers that stand in every request of a deployment: the transport keeps
+    their encoded form, so they must be the same object every time."""
 
     method: str
     target: str
     headers: tuple[tuple[bytes, bytes], ...]
     body: bytes = b""
+    common: tuple[tuple[bytes, bytes], ...] = ()
 
 
 class TransportError(Exception):
