@@ -39,9 +39,13 @@ async def replied(cycle: CallCycle) -> None:
     cycle.response_complete = True
 
 
-async def settled(connection: Connection) -> None:
-    while connection.tasks:
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110 -- nothing tells
         await asyncio.sleep(0)
+
+
+async def settled(connection: Connection) -> None:
+    await until(lambda: not connection.tasks)
 
 
 async def test_one_task_serves_the_calls_of_a_connection() -> None:
@@ -73,11 +77,9 @@ async def test_a_call_does_not_wait_for_what_the_one_before_does_after_its_reply
 
     connection = Connection(handle)
     first = connection.ask()
-    while not replies:
-        await asyncio.sleep(0)
+    await until(lambda: len(replies) == 1)
     second = connection.ask()
-    while len(replies) < 2:
-        await asyncio.sleep(0)
+    await until(lambda: len(replies) == 2)
     assert replies == [first, second]
     upstream_ended.set()
     assert first.task is not None
