@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 BASE_URL = "http://gateway.invalid/v1"
 """No address: names below `.invalid` do not exist (RFC 2606). Paths are those of the gateway."""
-_NO_KEY = "none"
 
 
 def asynchronous(
@@ -39,7 +38,7 @@ def asynchronous(
 ) -> AsyncOpenAI:
     """An `openai.AsyncOpenAI` for coroutines in the gateway's loop."""
     client = DefaultAsyncHttpxClient(transport=AsyncTransport(calls, principal), trust_env=False)
-    return AsyncOpenAI(api_key=key or _NO_KEY, base_url=BASE_URL, http_client=client, **options)
+    return AsyncOpenAI(api_key=key or "none", base_url=BASE_URL, http_client=client, **options)
 
 
 def blocking(
@@ -48,15 +47,14 @@ def blocking(
     """An `openai.OpenAI` for other threads than that of the gateway's loop."""
     transport = BlockingTransport(AsyncTransport(calls, principal), calls.portal)
     client = DefaultHttpxClient(transport=transport, trust_env=False)
-    return OpenAI(api_key=key or _NO_KEY, base_url=BASE_URL, http_client=client, **options)
+    return OpenAI(api_key=key or "none", base_url=BASE_URL, http_client=client, **options)
 
 
 class AsyncTransport(httpx.AsyncBaseTransport):
     """Requests of one client into one gateway; with a `principal`, the client's key is nothing."""
 
     def __init__(self, calls: Calls, principal: Principal | None) -> None:
-        self._calls = calls
-        self._principal = principal
+        self._calls, self._principal = calls, principal
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Answer when the head of the reply is there; its body follows as it comes."""
@@ -87,8 +85,7 @@ class ReplyBody(httpx.AsyncByteStream):
 
     def __init__(self, call: InProcessCall, request: httpx.Request, seconds: float | None) -> None:
         self.seconds = seconds
-        self._call = call
-        self._request = request
+        self._call, self._request = call, request
 
     async def read(self) -> bytes:
         """The next piece, b"" at the end."""
@@ -113,8 +110,7 @@ class BlockingTransport(httpx.BaseTransport):
     """The same for threads: the work is done in the gateway's loop."""
 
     def __init__(self, transport: AsyncTransport, portal: Portal) -> None:
-        self._transport = transport
-        self._portal = portal
+        self._transport, self._portal = transport, portal
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """See `AsyncTransport`."""
@@ -129,9 +125,7 @@ class BlockingBody(httpx.SyncByteStream):
     """A `ReplyBody` for threads."""
 
     def __init__(self, body: ReplyBody, portal: Portal, request: httpx.Request) -> None:
-        self._body = body
-        self._portal = portal
-        self._request = request
+        self._body, self._portal, self._request = body, portal, request
 
     def __iter__(self) -> Iterator[bytes]:
         with _translated(self._request):
@@ -139,8 +133,8 @@ class BlockingBody(httpx.SyncByteStream):
                 yield piece
 
     def close(self) -> None:
-        """The client wants no more."""
-        self._portal.release(self._body)
+        """The client wants no more. Not waiting: a forgotten stream is closed by a finalizer."""
+        self._portal.soon(self._body.leave)
 
 
 @contextmanager
