@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from starlette.exceptions import HTTPException
 
-from llmgw_server.pages import Page, as_json
+from llmgw_core.domain.errors import ConfigError, GatewayError
+from llmgw_server.pages import Page, as_error, as_json
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -52,6 +53,7 @@ class AdminPages:
             for method, path, endpoint in (
                 ("GET", "/plugins", self.plugins),
                 ("GET", "/status", self.status),
+                ("POST", "/reload", self.reload),
             )
         ]
 
@@ -64,12 +66,24 @@ class AdminPages:
         return as_json(
             {
                 "version": _version(),
+                "generation": self._gateway.generation,
+                "generations": self._gateway.generations,
                 "ready": not self._pages.reasons(),
                 "reasons": self._pages.reasons(),
                 "requests_in_flight": self._application.in_flight,
                 "calls_in_flight": self._gateway.stats.in_flight,
             }
         )
+
+    async def reload(self, request: Request) -> Response:
+        """Go on with what the configuration says now; 409 with every error when it cannot be."""
+        try:
+            return as_json(await self._gateway.reload(trigger="admin API"))
+        except ConfigError as error:
+            refusal = GatewayError(
+                409, "configuration_refused", f"Nothing has changed. {error}", should_retry=False
+            )
+            return as_error(refusal, request)
 
     async def _off(self, request: Request) -> Response:
         if not self._told:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from llmgw_core.config.schema import ListenerConfig, ServerConfig, TlsConfig
+from llmgw_core.gateway import Gateway
 from llmgw_core.testing.installation import at
 from llmgw_server.app import Application, create_app
 from llmgw_server.listening import ServeError, bind_unix, open_listeners
@@ -156,6 +157,32 @@ async def test_admin_pages_say_what_runs_and_how_it_is(
         status, headers, _ = await served.exchange(get("/admin/v1/status", method="POST"))
         assert (status, "get" in headers["allow"]) == (405, True)
         assert (await served.exchange(get("/admin/v1/none")))[0] == 404
+
+
+async def test_a_reload_is_asked_for_and_a_configuration_that_is_wrong_is_said(
+    kind: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "llmgw.yaml"
+    text = f"server: {{port: 0, admin_key: {KEY}}}\n"
+    file.write_text(text)
+    async with (
+        Gateway.open(file) as gateway,
+        running(create_app(gateway), kind, configured=True) as served,
+    ):
+        reload = get("/admin/v1/reload", method="POST")
+        assert (await served.exchange(get("/admin/v1/reload")))[0] == 405
+        assert (await served.exchange(get("/admin/v1/reload", "wrong", "POST")))[0] == 401
+        file.write_text(text + "requests: {body_bytes: 5}\n")
+        status, _, body = await served.exchange(reload)
+        assert (status, json.loads(body)["generation"]) == (200, 2)
+        assert gateway.config.requests.body_bytes == 5
+        file.write_text(text + "requests: {body_bytes: many}\n")
+        status, _, body = await served.exchange(reload)
+        error = json.loads(body)["error"]
+        assert (status, error["code"]) == (409, "configuration_refused")
+        assert "requests.body_bytes: expected `int`, got `str`" in error["message"]
+        state = json.loads((await served.exchange(get("/admin/v1/status")))[2])
+        assert state["generation"] == 2
 
 
 @pytest.mark.parametrize(
