@@ -63,8 +63,11 @@ def merged(general: OutgoingConfig, own: OutgoingConfig | None) -> OutgoingConfi
 
 def unused_variables(general: OutgoingConfig, env: Mapping[str, str]) -> list[str]:
     """The proxy variables that are set although the configuration says nothing of a proxy."""
-    if general.proxy is not None:
-        return []
+    return [] if general.proxy is not None else variables_set(env)
+
+
+def variables_set(env: Mapping[str, str]) -> list[str]:
+    """The names of the proxy variables that are set."""
     return [name for each in VARIABLES for name in (each, each.upper()) if env.get(name)]
 
 
