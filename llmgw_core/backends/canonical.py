@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from llmgw_core.backends.canonical_choices import ChoicesStreamReader
 from llmgw_core.backends.canonical_stream import CanonicalStreamReader
 from llmgw_core.backends.chunks import decode_document, present, read_choice
 from llmgw_core.backends.port import Reply
@@ -39,6 +40,9 @@ _KINDS: dict[int, FailureKind] = {
     504: "timeout",
     529: "overloaded",
 }
+
+
+_CLIENTS_FAULT = frozenset((400, 404, 409, 410, 413, 422, 451))
 
 
 class CanonicalSession:
@@ -110,17 +114,21 @@ class CanonicalSession:
                 if kind != b"text/event-stream":
                     raise UpstreamFailure("protocol", "the stream has the wrong content type")
                 break
-        return CanonicalStreamReader(hide_usage=not self._request.usage_wanted)
+        hide_usage = not self._request.usage_wanted
+        if self._request.choices > 1:
+            return ChoicesStreamReader(hide_usage=hide_usage, choices=self._request.choices)
+        return CanonicalStreamReader(hide_usage=hide_usage)
 
     def error(self, status: int, headers: Headers, body: bytes) -> UpstreamFailure:
-        """See the port. A 4xx that is the client's fault goes back unchanged if it is a JSON
-        object; an HTML page of some proxy on the way is not for clients.
+        """See the port. A 4xx that is the client's fault goes back if it is a JSON object; an
+        HTML page of some proxy on the way is not for clients, and neither is what says that the
+        gateway itself asks wrongly (405, 415, a redirect).
         """
         kind = _KINDS.get(status)
         message = f"the upstream answered {status}"
         if kind is None:
             kind = "server" if status >= 500 else "client"
-        if kind == "client" and not (400 <= status < 500 and _is_object(body)):
+        if kind == "client" and not (status in _CLIENTS_FAULT and _is_object(body)):
             kind = "protocol"
         return UpstreamFailure(
             kind, message, status=status, body=body, retry_after=_retry_after(headers)

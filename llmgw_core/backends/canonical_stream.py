@@ -18,6 +18,9 @@ from llmgw_core.wire.sse import EventSplitter, EventTooLarge, event_data, event_
 from llmgw_core.wire.usage import read_usage
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from llmgw_core.backends.chunks import ChoiceFacts
     from llmgw_core.domain.usage import Usage
 
 _DONE = b"[DONE]"
@@ -81,6 +84,9 @@ class CanonicalStreamReader:
             if b"data:" in data:
                 self._last = data
             return data
+        return self._feed_events(data)
+
+    def _feed_events(self, data: bytes) -> bytes:
         self._pending = b""
         try:
             events = self._splitter.feed(data)
@@ -127,6 +133,9 @@ class CanonicalStreamReader:
             if b"data:" in event:
                 self._last = event
             return event
+        return self._read(event)
+
+    def _read(self, event: bytes) -> bytes:
         data = event_data(event)
         if data is None:
             return event
@@ -152,11 +161,14 @@ class CanonicalStreamReader:
                 return b""
         text = sum(fact.text for fact in facts)
         self._text += text
-        self.finished = self.finished or any(fact.finished for fact in facts)
+        self._note(facts)
         if not self.content and (self.finished or any(fact.content for fact in facts)):
             self.content = True
             self._envelope = len(event) - text
         return event
+
+    def _note(self, facts: Iterable[ChoiceFacts]) -> None:
+        self.finished = self.finished or any(fact.finished for fact in facts)
 
     def _look_for_finish(self) -> None:
         """The end marker is missing: was the last thing that came through a finished choice?"""

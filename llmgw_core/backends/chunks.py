@@ -8,6 +8,7 @@ import msgspec
 
 
 class _Choice(msgspec.Struct):
+    index: int | None = None
     delta: dict[str, Any] | None = None
     message: dict[str, Any] | None = None
     finish_reason: str | None = None
@@ -57,13 +58,14 @@ _NOT_TEXT = frozenset({"role", "id", "type", "index"})
 
 
 class ChoiceFacts(msgspec.Struct, frozen=True):
-    """What one choice says: bytes of produced text, whether it carries any content at all, and
-    whether it is finished.
+    """What one choice says: bytes of produced text, whether it carries any content at all, whether
+    it is finished, and which one it is.
     """
 
     text: int
     content: bool
     finished: bool
+    index: int = 0
 
 
 def read_choice(raw: msgspec.Raw) -> ChoiceFacts:
@@ -71,4 +73,4 @@ def read_choice(raw: msgspec.Raw) -> ChoiceFacts:
     choice = _decode_choice(raw)
     body = choice.delta or choice.message or {}
     content = any(value for key, value in body.items() if key != "role")
-    return ChoiceFacts(text_bytes(body), content, bool(choice.finish_reason))
+    return ChoiceFacts(text_bytes(body), content, bool(choice.finish_reason), choice.index or 0)

@@ -149,23 +149,42 @@ def rate_limited(
 
 
 def overloaded(
-    message: str, *, retry_after: float | None = None, code: str = "unavailable"
+    message: str,
+    *,
+    retry_after: float | None = None,
+    code: str = "unavailable",
+    should_retry: bool = True,
 ) -> GatewayError:
     """503: nothing wrong with the call; there is nobody to serve it now."""
-    return GatewayError(503, code, message, type="server_error", retry_after=retry_after)
+    return GatewayError(
+        503,
+        code,
+        message,
+        type="server_error",
+        retry_after=retry_after,
+        should_retry=should_retry,
+    )
 
 
 def upstream_failed(
-    message: str, *, code: str = "upstream_error", status: int = 502
+    message: str,
+    *,
+    code: str = "upstream_error",
+    status: int = 502,
+    should_retry: bool | None = None,
 ) -> GatewayError:
     """502 or 504: the model's backend failed and no other candidate was left."""
-    return GatewayError(status, code, message, type="server_error")
+    return GatewayError(status, code, message, type="server_error", should_retry=should_retry)
 
 
 def internal_error() -> GatewayError:
     """500: a bug of the gateway; the text says nothing about it on purpose."""
     return GatewayError(
-        500, "internal_error", "The gateway could not process the request.", type="server_error"
+        500,
+        "internal_error",
+        "The gateway could not process the request.",
+        type="server_error",
+        should_retry=False,
     )
 
 

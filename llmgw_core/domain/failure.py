@@ -20,8 +20,8 @@ FailureKind = Literal[
 
 class UpstreamFailure(Exception):
     """An attempt failed, classified. `status` is the upstream's (0 if none). For kind
-    `client`, `body` and `content_type` are what the caller gets, unchanged. `retry_after` is
-    in seconds. The text is for logs and never for clients.
+    `client`, `body` is a JSON object with the upstream's words; see `wire.refusal` for what of it
+    is told. `retry_after` is in seconds. The text is for logs and never for clients.
     """
 
     def __init__(
@@ -31,12 +31,10 @@ class UpstreamFailure(Exception):
         *,
         status: int = 0,
         body: bytes = b"",
-        content_type: bytes = b"application/json",
         retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
         self.kind: FailureKind = kind
         self.status = status
         self.body = body
-        self.content_type = content_type
         self.retry_after = retry_after

@@ -265,7 +265,11 @@ _UNITS = {
 def _nobody(lane: Lane) -> GatewayError:
     """Why nobody may serve a model that is granted."""
     if any(dropped.reason == NO_PRICE for dropped in lane.candidates.dropped):
-        return overloaded("The model cannot be served: it has no price.", code="model_unpriced")
+        return overloaded(
+            "The model cannot be served: it has no price.",
+            code="model_unpriced",
+            should_retry=False,
+        )
     return permission_denied("No deployment of the model is in a zone that you may use.")
 
 

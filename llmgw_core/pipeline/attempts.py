@@ -17,10 +17,12 @@ from llmgw_core.domain.failure import UpstreamFailure
 from llmgw_core.limits.port import Exceeded
 from llmgw_core.pipeline.failures import classified, report, stale
 from llmgw_core.routing.policy import next_step
+from llmgw_core.wire.refusal import HIDDEN, refusal_body
 
 if TYPE_CHECKING:
     from llmgw_core.backends.port import Session
     from llmgw_core.backends.transport.port import UpstreamReply
+    from llmgw_core.domain.call import Call
     from llmgw_core.domain.credential import Credential
     from llmgw_core.domain.deployment import Deployment
     from llmgw_core.hooks.host import PluginHost
@@ -95,10 +97,28 @@ class Attempts:
             report(call.id, deployment.id, failure)
             settlement.failed(failure.kind, failure.status)
             if step == "stop":
-                raise failure if failure.kind == "client" else _verdict(failure)
+                if failure.kind == "client":
+                    raise self._told(failure, call, deployment)
+                raise _verdict(failure)
             fresh = False
             left -= 1
             deployment = next(ordered)
+
+    def _told(
+        self, failure: UpstreamFailure, call: Call, deployment: Deployment
+    ) -> UpstreamFailure:
+        """A refusal in the upstream's words, without those that are not for callers."""
+        try:
+            host = self._host.backends[deployment.backend].origin(deployment).host
+        except UpstreamFailure:  # it was there a moment ago
+            host = ""
+        words = {
+            deployment.credential.value: HIDDEN,
+            deployment.upstream_model: call.model,
+            host: HIDDEN,
+        }
+        failure.body = refusal_body(failure.body, call.id, words)
+        return failure
 
     def _candidates(self, exchange: Exchange) -> Candidates:
         """The candidates, each fallback model asked about with the plugins' `authorize`."""
@@ -205,6 +225,7 @@ def _verdict(failure: UpstreamFailure) -> GatewayError:
             return upstream_failed(
                 "The gateway's credentials for this model were refused. Your own key is fine.",
                 code="upstream_credentials_exhausted",
+                should_retry=False,
             )
         case _:
             return upstream_failed("The model's backend failed.")

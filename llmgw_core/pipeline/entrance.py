@@ -198,7 +198,7 @@ class Entrance:
         exchange.work_on_when_gone()
         exchange.ticket.unsuccessful("refused", failure.status, "upstream_refused")
         headers = [
-            (b"content-type", failure.content_type),
+            JSON,
             (b"x-request-id", exchange.call.id.encode()),
             (b"x-should-retry", b"false"),
             *self._delivery.rate_headers(exchange),

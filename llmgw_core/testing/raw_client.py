@@ -96,6 +96,11 @@ class Wire:
             raw += body
         return Answer(status, headers, body, raw)
 
+    def see(self, data: bytes) -> None:
+        """Wait until `data` has come; it stays there to be read."""
+        while data not in self._rest:
+            self.more()
+
     def rest(self) -> bytes:
         """Everything until the server closes."""
         try:

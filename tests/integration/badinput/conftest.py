@@ -48,7 +48,9 @@ TOKENS = 10_000_000
 SECRET = "upstream-credential-1234"
 UPSTREAM_MODEL = "vendor/internal-name-7b"
 JSON_REPLY = http_reply(
-    200, json.dumps(completion()).encode(), [(b"content-type", b"application/json")]
+    200,
+    json.dumps(completion()).encode(),
+    [(b"content-type", b"application/json"), (b"connection", b"close")],
 )
 REQUEST_ID = re.compile(r"req_[0-9a-f]{32}")
 
@@ -194,10 +196,10 @@ class World:
 
     @staticmethod
     async def good(peer: Peer) -> None:
-        """An upstream as it should be."""
-        while True:
-            await peer.request()
-            await peer.send(JSON_REPLY)
+        """An upstream as it should be; each request has a connection of its own, so that the
+        script of the moment holds."""
+        await peer.request()
+        await peer.send(JSON_REPLY)
 
     # ------------------------------------------------------------------ what a row does
 
