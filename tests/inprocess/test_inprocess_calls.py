@@ -131,9 +131,9 @@ async def test_a_refusal_is_raised_with_everything_that_a_client_is_told(
 @pytest.mark.parametrize(
     ("body", "code", "message"),
     [
-        (b'{"error": {"message": "too hot", "code": 7, "param": "t"}}', "7", "too hot"),
-        (b'{"error": "too hot"}', "error", "too hot"),
-        (b'{"error": {}}', "error", "The request was refused with status 400."),
+        (b'{"error": {"message": "too hot", "code": "c", "param": "t"}}', "c", "too hot"),
+        (b'{"error": "too hot"}', "upstream_refused", "too hot"),
+        (b'{"error": {}}', "upstream_refused", "The model's backend refused the request."),
     ],
 )
 async def test_an_upstreams_own_words_are_raised_whatever_their_shape(
