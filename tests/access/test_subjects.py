@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,6 +14,7 @@ from llmgw_core.testing.tenants import Tenant, create_tenant
 if TYPE_CHECKING:
     from llmgw_core.access.principals import PrincipalCache
     from llmgw_core.store.engine import Store
+    from llmgw_core.tenancy.records import Kind
     from llmgw_core.tenancy.service import Tenancy
     from llmgw_core.testing.principal_source import CountingSource, SettableClock
 
@@ -39,6 +40,7 @@ async def test_a_subject_is_named_by_id_or_name_from_the_organisation_down(
             assert principal is not None
             assert [level.kind for level in principal.levels] == kinds
         assert source.finds == finds + 1
+    assert principal is not None
     assert principal.key_id == tenant.key_id
 
 
@@ -61,11 +63,12 @@ async def test_whatever_is_off_at_any_level_is_nobody_within_the_staleness(
     cache: PrincipalCache, clock: SettableClock, tenant: Tenant, elsewhere: Tenancy
 ) -> None:
     subject = Subject(organization="acme", team="team", user="user")
-    for kind, id in (
+    levels: tuple[tuple[Kind[Any], str], ...] = (
         (ORGANIZATION, tenant.organization_id),
         (TEAM, tenant.team_id),
         (USER, tenant.user_id),
-    ):
+    )
+    for kind, id in levels:
         assert await cache.resolve_subject(subject) is not None
         await elsewhere.disable(kind, id, actor=ADMIN)
         clock.now += 5.0

@@ -105,6 +105,6 @@ async def test_a_slow_reader_slows_its_upstream(
                 received += len(await reader.read(65536))
             assert endless.taken > held
             await endless.blocked()
-            writer.transport.abort()  # type: ignore[attr-defined]
+            writer.transport.abort()
     [record] = await installation.records()
     assert record.status == "client_left"

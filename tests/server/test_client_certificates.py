@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import ssl
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from .conftest import Authority, running
 
 if TYPE_CHECKING:
     from llmgw_core.domain.call import Body, Head, Headers
+    from llmgw_core.tenancy.records import Kind
     from llmgw_core.testing.installation import Install, Installation
     from llmgw_core.testing.model_server import ModelServer
 
@@ -166,11 +168,12 @@ async def test_whoever_is_off_is_refused_on_the_next_call(
             return answer.status_code
 
         assert await status() == 200
-        for level, id in (
+        levels: tuple[tuple[Kind[Any], str], ...] = (
             (KEY, tenant.key_id),
             (TEAM, tenant.team_id),
             (ORGANIZATION, tenant.organization_id),
-        ):
+        )
+        for level, id in levels:
             await gateway.tenancy.disable(level, id, actor=ADMIN)
             assert await status() == 401
             await gateway.tenancy.enable(level, id, actor=ADMIN)
@@ -241,7 +244,7 @@ async def test_a_certificate_that_expires_on_its_connection_is_refused() -> None
     for now, status, code in ((ends, 401, "invalid_api_key"), (ends - 1, 503, "unavailable")):
         gateway: Any = Unasked()
         sink: Any = Silent()
-        entrance = Identified(gateway, Subject(key="k"), ends, clock=lambda now=now: now)
+        entrance = Identified(gateway, Subject(key="k"), ends, clock=partial(float, now))
         await entrance.handle(None, None, sink)  # type: ignore[arg-type]
         assert (sink.status, json.loads(sink.body)["error"]["code"]) == (status, code)
         assert gateway.stats.refusals[code] == 1

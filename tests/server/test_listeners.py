@@ -53,7 +53,7 @@ async def test_each_listener_serves_its_own_pages_and_no_others(
     async with running(create_app(installation.gateway), kind, configured=True) as served:
         public, admin, metrics = served.urls
         assert admin.startswith("https:")
-        found = {}
+        found: dict[str, list[tuple[str, int]]] = {}
         for url in served.urls:
             options: Any = {"ssl": authority.trusting()} if url is admin else {}
             found[url] = []
