@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from llmgw_core.domain.access import Principal
     from llmgw_core.domain.call import Call, Head
     from llmgw_core.domain.reply import Reply
-    from llmgw_core.domain.usage import UsageRecord
+    from llmgw_core.domain.usage import EndedAttempt, UsageRecord
+    from llmgw_core.tenancy.records import AuditEntry
     from llmgw_core.wire.request import RequestView
 
 
@@ -77,6 +78,16 @@ class Recorder:
     async def on_usage(self, record: UsageRecord) -> None:
         """Noted."""
         self.events.append(("on_usage", record))
+
+    @hookimpl
+    def on_attempt(self, record: EndedAttempt) -> None:
+        """Noted."""
+        self.events.append(("on_attempt", record))
+
+    @hookimpl
+    def on_audit(self, entry: AuditEntry) -> None:
+        """Noted."""
+        self.events.append(("on_audit", entry))
 
 
 class DenyModel:

@@ -17,7 +17,7 @@ from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.testing.client import Client
 from llmgw_core.testing.installation import INPUT_PRICE, OUTPUT_PRICE, at, served_by
 from llmgw_core.testing.model_server import DONE, completion
-from llmgw_core.testing.plugins import DenyModel, Recorder, authenticator
+from llmgw_core.testing.plugins import DenyModel, authenticator
 from llmgw_core.testing.upstream import Peer, http_reply, repeating
 
 if TYPE_CHECKING:
@@ -75,53 +75,6 @@ def failing(*arguments: Any) -> Any:
 async def only_record(here: Installation) -> Any:
     [record] = await here.records()
     return record
-
-
-@pytest.mark.parametrize("stream", [False, True])
-async def test_the_hooks_of_one_call_in_their_order(
-    installed: Install, server: ModelServer, stream: bool
-) -> None:
-    events: list[tuple[str, str]] = []
-
-    def recorder(name: str) -> type[Any]:
-        class Named(Recorder):
-            def __init__(self, config: None, context: Any) -> None:
-                super().__init__(config, context)
-                self.events = _Tagged(name)
-
-        return Named
-
-    class _Tagged(list[tuple[str, Any]]):
-        def __init__(self, name: str) -> None:
-            super().__init__()
-            self.name = name
-
-        def append(self, item: tuple[str, Any]) -> None:
-            events.append((self.name, item[0]))
-
-    here = await installed(
-        {"m": [at(server)]}, plugins=[("one", recorder("1")), ("two", recorder("2"))]
-    )
-    await here.client.chat("m", stream=stream)
-    await here.gateway.host.shutdown(1.0)
-    assert events == [
-        ("1", "startup"),
-        ("2", "startup"),
-        ("1", "pre_auth"),
-        ("2", "pre_auth"),
-        ("1", "authenticate"),
-        ("2", "authenticate"),
-        ("1", "authorize"),
-        ("2", "authorize"),
-        ("1", "pre_route"),
-        ("2", "pre_route"),
-        *([("2", "open_stream"), ("1", "open_stream")] if stream else []),
-        ("2", "post_process"),
-        ("1", "post_process"),
-        *sorted([("1", "on_usage"), ("2", "on_usage")]),
-        ("2", "shutdown"),
-        ("1", "shutdown"),
-    ]
 
 
 async def test_pre_auth_may_bring_the_credentials(installed: Install, server: ModelServer) -> None:
