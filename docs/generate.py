@@ -12,26 +12,32 @@ import importlib
 import inspect
 import os
 import re
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast, get_args, get_type_hints
 
 import msgspec
-from mkdocs.structure.files import File
 
 from llmgw_core.config import schema
 from llmgw_core.domain import errors
 from llmgw_core.domain.access import Limits
 from llmgw_core.domain.deployment import Timeouts
-from llmgw_core.hooks import specs
+from llmgw_core.hooks import check, specs
+from llmgw_core.hooks.foreign import FIXED_POLICY
+from llmgw_core.hooks.host import PluginHost
+from llmgw_core.hooks.registry import Parts
 from llmgw_core.pipeline.stats import Stats
 from llmgw_server import cli
-from llmgw_server.metrics import StatsCollector
+from llmgw_server.metrics import PluginCollector, StatsCollector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from mkdocs.config.defaults import MkDocsConfig
     from mkdocs.structure.files import Files
+
+    from llmgw_core.gateway import Gateway
 
 ROOT = Path(__file__).parent.parent
 SECTIONS: dict[str, type[msgspec.Struct]] = {
@@ -112,16 +118,45 @@ def configuration() -> str:
     return "\n".join(lines)
 
 
+FAILURES = {
+    "stop": "The gateway does not start, and says which plugin it was.",
+    "continue": "It is logged and counted, and nothing else happens.",
+    "refuse": "The call is refused, whatever `on_error` says: who cannot be asked denies.",
+    None: "The call ends with 500 `plugin_error`; with `on_error: open` it goes on as if the plugin"
+    " had returned `None`.",
+}
+
+
 def hooks() -> str:
-    """Every hook with its exact signature."""
+    """Every hook with its exact signature, and what happens when a plugin fails in it."""
     lines = ["# Hooks", "", inspect.cleandoc(specs.__doc__ or ""), ""]
+    lines += [f"This is hook API {specs.HOOK_API}. {_doc_of_hook_api()}", ""]
+    lines += [f"The class of a plugin may say more. `needs`: {_words(check.NEEDS)}: decoded before"]
+    lines += ["it is asked, so that what cannot be decoded is not its failure. `threads`: a"]
+    lines += ["frozenset of awaited hooks that are plain functions and may block. `once_per`:"]
+    lines += [f"{_words(check.ONCE_PER)}.", ""]
     for name, kind in specs.HOOK_KINDS.items():
         function = getattr(specs.GatewayHooks, name)
-        word = "async def" if inspect.iscoroutinefunction(function) else "def"
+        awaited = inspect.iscoroutinefunction(function)
         signature = str(inspect.signature(function)).replace("'", "")
-        lines += [f"## {name}", "", f"Kind: {kind}", ""]
-        lines += [f"    {word} {name}{signature}", "", _doc(function), ""]
+        order = "from the last plugin to the first" if name in specs.REVERSED else "in order"
+        lines += [f"## {name}", "", f"Kind: {kind}, {order}.", ""]
+        lines += [f"    {'async def' if awaited else 'def'} {name}{signature}", ""]
+        lines += [_doc(function), "", f"When it fails: {FAILURES[FIXED_POLICY.get(name)]}"]
+        if name == "open_stream":
+            lines += ["After content has reached the client, a stream ends with an error event."]
+        lines.append("")
     return "\n".join(lines)
+
+
+def _words(names: Iterable[str]) -> str:
+    return " or ".join(f"`{name}`" for name in sorted(names))
+
+
+def _doc_of_hook_api() -> str:
+    """The text below the constant."""
+    source = inspect.getsource(specs)
+    return " ".join(source.partition("HOOK_API: Final = ")[2].split('"""')[1].split())
 
 
 def _sample(function: Callable[..., errors.GatewayError]) -> errors.GatewayError:
@@ -192,7 +227,8 @@ def metrics() -> str:
     stats = Stats()
     lines = ["# Metrics", "", "`/metrics` serves them in Prometheus' text format, together with"]
     lines += ["those of the process.", "", *_table("metric", "type", "what")]
-    for family in StatsCollector(stats).collect():
+    nobody = cast("Gateway", SimpleNamespace(host=PluginHost([], Parts())))
+    for family in chain(StatsCollector(stats).collect(), PluginCollector(nobody).collect()):
         name = family.name + ("_total" if family.type == "counter" else "")
         lines.append(_row(f"`{name}`", family.type, family.documentation))
     return "\n".join(lines) + "\n"
@@ -232,6 +268,8 @@ PAGES: dict[str, Callable[[], str]] = {
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """MkDocs' event: the pages are known, none is read yet."""
+    from mkdocs.structure.files import File  # noqa: PLC0415 -- the pages can be made without it
+
     for path, make in PAGES.items():
         files.append(File.generated(config, path, content=make()))
     return files
