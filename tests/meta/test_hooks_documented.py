@@ -19,6 +19,7 @@ from llmgw_core.hooks.specs import HOOK_KINDS, REVERSED, GatewayHooks
 if TYPE_CHECKING:
     from pathlib import Path
 
+BLOCK = re.compile(r'^```python title="([\w.]+)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 KINDS = {"START", "FOLD", "FIRST", "ALL", "OBSERVE"}
 
 
@@ -43,11 +44,8 @@ def test_a_hook_has_a_signature_a_text_and_a_failure_in_the_reference(
     [text] = [part for part in section if part.startswith(f"{hook}\n")]
     function = getattr(GatewayHooks, hook)
     names = list(inspect.signature(function).parameters)
-    assert re.search(
-        rf"^    (async )?def {hook}\({', '.join(rf'{n}[^,]*' for n in names)}\) ->",
-        text,
-        re.MULTILINE,
-    )
+    arguments = ", ".join(rf"{name}[^,]*" for name in names)
+    assert re.search(rf"^    (async )?def {hook}\({arguments}\) -> ", text, re.MULTILINE)
     assert (inspect.getdoc(function) or "") in text
     assert f"Kind: {HOOK_KINDS[hook]}, " in text
     assert ("from the last plugin to the first" in text) == (hook in REVERSED)
@@ -67,9 +65,7 @@ def test_the_plugins_of_the_guide_run_and_pass_their_own_test(
     repository: Path, tmp_path: Path
 ) -> None:
     page = (repository / "docs" / "how-to" / "write-a-plugin.md").read_text(encoding="utf-8")
-    blocks = dict(
-        re.findall(r'^```python title="([\w.]+)"\n(.*?)^```$', page, re.MULTILINE | re.DOTALL)
-    )
+    blocks = dict(BLOCK.findall(page))
     assert set(blocks) == {"house_rules.py", "first_come.py", "test_house_rules.py"}
     for name, text in blocks.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
@@ -86,5 +82,5 @@ def test_the_plugins_of_the_guide_run_and_pass_their_own_test(
             cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 passed" in done.stdout
+    assert "2 passed" in done.stdout
     assert (tmp_path / "llmgw-data").exists() is False
