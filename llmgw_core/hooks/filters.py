@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 from llmgw_core.domain.failure import UpstreamFailure
 from llmgw_core.hooks.dispatch import measured
 from llmgw_core.hooks.foreign import Foreign
-from llmgw_core.wire.chat_event import ChatEvent
+from llmgw_core.wire.stream_event import StreamEvent
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from llmgw_core.hooks.compile import CompiledHook
 
-Emitted = ChatEvent | list[ChatEvent] | tuple[ChatEvent, ...] | None
+Emitted = StreamEvent | list[StreamEvent] | tuple[StreamEvent, ...] | None
 """What a filter gives out now: nothing, one event, or several."""
 
 _OBJECT: Final = 256
@@ -30,7 +30,7 @@ class StreamFilter(Protocol):
     """What `open_stream` returns. Both methods may be coroutines. A filter may also have a plain
     function `close()`, called once when its attempt is over, however it ended."""
 
-    def feed(self, event: ChatEvent) -> Emitted | Awaitable[Emitted]:
+    def feed(self, event: StreamEvent) -> Emitted | Awaitable[Emitted]:
         """Take one event. Return it to pass it on, nothing to hold or drop it, others to replace
         it. Raise `GatewayError` to end the stream: before any content has reached the client as
         an ordinary error reply, after it as an error event without `[DONE]`."""
@@ -55,11 +55,11 @@ class FilterLink:
         self._filter = opened
         self._limit = held_bytes
         self._keeps = hook.on_failure == "continue"
-        self._taken: list[ChatEvent] = []
+        self._taken: list[StreamEvent] = []
         self._cost = 0
         self._off = False
 
-    async def feed(self, event: ChatEvent) -> Sequence[ChatEvent]:
+    async def feed(self, event: StreamEvent) -> Sequence[StreamEvent]:
         """What comes out when `event` goes in. Raises `GatewayError`, and `UpstreamFailure` when
         the filter holds too much."""
         if self._off:
@@ -78,7 +78,7 @@ class FilterLink:
             raise UpstreamFailure("protocol", f"{self._hook.plugin} holds too much of the stream")
         return out
 
-    async def finish(self) -> Sequence[ChatEvent]:
+    async def finish(self) -> Sequence[StreamEvent]:
         """What comes out at the end. Raises `GatewayError`."""
         if self._off:
             return ()
@@ -94,25 +94,25 @@ class FilterLink:
                 close()
             self._hook.failures += border.failures
 
-    def _released(self, *events: ChatEvent) -> Sequence[ChatEvent]:
+    def _released(self, *events: StreamEvent) -> Sequence[StreamEvent]:
         self._off = True
         return (*self._taken, *events)
 
     async def _ask(
-        self, method: Callable[..., Any], *arguments: ChatEvent
-    ) -> Sequence[ChatEvent] | None:
+        self, method: Callable[..., Any], *arguments: StreamEvent
+    ) -> Sequence[StreamEvent] | None:
         """The checked answer; None when the filter failed and may."""
         return await measured(self._hook, method, arguments, _checked)
 
 
-def _checked(result: object) -> Sequence[ChatEvent]:
+def _checked(result: object) -> Sequence[StreamEvent]:
     if result is None:
         return ()
-    if isinstance(result, ChatEvent):
+    if isinstance(result, StreamEvent):
         return (result,)
-    if isinstance(result, (list, tuple)) and all(isinstance(each, ChatEvent) for each in result):
+    if isinstance(result, (list, tuple)) and all(isinstance(each, StreamEvent) for each in result):
         return tuple(result)
-    message = f"a stream filter gave {type(result).__name__} instead of ChatEvent"
+    message = f"a stream filter gave {type(result).__name__} instead of StreamEvent"
     raise TypeError(message)
 
 
@@ -124,29 +124,29 @@ class FilterChain:
     def __init__(self, links: Iterable[FilterLink]) -> None:
         self._links = tuple(links)
 
-    async def feed(self, event: ChatEvent) -> Sequence[ChatEvent]:
+    async def feed(self, event: StreamEvent) -> Sequence[StreamEvent]:
         """What leaves the last filter when `event` enters the first."""
-        events: Sequence[ChatEvent] = (event,)
+        events: Sequence[StreamEvent] = (event,)
         for link in self._links:
             events = await run_through(link, events)
             if not events:
                 break
         return events
 
-    async def finish(self) -> Sequence[ChatEvent]:
+    async def finish(self) -> Sequence[StreamEvent]:
         """What leaves the last filter at the end: each ends after all that those before it had
         left."""
-        events: Sequence[ChatEvent] = ()
+        events: Sequence[StreamEvent] = ()
         for link in self._links:
             events = (*await run_through(link, events), *await link.finish())
         return events
 
 
-async def run_through(link: FilterLink, events: Sequence[ChatEvent]) -> Sequence[ChatEvent]:
+async def run_through(link: FilterLink, events: Sequence[StreamEvent]) -> Sequence[StreamEvent]:
     """What comes out of one filter when `events` go in one after the other."""
     if len(events) == 1:
         return await link.feed(events[0])
-    out: list[ChatEvent] = []
+    out: list[StreamEvent] = []
     for event in events:
         out += await link.feed(event)
     return out

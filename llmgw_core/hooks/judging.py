@@ -17,9 +17,9 @@ from llmgw_core.domain.reply import Reply
 from llmgw_core.hooks.dispatch import applying, invoke
 from llmgw_core.hooks.filters import FilterChain, FilterLink, run_through
 from llmgw_core.hooks.foreign import plugin_error
-from llmgw_core.wire.chat_event import UNREADABLE, ChatEvent, read_event
 from llmgw_core.wire.fold import fold_chunks, unfold
 from llmgw_core.wire.sse import EventSplitter
+from llmgw_core.wire.stream_event import UNREADABLE, StreamEvent, read_event
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -117,7 +117,7 @@ class StreamJudges:
         """A whole stream after all plugins, each in its turn: a filter sees all events and the
         end, `post_process` the folded reply. `reply` has what the upstream reported of it.
         Raises `GatewayError`, and `UpstreamFailure` when the stream is not valid."""
-        form: Sequence[ChatEvent] | Reply = _read(events)
+        form: Sequence[StreamEvent] | Reply = _read(events)
         own = False
         for step in self._steps:
             before = form
@@ -141,7 +141,7 @@ def _fault(own: bool) -> Exception:
     return plugin_error() if own else UpstreamFailure("protocol", "the reply is no valid chat")
 
 
-def _read(events: bytes, *, own: bool = False) -> Sequence[ChatEvent]:
+def _read(events: bytes, *, own: bool = False) -> Sequence[StreamEvent]:
     try:
         found = [read_event(raw) for raw in EventSplitter().feed(events)]
     except UNREADABLE:
@@ -149,7 +149,7 @@ def _read(events: bytes, *, own: bool = False) -> Sequence[ChatEvent]:
     return tuple(event for event in found if event is not None)
 
 
-def _folded(events: Sequence[ChatEvent], *, own: bool) -> bytes:
+def _folded(events: Sequence[StreamEvent], *, own: bool) -> bytes:
     try:
         return fold_chunks(b"".join([event.raw for event in events]))
     except msgspec.DecodeError:

@@ -19,8 +19,8 @@ from llmgw_core.domain.failure import UpstreamFailure
 from llmgw_core.domain.reply import Reply
 from llmgw_core.pipeline.endings import HELD_BYTES, broken, drain
 from llmgw_core.pipeline.failures import classified
-from llmgw_core.wire.chat_event import UNREADABLE, ChatEvent, read_event
 from llmgw_core.wire.sse import EventSplitter, event_data
+from llmgw_core.wire.stream_event import UNREADABLE, StreamEvent, read_event
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -129,7 +129,7 @@ class FilteredStream:
         else:
             self._let_out(await self._chain.feed(event))
 
-    def _let_out(self, events: Iterable[ChatEvent]) -> None:
+    def _let_out(self, events: Iterable[StreamEvent]) -> None:
         for event in events:
             self._held.append(event.raw)
             self._substantial = self._substantial or event.substantial

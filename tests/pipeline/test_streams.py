@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,20 +14,19 @@ from llmgw_core.testing.client import MemorySink
 from llmgw_core.testing.installation import INPUT_PRICE, OUTPUT_PRICE, at
 from llmgw_core.testing.model_server import (
     DONE,
-    SSE,
     chat_chunk,
     chat_events,
     event,
     usage_object,
 )
-from llmgw_core.testing.upstream import Peer, chunk, chunked_head
+from llmgw_core.testing.stream_filters import Gate, streaming
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from llmgw_core.testing.installation import Install, Installation
     from llmgw_core.testing.model_server import ModelServer
-    from llmgw_core.testing.upstream import Upstream
+    from llmgw_core.testing.upstream import Peer, Upstream
 
     Script = Callable[[Peer], Awaitable[None]]
     Scripted = Callable[[Script], Awaitable[Upstream]]
@@ -38,39 +36,6 @@ WORD = event(chat_chunk({"content": "Hello"}))
 STOP = event(chat_chunk({}, "stop"))
 COMMENT = b": keep-alive\n\n"
 ERROR = event({"error": {"message": "pw-of-the-upstream"}})
-
-
-class Gate(MemorySink):
-    """A client that opens the gate when it has got something."""
-
-    def __init__(self) -> None:
-        super().__init__(self._opened)
-        self.opened = asyncio.Event()
-
-    async def _opened(self, data: bytes) -> None:
-        self.opened.set()
-
-
-def streaming(*pieces: bytes, ending: str = "end", gate: Gate | None = None) -> Script:
-    """An upstream whose streams consist of `pieces`, sent one by one, and then `end`, are `cut`
-    or stall (`stuck`). With `gate`, the last piece and the end wait for it."""
-
-    async def script(peer: Peer) -> None:
-        while True:
-            await peer.request()
-            await peer.send(chunked_head(200, SSE))
-            for number, piece in enumerate(pieces, start=1):
-                if gate is not None and number == len(pieces):
-                    await gate.opened.wait()
-                if piece:
-                    await peer.send(chunk(piece))
-            if ending == "stuck":
-                await peer.stall()
-            if ending != "end":
-                return
-            await peer.send(chunk(b""))
-
-    return script
 
 
 def error_code(reply: MemorySink) -> str:

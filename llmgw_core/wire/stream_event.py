@@ -22,7 +22,7 @@ UNREADABLE: Final = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 """What making an event out of bytes that are no chat chunk raises."""
 
 
-class ChatChoice(msgspec.Struct, frozen=True):
+class StreamChoice(msgspec.Struct, frozen=True):
     """One choice of a chunk. `delta` is decoded as it came; do not change it."""
 
     index: int = 0
@@ -44,7 +44,7 @@ class ChatChoice(msgspec.Struct, frozen=True):
 
 
 class _Chunk(msgspec.Struct):
-    choices: tuple[ChatChoice, ...] | None = None
+    choices: tuple[StreamChoice, ...] | None = None
     usage: msgspec.Raw = msgspec.Raw(b"")
 
 
@@ -57,7 +57,7 @@ _index = msgspec.json.Decoder(int).decode
 _NULL = msgspec.Raw(b"null")
 
 
-class ChatEvent:
+class StreamEvent:
     """A chat chunk in its server-sent event. `raw` is the whole event with its blank line."""
 
     __slots__ = ("_chunk", "raw")
@@ -68,12 +68,12 @@ class ChatEvent:
         self._chunk = _decode(event_data(raw) or b"")
 
     @classmethod
-    def of(cls, document: Mapping[str, Any]) -> ChatEvent:
+    def of(cls, document: Mapping[str, Any]) -> StreamEvent:
         """The event of a chunk that a filter has made itself."""
         return cls(b"data: " + _encode(document) + b"\n\n")
 
     @property
-    def choices(self) -> tuple[ChatChoice, ...]:
+    def choices(self) -> tuple[StreamChoice, ...]:
         """The choices; none in a chunk that carries the usage only."""
         return self._chunk.choices or ()
 
@@ -92,7 +92,7 @@ class ChatEvent:
         document: dict[str, Any] = msgspec.json.decode(event_data(self.raw) or b"")
         return document
 
-    def with_delta(self, index: int, changes: Mapping[str, Any]) -> ChatEvent:
+    def with_delta(self, index: int, changes: Mapping[str, Any]) -> StreamEvent:
         """A copy whose choice `index` has these fields in its delta; None removes a field. The
         choice's `logprobs` go too: they spell the text that was there before."""
         document = _fields(event_data(self.raw) or b"")
@@ -110,18 +110,18 @@ class ChatEvent:
             if "logprobs" in choice:
                 choice["logprobs"] = _NULL
         document["choices"] = msgspec.Raw(_encode(choices))
-        return ChatEvent(b"data: " + _encode(document) + b"\n\n")
+        return StreamEvent(b"data: " + _encode(document) + b"\n\n")
 
-    def saying(self, index: int, delta: Mapping[str, Any]) -> ChatEvent:
+    def saying(self, index: int, delta: Mapping[str, Any]) -> StreamEvent:
         """A further event of the same reply: choice `index` says `delta`, and nothing else."""
         document = self.to_dict()
         document.pop("usage", None)
         choice = {"index": index, "delta": dict(delta), "finish_reason": None}
-        return ChatEvent.of({**document, "choices": [choice]})
+        return StreamEvent.of({**document, "choices": [choice]})
 
 
-def read_event(raw: bytes) -> ChatEvent | None:
+def read_event(raw: bytes) -> StreamEvent | None:
     """The chunk in an event; None for a comment or an event without data, which carry none.
     Raises one of `UNREADABLE`."""
     data = event_data(raw)
-    return None if data is None or not data.strip() else ChatEvent(raw)
+    return None if data is None or not data.strip() else StreamEvent(raw)

@@ -1,0 +1,266 @@
+"""Stream filters that raise, hang or return rubbish, and clients that leave while one holds."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from llmgw_core.config.schema import PluginConfig
+from llmgw_core.domain.deployment import Timeouts
+from llmgw_core.domain.errors import GatewayError
+from llmgw_core.testing.client import MemorySink
+from llmgw_core.testing.installation import INPUT_PRICE, OUTPUT_PRICE, at
+from llmgw_core.testing.model_server import (
+    DONE,
+    SSE,
+    chat_chunk,
+    chat_events,
+    event,
+)
+from llmgw_core.testing.stream_filters import (
+    Hold,
+    Pass,
+    filtering,
+    streaming,
+    suffixing,
+)
+from llmgw_core.testing.upstream import Peer, chunk, chunked_head
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from llmgw_core.testing.installation import Install, Installation
+    from llmgw_core.testing.model_server import ModelServer
+    from llmgw_core.testing.upstream import Upstream
+    from llmgw_core.wire.stream_event import StreamEvent
+
+    Scripted = Callable[[Callable[[Peer], Awaitable[None]]], Awaitable[Upstream]]
+
+USUAL_CHARGE = 7 * INPUT_PRICE + 3 * OUTPUT_PRICE
+TEAPOT = GatewayError(418, "guarded", "Not that.", type="policy_error")
+ROLE = event(chat_chunk({"role": "assistant", "content": ""}))
+WORD = event(chat_chunk({"content": "Hello"}))
+STOP = event(chat_chunk({}, "stop"))
+
+
+def text(reply: MemorySink) -> str:
+    """The text of all choices together."""
+    return "".join(
+        choice["delta"].get("content") or ""
+        for each in reply.chunks()
+        for choice in each.get("choices", ())
+    )
+
+
+def error_code(reply: MemorySink) -> str:
+    code = msgspec.json.decode(reply.events()[-1])["error"]["code"]
+    assert isinstance(code, str)
+    return code
+
+
+async def only_record(here: Installation) -> Any:
+    [record] = await here.records()
+    return record
+
+
+class Raises(Pass):
+    def feed(self, event: StreamEvent) -> Any:
+        raise ZeroDivisionError
+
+
+class RaisesAtEnd(Hold):
+    def finish(self) -> Any:
+        raise ZeroDivisionError
+
+
+class Hangs(Pass):
+    async def feed(self, event: StreamEvent) -> Any:
+        await asyncio.Event().wait()
+
+
+class Rubbish(Pass):
+    def feed(self, event: StreamEvent) -> Any:
+        return [event, "text"]
+
+
+class Bytes(Pass):
+    def feed(self, event: StreamEvent) -> Any:
+        return event.raw
+
+
+class Cancelled(Pass):
+    async def feed(self, event: StreamEvent) -> Any:
+        raise asyncio.CancelledError
+
+
+class Closing(Pass):
+    def feed(self, event: StreamEvent) -> Any:
+        raise ZeroDivisionError
+
+    def close(self) -> None:
+        raise ZeroDivisionError
+
+
+BAD = [Raises, RaisesAtEnd, Hangs, Rubbish, Bytes, Cancelled, Closing]
+
+
+@pytest.mark.parametrize("make", BAD)
+async def test_a_filter_that_fails_before_content_is_an_error_reply(
+    installed: Install, server: ModelServer, make: type[Pass]
+) -> None:
+    here = await installed(
+        {"m": [at(server)]},
+        plugins=[("p", filtering(make))],
+        sections=[PluginConfig("p", timeout=0.05)],
+    )
+    reply = await here.client.chat("m", stream=True)
+    assert (reply.status, reply.json()["error"]["code"]) == (500, "plugin_error")
+    record = await only_record(here)
+    assert (record.status, record.error_code) == ("refused", "plugin_error")
+    assert record.charge > 0
+    assert here.gateway.host.failures["p", "open_stream"] == (2 if make is Closing else 1)
+
+
+@pytest.mark.parametrize("make", BAD)
+async def test_a_filter_that_may_fail_is_left_out_and_loses_nothing(
+    installed: Install, server: ModelServer, make: type[Pass]
+) -> None:
+    here = await installed(
+        {"m": [at(server)]},
+        plugins=[("one", filtering(suffixing("!"))), ("p", filtering(make))],
+        sections=[PluginConfig("p", timeout=0.05, on_error="open")],
+    )
+    reply = await here.client.chat("m", stream=True)
+    assert text(reply) == "Hello! there!"
+    assert reply.body.endswith(STOP + DONE)
+    assert (await only_record(here)).status == "completed"
+    assert here.gateway.host.failures["p", "open_stream"] >= 1
+
+
+@pytest.mark.parametrize("opened", ["a filter", 7])
+async def test_what_is_no_filter_is_the_plugins_failure(
+    installed: Install, server: ModelServer, opened: object
+) -> None:
+    here = await installed({"m": [at(server)]}, plugins=[("p", filtering(lambda: opened))])
+    reply = await here.client.chat("m", stream=True)
+    assert (reply.status, reply.json()["error"]["code"]) == (500, "plugin_error")
+
+
+async def test_a_plugin_may_refuse_to_open_a_stream_and_those_opened_are_closed(
+    installed: Install, server: ModelServer
+) -> None:
+    opened: list[Pass] = []
+
+    def refuse() -> Any:
+        raise TEAPOT
+
+    here = await installed(
+        {"m": [at(server)]},
+        plugins=[("no", filtering(refuse)), ("yes", filtering(Pass, opened))],
+    )
+    reply = await here.client.chat("m", stream=True)
+    assert reply.status == 418
+    assert [each.closed for each in opened] == [1]
+    assert (await only_record(here)).status == "refused"
+
+
+@pytest.mark.parametrize("way", ["leaves", "is cancelled"])
+async def test_a_client_that_goes_while_a_filter_holds_is_settled_once_and_filters_are_closed(
+    installed: Install, scripted: Scripted, way: str
+) -> None:
+    fed = asyncio.Event()
+
+    class Holding(Hold):
+        def feed(self, event: StreamEvent) -> Any:
+            super().feed(event)
+            if len(self.held) == 2:
+                fed.set()
+
+    opened: list[Pass] = []
+    upstream = await scripted(streaming(ROLE, WORD, ending="stuck"))
+    here = await installed({"m": [at(upstream)]}, plugins=[("p", filtering(Holding, opened))])
+    sink = MemorySink()
+    call = asyncio.create_task(here.client.chat("m", stream=True, sink=sink))
+    await fed.wait()
+    if way == "leaves":
+        sink.leave()
+        await call
+    else:
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+    assert [(each.finished, each.closed) for each in opened] == [(0, 1)]
+    record = await only_record(here)
+    assert record.status == ("client_left" if way == "leaves" else "failed")
+    assert record.charge > 0
+
+
+async def test_a_client_that_leaves_while_a_filter_thinks_stops_it(
+    installed: Install, server: ModelServer
+) -> None:
+    asked, stopped = asyncio.Event(), asyncio.Event()
+
+    class Thinking(Pass):
+        async def finish(self) -> Any:
+            asked.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                stopped.set()
+                raise
+
+    opened: list[Pass] = []
+    here = await installed({"m": [at(server)]}, plugins=[("p", filtering(Thinking, opened))])
+    sink = MemorySink()
+    call = asyncio.create_task(here.client.chat("m", stream=True, sink=sink))
+    await asked.wait()
+    sink.leave()
+    await call
+    assert stopped.is_set()
+    assert opened[0].closed == 1
+    record = await only_record(here)
+    assert (record.status, record.charge) == ("client_left", USUAL_CHARGE)
+
+
+async def test_a_drained_stream_goes_on_through_its_filters_without_its_client(
+    installed: Install, scripted: Scripted
+) -> None:
+    first, go_on = asyncio.Event(), asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(chunked_head(200, SSE) + chunk(ROLE + WORD))
+        await go_on.wait()
+        await peer.send(chunk(STOP + chat_events()[-2] + DONE) + chunk(b""))
+
+    async def written(data: bytes) -> None:
+        first.set()
+
+    opened: list[Pass] = []
+    upstream = await scripted(script)
+    here = await installed(
+        {"m": [at(upstream, on_disconnect="drain")]}, plugins=[("p", filtering(Pass, opened))]
+    )
+    sink = MemorySink(written)
+    call = asyncio.create_task(here.client.chat("m", stream=True, sink=sink))
+    await first.wait()
+    sink.leave()
+    go_on.set()
+    await call
+    assert [(each.fed, each.finished, each.closed) for each in opened] == [(3, 1, 1)]
+    record = await only_record(here)
+    assert (record.status, record.charge) == ("client_left", USUAL_CHARGE)
+
+
+async def test_a_slow_upstream_behind_a_holding_filter_times_out_and_the_sibling_answers(
+    installed: Install, scripted: Scripted, server: ModelServer
+) -> None:
+    upstream = await scripted(streaming(ROLE, WORD, ending="stuck"))
+    bad = at(upstream, "bad", weight=9, timeouts=Timeouts(idle=0.05))
+    here = await installed({"m": [bad, at(server, "good")]}, plugins=[("p", filtering(Hold))])
+    assert text(await here.client.chat("m", stream=True)) == "Hello there"
+    record = await only_record(here)
+    assert [attempt.outcome for attempt in record.attempts] == ["timeout", "ok"]
