@@ -1,4 +1,4 @@
-"""Stream filters of plugins: they pass, hold, replace and reject, and the books say what happened."""
+"""Stream filters of plugins: they pass, hold, replace and reject, and the books say it."""
 
 from __future__ import annotations
 
