@@ -81,6 +81,7 @@ class Generation:
         self.entrance = self._assemble(foundation)
         foundation.secrets.add(secrets_of(self.all_deployments()))
         host.bind_deployments(self.deployments)
+        host.bind_calls(self.entrance.handle)
 
     def deployments(self, backend: str) -> tuple[Deployment, ...]:
         """Every configured deployment that names `backend`."""

@@ -110,6 +110,8 @@ class UsageRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     first_content_us: int
     """From receipt of the head to the first content; 0 if there was none."""
     attempts: tuple[AttemptRecord, ...]
+    parent: str | None = None
+    """The call in the course of which a plugin made this one."""
 
 
 class DeliveryRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -6,15 +6,22 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from llmgw_core.hooks import subcalls
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Mapping
     from pathlib import Path
 
     import aiohttp
 
+    from llmgw_core.domain.access import Principal
+    from llmgw_core.domain.call import Call, Handle
     from llmgw_core.domain.deployment import Deployment
+    from llmgw_core.inprocess.replies import ChatReply, EmbeddingReply
+
+S = TypeVar("S")
 
 
 class Metrics:
@@ -49,6 +56,7 @@ class PluginContext:
         self.metrics = Metrics()
         self._data_dir = data_dir
         self._deployments_of: Callable[[str], tuple[Deployment, ...]] | None = None
+        self._handle: Handle | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._open_http = open_http or _plain_http
         self._http: aiohttp.ClientSession | None = None
@@ -64,12 +72,63 @@ class PluginContext:
         """Called by the gateway, once the models are known."""
         self._deployments_of = deployments_of
 
+    def bind_calls(self, handle: Handle) -> None:
+        """Called by the gateway: where the plugin's own calls go."""
+        self._handle = handle
+
     def deployments(self, backend: str) -> tuple[Deployment, ...]:
         """The deployments that name `backend`; known from `startup` on."""
         if self._deployments_of is None:
             message = "deployments are known from the hook `startup` on, not before"
             raise RuntimeError(message)
         return self._deployments_of(backend)
+
+    @overload
+    def state(self, call: Call) -> dict[str, Any]: ...
+
+    @overload
+    def state(self, call: Call, kind: Callable[[], S]) -> S: ...
+
+    def state(self, call: Call, kind: Callable[[], Any] = dict) -> Any:
+        """What the plugin keeps for `call`: made by `kind` at the first use, the same object
+        in every later hook of the same call, released with it."""
+        found = call.state.get(self.name)
+        if found is None:
+            found = call.state[self.name] = kind()
+        return found
+
+    async def chat(
+        self,
+        call: Call,
+        body: Mapping[str, Any],
+        *,
+        principal: Principal | None = None,
+        key: str | None = None,
+    ) -> ChatReply:
+        """Ask a model through the gateway, in the course of `call`: `body` is what a client
+        would post. A call like any other, with its own row in the ledger, under the principal of
+        `call` unless another `principal` or an API `key` is given; but hooks of this plugin are
+        not run for it. It ends when `call` does, or this hook's timeout. Raises `SubcallError`."""
+        return await subcalls.chat(self.handle, self.name, call, body, principal, key)
+
+    async def embed(
+        self,
+        call: Call,
+        body: Mapping[str, Any],
+        *,
+        principal: Principal | None = None,
+        key: str | None = None,
+    ) -> EmbeddingReply:
+        """Embeddings, as `chat`."""
+        return await subcalls.embed(self.handle, self.name, call, body, principal, key)
+
+    @property
+    def handle(self) -> Handle:
+        """The entrance of the gateway; known from `startup` on."""
+        if self._handle is None:
+            message = "models can be called from the hook `startup` on, not before"
+            raise RuntimeError(message)
+        return self._handle
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         """Run `coroutine` in a task that the host owns: it is cancelled at shutdown, and an

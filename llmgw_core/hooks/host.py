@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from llmgw_core.backends.port import Backend
     from llmgw_core.config.schema import PluginConfig
     from llmgw_core.domain.access import Principal
-    from llmgw_core.domain.call import Call, Head
+    from llmgw_core.domain.call import Call, Handle, Head
     from llmgw_core.domain.deployment import Deployment
     from llmgw_core.domain.usage import EndedAttempt, UsageRecord
     from llmgw_core.hooks.compile import CompiledHook
@@ -65,6 +65,7 @@ class PluginHost:
         self.plugins = tuple(plugins)
         self._closed = False
         self._deployments_of: Callable[[str], tuple[Deployment, ...]] | None = None
+        self._handle: Handle | None = None
         self.pre_auth = self._hooks("pre_auth")
         self.authenticate = self._hooks("authenticate")
         self.authorize = self._hooks("authorize")
@@ -211,6 +212,13 @@ class PluginHost:
             if plugin.state == "made":
                 plugin.context.bind(deployments_of)
 
+    def bind_calls(self, handle: Handle) -> None:
+        """Let plugins call models through the gateway, as `bind_deployments`."""
+        self._handle = handle
+        for plugin in self.plugins:
+            if plugin.state == "made":
+                plugin.context.bind_calls(handle)
+
     async def startup(self) -> None:
         """Start every plugin, in order. If one fails, those before it are shut down and
         `ConfigError` is raised. No timeout: an engine may take its time to load."""
@@ -252,6 +260,8 @@ class PluginHost:
     def _bind(self, plugin: Plugin) -> None:
         if self._deployments_of is not None:
             plugin.context.bind(self._deployments_of)
+        if self._handle is not None:
+            plugin.context.bind_calls(self._handle)
 
     # Reports
 

@@ -326,6 +326,7 @@ class Settlement:
             int((now - started) * 1e6),
             int((first - started) * 1e6) if first else 0,
             tuple(self._attempts),
+            None if call.subcall is None else call.subcall.parent,
         )
 
 

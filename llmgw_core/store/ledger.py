@@ -224,6 +224,7 @@ def _values(record: UsageRecord) -> tuple[Any, ...]:
         record.duration_us,
         record.first_content_us,
         _encode_attempts(record.attempts).decode(),
+        record.parent,
     )
 
 

@@ -45,6 +45,7 @@ ledger = Table(
     Column("first_content_us", BigInteger, nullable=False),
     # JSON: a list of lists, the fields of AttemptRecord in their order.
     Column("attempts", Text, nullable=False),
+    Column("parent", String(80)),
     sqlite_autoincrement=True,
 )
 

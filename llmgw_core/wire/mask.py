@@ -70,9 +70,10 @@ class Mask:
     def _scan(self, sure: int | None) -> str:
         """What can be given out. Whether a match begins at a position before `sure` is certain;
         None means that nothing more will come."""
-        text, done, out = self._text, self._given, []
+        text, done = self._text, self._given
+        out: list[str] = []
         at = done
-        while found := self._pattern.search(text, at):
+        while at < len(text) and (found := self._pattern.search(text, at)):
             start, at = found.span()
             if sure is not None and (start >= sure or at == len(text)):
                 sure = min(start, sure)  # it may go on

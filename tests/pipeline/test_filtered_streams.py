@@ -204,13 +204,13 @@ async def test_an_upstream_that_breaks_after_content_is_told_and_what_it_said_is
 
     gate = Gate()
     failing = b'data: {"error":{}}\n\n'
-    upstream = await scripted(streaming(ROLE, WORD, WORD + failing, gate=gate))
+    upstream = await scripted(streaming(ROLE, WORD, WORD, WORD + failing, gate=gate))
     here = await installed(
         {"m": [at(upstream, "bad", weight=9), at(server, "good")]},
         plugins=[("p", filtering(One))],
     )
     reply = await here.client.chat("m", stream=True, sink=gate)
-    assert reply.body.startswith(ROLE + WORD + WORD)
+    assert reply.body.startswith(ROLE + WORD + WORD + WORD)
     assert error_code(reply) == "stream_cut"
     assert b"[DONE]" not in reply.body
     assert server.requests == []

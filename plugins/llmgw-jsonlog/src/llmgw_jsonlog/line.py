@@ -29,10 +29,11 @@ class Attempt(msgspec.Struct, frozen=True):
 class Line(msgspec.Struct, frozen=True):
     """One call. `ts` is the moment it was received (UTC, microseconds); `*_ms` count from
     there, `first_content_ms` is null if there was no content; `*_nano` are in 1e-9 of
-    `currency`."""
+    `currency`. `parent` is the call in the course of which a plugin made this one."""
 
     ts: str
     call_id: str
+    parent: str | None
     organization_id: str
     team_id: str | None
     user_id: str | None
@@ -66,6 +67,7 @@ def encode_line(record: UsageRecord) -> bytes:
     line = Line(
         ts=_timestamp(record.started_ns),
         call_id=record.call_id,
+        parent=record.parent,
         organization_id=record.organization_id,
         team_id=record.team_id,
         user_id=record.user_id,
