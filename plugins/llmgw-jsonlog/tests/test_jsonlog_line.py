@@ -37,16 +37,18 @@ def record(**changes: Any) -> UsageRecord:
             AttemptRecord("smollm2/there", "smollm2", "timeout", 0, 1_000_000, 0, 0),
             AttemptRecord("smollm2/here", "smollm2", "ok", 200, 234_500, 1_500, 2**53 + 1),
         ),
+        "parent": None,
     }
     return UsageRecord(**fields | changes)
 
 
 def test_a_line_says_everything_about_a_call() -> None:
-    line = encode_line(record())
+    line = encode_line(record(parent="call-0"))
     assert line.endswith(b"}\n")
     assert json.loads(line) == {
         "ts": "2026-09-21T14:13:20.123456Z",
         "call_id": "call-1",
+        "parent": "call-0",
         "organization_id": "org-1",
         "team_id": "team-1",
         "user_id": None,
@@ -110,7 +112,7 @@ def test_what_there_was_not_is_null() -> None:
         )
     )
     absent = [name for name, value in line.items() if value is None]
-    assert absent == ["user_id", "served_model", "deployment", "zone", "first_content_ms"]
+    assert absent == ["parent", "user_id", "served_model", "deployment", "zone", "first_content_ms"]
     assert (line["error_code"], line["usage_source"]) == ("unavailable", "none")
 
 
