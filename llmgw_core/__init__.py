@@ -20,14 +20,19 @@ if TYPE_CHECKING:
     from llmgw_core.domain.usage import Usage, UsageRecord
     from llmgw_core.gateway import Gateway
     from llmgw_core.hooks.context import PluginContext
+    from llmgw_core.hooks.filters import StreamFilter
     from llmgw_core.hooks.specs import hookimpl
+    from llmgw_core.hooks.subcalls import SubcallError
+    from llmgw_core.hooks.text_filter import TextFilter
     from llmgw_core.inprocess.blocking import BlockingCaller, BlockingChatStream
     from llmgw_core.inprocess.caller import Caller
     from llmgw_core.inprocess.replies import ChatEvent, ChatReply, EmbeddingReply
     from llmgw_core.inprocess.stream import ChatStream
     from llmgw_core.sync_gateway import SyncGateway
     from llmgw_core.tenancy.service import Tenancy
+    from llmgw_core.wire.mask import Mask, mask_words
     from llmgw_core.wire.request import RequestView
+    from llmgw_core.wire.stream_event import StreamEvent
 
 __all__ = [
     "BlockingCaller",
@@ -48,18 +53,24 @@ __all__ = [
     "Head",
     "Level",
     "Limits",
+    "Mask",
     "PluginContext",
     "Principal",
     "Reply",
     "RequestView",
     "Sink",
     "StoreUnavailable",
+    "StreamEvent",
+    "StreamFilter",
+    "SubcallError",
     "SyncGateway",
     "Tenancy",
+    "TextFilter",
     "Usage",
     "UsageRecord",
     "hookimpl",
     "load_config",
+    "mask_words",
 ]
 
 _HOMES: Final = {
@@ -81,18 +92,24 @@ _HOMES: Final = {
     "Head": "domain.call",
     "Level": "domain.access",
     "Limits": "domain.access",
+    "Mask": "wire.mask",
     "PluginContext": "hooks.context",
     "Principal": "domain.access",
     "Reply": "domain.reply",
     "RequestView": "wire.request",
     "Sink": "domain.call",
     "StoreUnavailable": "domain.errors",
+    "StreamEvent": "wire.stream_event",
+    "StreamFilter": "hooks.filters",
+    "SubcallError": "hooks.subcalls",
     "SyncGateway": "sync_gateway",
     "Tenancy": "tenancy.service",
+    "TextFilter": "hooks.text_filter",
     "Usage": "domain.usage",
     "UsageRecord": "domain.usage",
     "hookimpl": "hooks.specs",
     "load_config": "config.load:load",
+    "mask_words": "wire.mask",
 }
 """Where each name lives: `module`, or `module:name` where it is called differently there."""
 
