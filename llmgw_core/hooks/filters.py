@@ -6,6 +6,7 @@ first, as `post_process` does; what one gives out is what the next one gets.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 from llmgw_core.domain.failure import UpstreamFailure
@@ -14,7 +15,7 @@ from llmgw_core.hooks.foreign import Foreign
 from llmgw_core.wire.stream_event import StreamEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Iterable, Sequence
 
     from llmgw_core.hooks.compile import CompiledHook
 
@@ -116,30 +117,31 @@ def _checked(result: object) -> Sequence[StreamEvent]:
     raise TypeError(message)
 
 
+LetOut = Callable[[StreamEvent], None]
+
+
 class FilterChain:
-    """The filters of one attempt, in the order in which they see an event."""
+    """The filters of one attempt, in the order in which they see an event. What leaves the last
+    one is given to `let_out` at once, so that it is out if a later event is rejected."""
 
     __slots__ = ("_links",)
 
     def __init__(self, links: Iterable[FilterLink]) -> None:
         self._links = tuple(links)
 
-    async def feed(self, event: StreamEvent) -> Sequence[StreamEvent]:
-        """What leaves the last filter when `event` enters the first."""
-        events: Sequence[StreamEvent] = (event,)
-        for link in self._links:
-            events = await run_through(link, events)
-            if not events:
-                break
-        return events
+    async def feed(self, event: StreamEvent, let_out: LetOut, at: int = 0) -> None:
+        """Let `event` enter the filter number `at`."""
+        if at == len(self._links):
+            let_out(event)
+            return
+        for each in await self._links[at].feed(event):
+            await self.feed(each, let_out, at + 1)
 
-    async def finish(self) -> Sequence[StreamEvent]:
-        """What leaves the last filter at the end: each ends after all that those before it had
-        left."""
-        events: Sequence[StreamEvent] = ()
-        for link in self._links:
-            events = (*await run_through(link, events), *await link.finish())
-        return events
+    async def finish(self, let_out: LetOut) -> None:
+        """The end: each filter ends after all that those before it had left."""
+        for at, link in enumerate(self._links, start=1):
+            for each in await link.finish():
+                await self.feed(each, let_out, at)
 
 
 async def run_through(link: FilterLink, events: Sequence[StreamEvent]) -> Sequence[StreamEvent]:

@@ -23,7 +23,7 @@ from llmgw_core.wire.sse import EventSplitter, event_data
 from llmgw_core.wire.stream_event import UNREADABLE, StreamEvent, read_event
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable
 
     from llmgw_core.backends.port import StreamReader
     from llmgw_core.backends.transport.port import UpstreamReply
@@ -100,7 +100,7 @@ class FilteredStream:
             rest, marker = split_end(reader.end())
             await self._take(rest)
             await self._take_left()
-            self._let_out(await self._chain.finish())
+            await self._chain.finish(self._let_out)
         except (TransportError, UpstreamFailure) as error:
             if not self._exchange.replied:
                 raise
@@ -127,12 +127,11 @@ class FilteredStream:
         if event is None:
             self._held.append(raw)  # a comment, which is nobody's business
         else:
-            self._let_out(await self._chain.feed(event))
+            await self._chain.feed(event, self._let_out)
 
-    def _let_out(self, events: Iterable[StreamEvent]) -> None:
-        for event in events:
-            self._held.append(event.raw)
-            self._substantial = self._substantial or event.substantial
+    def _let_out(self, event: StreamEvent) -> None:
+        self._held.append(event.raw)
+        self._substantial = self._substantial or event.substantial
 
     async def _hand_over(self) -> None:
         """Give the client what has left the chain; before the first content, nothing."""
@@ -159,7 +158,7 @@ class FilteredStream:
         self._reply.abort()
         try:
             await self._take(self._reader.pending())
-            self._let_out(await self._chain.finish())
+            await self._chain.finish(self._let_out)
         except UpstreamFailure:
             pass  # the failure that is told already
         await broken(self._exchange, self._taken(), failure)
