@@ -217,6 +217,29 @@ async def test_an_upstream_that_breaks_after_content_is_told_and_what_it_said_is
     assert (await only_record(here)).status == "incomplete"
 
 
+async def test_of_what_a_broken_stream_had_said_last_the_readable_is_handed_over(
+    installed: Install, scripted: Scripted
+) -> None:
+    gate = Gate()
+    odd = b'data: {"choices":[{"index":"x"}]}\n\n'
+    failing = b'data: {"error":{}}\n\n'
+    upstream = await scripted(streaming(ROLE, WORD, WORD + odd + failing, gate=gate))
+    here = await installed({"m": [at(upstream)]}, plugins=[("p", filtering(Pass))])
+    reply = await here.client.chat("m", stream=True, sink=gate)
+    assert reply.body.startswith(ROLE + WORD + WORD)
+    assert error_code(reply) == "stream_cut"
+
+
+async def test_an_event_whose_end_may_go_on_is_not_lost_at_the_end(
+    installed: Install, scripted: Scripted
+) -> None:
+    odd_end = STOP.removesuffix(b"\n\n") + b"\n\r"
+    upstream = await scripted(streaming(ROLE, WORD, odd_end + DONE))
+    here = await installed({"m": [at(upstream)]}, plugins=[("p", filtering(Pass))])
+    reply = await here.client.chat("m", stream=True)
+    assert reply.body == ROLE + WORD + odd_end + DONE
+
+
 async def test_a_filter_may_reject_what_a_broken_stream_leaves(
     installed: Install, scripted: Scripted
 ) -> None:

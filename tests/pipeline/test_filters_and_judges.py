@@ -11,15 +11,8 @@ from llmgw_core.config.schema import PluginConfig
 from llmgw_core.domain.errors import GatewayError
 from llmgw_core.domain.reply import Reply
 from llmgw_core.hooks.specs import hookimpl
-from llmgw_core.testing.installation import INPUT_PRICE, OUTPUT_PRICE, at
-from llmgw_core.testing.model_server import (
-    DONE,
-    JSON,
-    chat_chunk,
-    completion,
-    event,
-    usage_object,
-)
+from llmgw_core.testing.installation import INPUT_PRICE, OUTPUT_PRICE, at, served_by
+from llmgw_core.testing.model_server import DONE, JSON, chat_chunk, completion, event, usage_object
 from llmgw_core.testing.stream_filters import (
     Hold,
     Pass,
@@ -259,3 +252,44 @@ async def test_an_answer_of_a_plugin_that_is_no_chat_is_its_failure(
     here = await installed({"m": [at(server)]}, plugins=[("c", Cache), ("p", filtering(Pass))])
     reply = await here.client.chat("m")
     assert (reply.status, reply.json()["error"]["code"]) == (500, "plugin_error")
+
+
+async def test_a_stream_that_cannot_be_folded_for_a_judge_goes_to_the_sibling(
+    installed: Install, server: ModelServer, sibling: ModelServer
+) -> None:
+    server.events = [event(chat_chunk({"tool_calls": [7]})), event(chat_chunk({}, "stop")), DONE]
+    here = await installed(
+        {"m": [at(server, weight=9), at(sibling, "b")]},
+        plugins=[("j", judging(lambda reply: None))],
+    )
+    assert text(await here.client.chat("m", stream=True)) == "Hello there"
+    record = await only_record(here)
+    assert [attempt.outcome for attempt in record.attempts] == ["protocol", "ok"]
+
+
+async def test_what_a_filter_makes_unfit_for_a_judge_is_the_filters_failure(
+    installed: Install, server: ModelServer, sibling: ModelServer
+) -> None:
+    class Odd(Pass):
+        def feed(self, event: StreamEvent) -> Any:
+            return StreamEvent.of(chat_chunk({"tool_calls": [7]}))
+
+    here = await installed(
+        {"m": [at(server, weight=9), at(sibling, "b")]},
+        plugins=[("j", judging(lambda reply: None)), ("f", filtering(Odd))],
+    )
+    reply = await here.client.chat("m", stream=True)
+    assert (reply.status, reply.json()["error"]["code"]) == (500, "plugin_error")
+    assert sibling.requests == []
+
+
+async def test_embeddings_are_no_chat_and_pass_no_filter(
+    installed: Install, server: ModelServer
+) -> None:
+    opened: list[Pass] = []
+    here = await installed(
+        {"e": served_by(at(server), kind="embedding")},
+        plugins=[("p", filtering(RejectAtEnd, opened))],
+    )
+    assert (await here.client.embed("e")).body == server.embeddings
+    assert opened == []

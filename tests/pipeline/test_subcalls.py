@@ -13,6 +13,7 @@ import pytest
 from llmgw_core.config.schema import PluginConfig
 from llmgw_core.domain.access import Level, Limits, Principal
 from llmgw_core.domain.call import Call, Head, Subcall
+from llmgw_core.domain.reply import Reply
 from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.hooks.subcalls import MAX_DEPTH, SubcallError
 from llmgw_core.testing.client import MemorySink
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from llmgw_core.domain.reply import Reply
     from llmgw_core.hooks.context import PluginContext
     from llmgw_core.testing.installation import Install, Installation
     from llmgw_core.testing.model_server import ModelServer
@@ -264,17 +264,29 @@ async def test_an_open_plugin_does_without_the_model_that_it_cannot_ask(
     assert (failed.status, done.status) == ("failed", "completed")
 
 
-@pytest.mark.parametrize("body", [b"{", b"[]", b'{"choices":[]}'])
 async def test_a_reply_that_cannot_be_read_is_a_failure_of_the_call(
-    installed: Install, server: ModelServer, guard: ModelServer, body: bytes
+    installed: Install, server: ModelServer, guard: ModelServer
 ) -> None:
-    guard.reply = body
-    here = await gateway_with(installed, server, guard, ("asking", Asking))
-    reply = await here.client.chat("m")
-    if body == b'{"choices":[]}':
-        assert instance(here).replies[0].text == ""
-    else:
-        assert reply.status == 500
+    class Garbling:
+        def __init__(self, config: None, context: PluginContext) -> None:
+            pass
+
+        @hookimpl
+        def post_process(self, reply: Reply, call: Call) -> Reply | None:
+            return Reply(b"[]", None) if call.subcall else None
+
+    class Telling(Asking):
+        async def ask(self, call: Call) -> Any:
+            with pytest.raises(SubcallError) as raised:
+                await super().ask(call)
+            return raised.value.error
+
+    plugins = (("asking", Telling), ("garbling", Garbling))
+    here = await gateway_with(installed, server, guard, *plugins)
+    assert (await here.client.chat("m")).status == 200
+    [error] = instance(here).replies
+    assert (error.status, error.message) == (502, "The model's reply cannot be read.")
+    assert error.request_id == (await here.records())[0].call_id
 
 
 async def test_a_plugin_may_call_as_somebody_else(
