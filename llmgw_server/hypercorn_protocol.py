@@ -6,8 +6,8 @@ beside `transfer-encoding`. A proxy in front that reads such bytes in another wa
 requests than we do, and what it believes to be one request could be two (request smuggling). So
 they are refused here as llhttp refuses them on uvicorn.
 
-It relies on three names of `H11Protocol` (`connection`, `_send_error_response`,
-`_send_h11_event`), which is why the extra `server` bounds Hypercorn's version.
+It relies on names of `H11Protocol` (`connection`, `_send_error_response`, `_send_h11_event`,
+`_check_protocol`, `_create_stream`), which is why the extra `server` bounds Hypercorn's version.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import h11
-from hypercorn.events import Closed, Updated
-from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.events import Closed, RawData, Updated
+from hypercorn.protocol.events import Request
+from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
+from hypercorn.protocol.http_stream import HTTPStream
 
 from llmgw_core.domain.errors import head_too_large, not_http
 from llmgw_server.broken_requests import origin_form, refusal
@@ -94,6 +96,8 @@ class StrictProtocol(H11Protocol):
 
     new_id: Callable[[], str]
     """Makes ids for what becomes no call; set before the first byte comes."""
+    _head = b""
+    """Of a reply; it waits for the first part of the body."""
     _left = False
     """The client sends no more; whether it still listens, nobody can know."""
 
@@ -117,7 +121,56 @@ class StrictProtocol(H11Protocol):
     async def _send(self, event: Any) -> None:
         if self._left and isinstance(event, Updated) and event.idle:
             event = Closed()
+        if self._head and isinstance(event, Closed):
+            head, self._head = self._head, b""
+            await self._pass_on(RawData(data=head))
         await self._pass_on(event)
+
+    async def _send_h11_event(self, event: Any) -> None:
+        """As Hypercorn, but the head of a reply leaves with the first part of its body, and
+        nothing is written for an end that is no byte."""
+        try:
+            data = self.connection.send(event)
+        except h11.LocalProtocolError:
+            if self.connection.their_state != h11.ERROR:
+                raise
+            return
+        if isinstance(event, h11.Response):
+            self._head = data or b""
+            return
+        if self._head:
+            data, self._head = self._head + (data or b""), b""
+        if data:
+            await self.send(RawData(data=data))
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        """Only HTTP/2 by prior knowledge: `StrictConnection` has dropped every other wish."""
+        if event.method == b"PRI":
+            await super()._check_protocol(event)
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        """As Hypercorn, which looks at every header for WebSockets first."""
+        self.stream = HTTPStream(
+            self.app,
+            self.config,
+            self.context,
+            self.task_group,
+            self.ssl,
+            self.client,
+            self.server,
+            self.stream_send,
+            STREAM_ID,
+        )
+        await self.stream.handle(
+            Request(
+                stream_id=STREAM_ID,
+                headers=list(request.headers),
+                http_version=request.http_version.decode(),
+                method=request.method.decode("ascii").upper(),
+                raw_path=request.target,
+                state=self.connection_state,
+            )
+        )
 
     async def _send_error_response(self, status_code: int) -> None:
         error = head_too_large() if status_code == 431 else not_http()

@@ -21,6 +21,7 @@ from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.typing import LifespanState
 
 from llmgw_server.asgi import WRITE_SECONDS
+from llmgw_server.hypercorn_idle import IdleTimer
 from llmgw_server.hypercorn_protocol import make_strict
 from llmgw_server.identity import entrance_of
 
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from llmgw_server.listening import Listener
 
 HTTP2_STREAMS = 1000
-_LOOKS = 4
-"""Looks at a head during its time: it ends that much of the time late at most."""
 _CLOSE = (b"connection", b"close")
 
 
@@ -57,6 +56,8 @@ class _Listening:
         self.surface = surface
         self.settings = settings
         self.context = WorkerContext(None)
+        self.drained: set[Callable[[], None]] = set()
+        """To be called when the drain begins."""
         self.app = ASGIWrapper(cast("Any", surface))
         self.config = _Config()
         config = self.config
@@ -96,6 +97,8 @@ class HypercornServer:
         if shared is not None:
             shared.config.draining = True
             await shared.context.terminated.set()
+            for tell in tuple(shared.drained):
+                tell()
 
     async def finished(self) -> None:
         """Wait for what outlives connections: nothing does."""
@@ -121,7 +124,7 @@ class _Protocol(asyncio.StreamReaderProtocol):
         if handle is not None:
             app = ASGIWrapper(cast("Any", shared.surface.with_handle(handle)))
         try:
-            await _Connection(app, shared, reader, writer)
+            await Connection(app, shared, reader, writer)
         finally:
             self._ended(self)
 
@@ -131,7 +134,7 @@ class _Protocol(asyncio.StreamReaderProtocol):
             self.transport.abort()
 
 
-class _Connection(TCPServer):
+class Connection(TCPServer):
     """Hypercorn's connection, with deadlines of ours."""
 
     def __init__(
@@ -144,10 +147,10 @@ class _Connection(TCPServer):
         loop = asyncio.get_running_loop()
         state = LifespanState({})
         super().__init__(app, loop, shared.config, shared.context, state, reader, writer)
-        self._head_seconds = shared.settings.head_seconds
         self._new_id = shared.surface.gateway.new_call_id
-        self._asked = False
-        """Whether the connection has had a request."""
+        self._idle = IdleTimer(self, shared.settings.head_seconds)
+        self.idle_task = cast("Any", self._idle)
+        self._drained = shared.drained
 
     @property
     def protocol(self) -> ProtocolWrapper:
@@ -159,41 +162,25 @@ class _Connection(TCPServer):
         make_strict(wrapper, self._new_id)
         self._protocol = wrapper
 
+    async def run(self) -> None:
+        """See Hypercorn."""
+        self._drained.add(self._idle.drain)
+        try:
+            await super().run()
+        finally:
+            self._drained.discard(self._idle.drain)
+
     async def _read_data(self) -> None:
-        """As Hypercorn, which would wait for the next request of a client that has gone."""
-        await super()._read_data()
-        await self.idle_task.stop()
+        try:
+            await super()._read_data()
+        finally:
+            self._idle.close()
 
-    async def _idle_timeout(self) -> None:
-        """Wait for the next request, or for the drain; close if it does not come in time."""
-        await self._idle()
-        await asyncio.shield(self._initiate_server_close())
+    def end(self) -> None:
+        """Close from the server's side, because no request has come in time."""
+        self._task_group.spawn(self._initiate_server_close)
 
-    async def _idle(self) -> None:
-        loop, terminated = self.loop, self.context.terminated
-        began = loop.time()
-        # The first head has its time from the start, a later one from its first byte.
-        since = None if self._asked else began
-        patience = self.config.keep_alive_timeout if self._asked else self._head_seconds
-        self._asked = True
-        while True:
-            left = began + patience - loop.time()
-            if left <= 0:
-                return
-            try:
-                await asyncio.wait_for(terminated.wait(), min(left, self._head_seconds / _LOOKS))
-            except TimeoutError:
-                pass
-            else:
-                return
-            if not self._in_head():
-                since = None
-            elif since is None:
-                since = loop.time()
-            elif loop.time() - since >= self._head_seconds:
-                return
-
-    def _in_head(self) -> bool:
+    def in_head(self) -> bool:
         """Whether a part of a head has come. HTTP/2 has only the time of an idle connection."""
         protocol = self.protocol.protocol
         if not isinstance(protocol, H11Protocol):
