@@ -12,7 +12,6 @@ It relies on names of `H11Protocol` (`connection`, `_send_error_response`, `_sen
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 import h11
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 
     from hypercorn.protocol import ProtocolWrapper
 
-_LOOSE = re.compile(rb"(?<!\r)\n|\r(?!\n)|\n[ \t]")
-"""A line end that is not CRLF, or a line that goes on in the next one."""
 _VERSIONS = (b"1.1", b"1.0")
 _CONNECTION_BOUND = (b"upgrade", b"http2-settings")
 
@@ -58,7 +55,7 @@ class StrictConnection(h11.Connection):
         if not isinstance(event, h11.Request):
             return event
         head = before[: len(before) - len(self.trailing_data[0])]
-        if _LOOSE.search(head) is not None:
+        if _loose(head):
             raise h11.RemoteProtocolError("line ends other than CRLF, or a folded line")
         return self._as_meant(event)
 
@@ -89,6 +86,14 @@ class StrictConnection(h11.Connection):
         end = last[: len(last) - len(self.trailing_data[0])][-4:]
         if not b"\r\n\r\n".endswith(end):
             raise h11.RemoteProtocolError("a chunked body that does not end with CRLF CRLF")
+
+
+def _loose(head: bytes) -> bool:
+    """Whether there is a line end that is not CRLF, or a line that goes on in the next one."""
+    lines = head.count(b"\r\n")
+    if head.count(b"\n") != lines or head.count(b"\r") != lines:
+        return True
+    return b"\n " in head or b"\n\t" in head
 
 
 class StrictProtocol(H11Protocol):

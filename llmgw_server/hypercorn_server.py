@@ -17,6 +17,7 @@ from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
+from hypercorn.events import Closed, RawData
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.typing import LifespanState
 
@@ -24,6 +25,7 @@ from llmgw_server.asgi import WRITE_SECONDS
 from llmgw_server.hypercorn_idle import IdleTimer
 from llmgw_server.hypercorn_protocol import make_strict
 from llmgw_server.identity import entrance_of
+from llmgw_server.outbox import Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,6 +58,7 @@ class _Listening:
         self.surface = surface
         self.settings = settings
         self.context = WorkerContext(None)
+        self.outbox = Outbox()
         self.drained: set[Callable[[], None]] = set()
         """To be called when the drain begins."""
         self.app = ASGIWrapper(cast("Any", surface))
@@ -151,6 +154,7 @@ class Connection(TCPServer):
         self._idle = IdleTimer(self, shared.settings.head_seconds)
         self.idle_task = cast("Any", self._idle)
         self._drained = shared.drained
+        self._outbox = shared.outbox
 
     @property
     def protocol(self) -> ProtocolWrapper:
@@ -169,6 +173,17 @@ class Connection(TCPServer):
             await super().run()
         finally:
             self._drained.discard(self._idle.drain)
+
+    async def protocol_send(self, event: Any) -> None:
+        """As Hypercorn, but what is sent leaves together with what others send."""
+        if not isinstance(event, RawData):
+            await super().protocol_send(event)
+            return
+        self._outbox.put(self.writer.transport, event.data)
+        try:
+            await self.writer.drain()
+        except (ConnectionError, RuntimeError):
+            await self.protocol.handle(Closed())
 
     async def _read_data(self) -> None:
         try:
@@ -190,6 +205,7 @@ class Connection(TCPServer):
 
     async def _close(self) -> None:
         """As Hypercorn, which would wait for ever for a client that reads nothing."""
+        self._outbox.flush()
         abort = self.loop.call_later(WRITE_SECONDS, self.writer.transport.abort)
         try:
             await super()._close()

@@ -17,7 +17,7 @@ from llmgw_server.uvicorn_calls import STATUS_LINES, CallCycle
 if TYPE_CHECKING:
     from llmgw_core.domain.errors import GatewayError
     from llmgw_server.app import Surface
-    from llmgw_server.uvicorn_protocol import Outbox
+    from llmgw_server.outbox import Outbox
 
 HALF_OPEN_SECONDS = SWEEP_INTERVAL
 """How long a client that has shut its sending side down is served: it may have left."""

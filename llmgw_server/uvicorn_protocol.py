@@ -15,7 +15,6 @@ bounds uvicorn's version.
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -26,6 +25,7 @@ from llmgw_core.domain.call import Head
 from llmgw_core.domain.errors import head_too_large, not_http
 from llmgw_server.broken_requests import origin_form
 from llmgw_server.identity import entrance_of
+from llmgw_server.outbox import Outbox
 from llmgw_server.uvicorn_calls import CallCycle
 from llmgw_server.uvicorn_endings import Broken, Endings
 from llmgw_server.uvicorn_worker import Worker
@@ -44,29 +44,6 @@ _GRAIN = 0.01
 """Seconds that a timer may be early."""
 _LOOKS = 4
 """Looks at a head during its time: it ends that much of the time late at most."""
-
-
-class Outbox:
-    """Ends of replies that leave together at the end of this turn of the event loop: a client
-    process with many calls is woken once for all of them, which under load saves the machine
-    more than it costs."""
-
-    def __init__(self) -> None:
-        self._waiting: list[tuple[asyncio.Transport, bytes]] = []
-
-    def put(self, transport: asyncio.Transport, data: bytes) -> None:
-        """Write `data` before the loop waits again."""
-        if not self._waiting:
-            asyncio.get_running_loop().call_soon(self.flush)
-        self._waiting.append((transport, data))
-
-    def flush(self) -> None:
-        """Write now."""
-        waiting, self._waiting = self._waiting, []
-        for transport, data in waiting:
-            # uvloop raises for one that is closed, and the others would never be written.
-            if not transport.is_closing():
-                transport.write(data)
 
 
 class _HeadTooLarge(Exception):
