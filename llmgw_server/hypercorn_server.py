@@ -155,6 +155,8 @@ class Connection(TCPServer):
         self.idle_task = cast("Any", self._idle)
         self._drained = shared.drained
         self._outbox = shared.outbox
+        self._posted = -1
+        """The turn of the outbox in which this connection has put something in."""
 
     @property
     def protocol(self) -> ProtocolWrapper:
@@ -179,7 +181,14 @@ class Connection(TCPServer):
         if not isinstance(event, RawData):
             await super().protocol_send(event)
             return
-        self._outbox.put(self.writer.transport, event.data)
+        outbox = self._outbox
+        if self._posted == outbox.turn:
+            # More than one in a turn may be without end: only the socket can say when to wait.
+            outbox.flush()
+            self.writer.write(event.data)
+        else:
+            self._posted = outbox.turn
+            outbox.put(self.writer.transport, event.data)
         try:
             await self.writer.drain()
         except (ConnectionError, RuntimeError):

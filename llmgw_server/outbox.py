@@ -11,6 +11,8 @@ class Outbox:
     more than it costs."""
 
     def __init__(self) -> None:
+        self.turn = 0
+        """Grows with every flush."""
         self._waiting: list[tuple[asyncio.WriteTransport, bytes]] = []
 
     def put(self, transport: asyncio.WriteTransport, data: bytes) -> None:
@@ -21,6 +23,7 @@ class Outbox:
 
     def flush(self) -> None:
         """Write now."""
+        self.turn += 1
         waiting, self._waiting = self._waiting, []
         for transport, data in waiting:
             # uvloop raises for one that is closed, and the others would never be written.
