@@ -13,12 +13,13 @@ import asyncio
 import datetime as dt
 import logging
 import time
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmgw_core.config.changes import ReloadResult, changed_backends, changes, refusals
 from llmgw_core.config.errors import raise_all
+from llmgw_core.config.history import remember
 from llmgw_core.config.load import ConfigFile, load_file, with_absolute_paths
 from llmgw_core.config.schema import Config
 from llmgw_core.config.validate import validate
@@ -103,10 +104,13 @@ class Gateway(InProcess):
         file = source if isinstance(source, ConfigFile) else None
         base = file.path.parent if file else (base_dir or Path.cwd()).absolute()
         async with AsyncExitStack() as stack:
-            config = _checked(source, base)
-            gateway = await cls._compose(stack, config, base, plugins, limiter_clock)
-            gateway.file = file.path if file else None
-            await gateway._start(stack)
+            with file.locating() if file else nullcontext():
+                config = _checked(source, base)
+                gateway = await cls._compose(stack, config, base, plugins, limiter_clock)
+                gateway.file = file.path if file else None
+                await gateway._start(stack)
+            if file is not None:
+                await remember(file, "start")
             yield gateway
 
     @classmethod
@@ -234,7 +238,7 @@ class Gateway(InProcess):
         async with self._reloading:
             if self._is_closing():
                 raise ConfigError("the gateway is closing; there is nothing to reload.")
-            self._building = asyncio.create_task(self._reload(source), name="llmgw reload")
+            self._building = asyncio.create_task(self._reload(source, trigger), name="llmgw reload")
             try:
                 return await self._building
             except asyncio.CancelledError:
@@ -244,13 +248,25 @@ class Gateway(InProcess):
             finally:
                 self._building = None
 
-    async def _reload(self, source: str | Path | Config | None) -> ReloadResult:
+    async def _reload(self, source: str | Path | Config | None, trigger: str) -> ReloadResult:
         started, old = time.monotonic(), self._generation
-        config = await asyncio.to_thread(self._read, source)
+        read = await asyncio.to_thread(self._read, source)
+        file = read if isinstance(read, ConfigFile) else None
+        with file.locating() if file else nullcontext():
+            changed = await self._renew(old, _checked(read, self._base))
+        new = self._generation
+        if changed:
+            log.info("configuration %d is in force; changed: %s", new.number, ", ".join(changed))
+        if file is not None:
+            await remember(file, trigger)
+        return _result(new, changed, started, old)
+
+    async def _renew(self, old: Generation, config: Config) -> tuple[str, ...]:
+        """Build what follows from `config` and swap it in; returns what has changed."""
         raise_all(refusals(old.config, config))
         changed = changes(old.config, config)
         if not changed:
-            return _result(old, changed, started, old)
+            return changed
         host = load_plugins(
             config,
             self._base,
@@ -266,16 +282,15 @@ class Gateway(InProcess):
             self._swap(old, new)
         finally:
             self._next = None
-        log.info("configuration %d is in force; changed: %s", new.number, ", ".join(changed))
-        return _result(new, changed, started, old)
+        return changed
 
-    def _read(self, source: str | Path | Config | None) -> Config:
+    def _read(self, source: str | Path | Config | None) -> Config | ConfigFile:
         if isinstance(source, Config):
-            return _checked(source, self._base)
+            return source
         if source is None and self.file is None:
             message = "the gateway was opened without a file; give `reload` the configuration."
             raise ConfigError(message)
-        return load_file(source or self.file or "").config
+        return load_file(source or self.file or "")
 
     def _swap(self, old: Generation, new: Generation) -> None:
         """From this moment on calls begin on `new`. Synchronous: nobody sees a half of it."""

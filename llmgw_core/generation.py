@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from llmgw_core.accounting.prices import PriceBook
 from llmgw_core.backends.transport.plugin_http import open_session
 from llmgw_core.backends.transport.registry import Way, way_of
-from llmgw_core.config.build import build_models
+from llmgw_core.config.build import collect_models
 from llmgw_core.config.errors import ConfigErrors, join, raise_all
 from llmgw_core.config.outgoing import outgoing_of
 from llmgw_core.config.schema import Config, DeploymentConfig
@@ -197,20 +197,33 @@ def load_plugins(
 
 def load_models(config: Config, host: PluginHost) -> dict[str, Model]:
     """The typed models, each deployment checked by its backend. Raises `ConfigErrors`."""
-    models = build_models(config, {name: b.Options for name, b in host.backends.items()})
-    errors: list[ConfigError] = []
+    models, errors = examine_models(config, host)
+    raise_all(errors)
+    return models
+
+
+def examine_models(config: Config, host: PluginHost) -> tuple[dict[str, Model], list[ConfigError]]:
+    """The typed models as far as they can be made, and everything that is wrong with them."""
+    models, errors = collect_models(
+        config, {name: backend.Options for name, backend in host.backends.items()}
+    )
     for model in models.values():
         place = join(join("models", model.name), "deployments")
         for index, deployment in enumerate(model.deployments):
+            if deployment.options is None:
+                continue  # wrong, and said already
             try:
                 with Foreign(deployment.backend, "check", "stop"):
                     host.backends[deployment.backend].check(deployment)
             except ConfigError as error:
                 found = error.errors if isinstance(error, ConfigErrors) else (error,)
                 errors.extend(_placed(each, join(place, index)) for each in found)
-    PriceBook(config.models)
-    raise_all(errors)
-    return models
+    for name, section in config.models.items():
+        try:
+            PriceBook({name: section})
+        except ConfigError as error:
+            errors.append(error)
+    return models, errors
 
 
 def _placed(error: ConfigError, deployment: str) -> ConfigError:

@@ -10,18 +10,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmgw_core.domain.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
-    from pathlib import Path
 
     from llmgw_core.gateway import Gateway
 
 logger = logging.getLogger(__name__)
+
+NOTE = "reload.pid"
+"""In the journal's root: which process takes SIGHUP for a reload, and when that one began."""
 
 
 class Stamp(NamedTuple):
@@ -66,11 +70,14 @@ class Reloading:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._wanted = asyncio.Event()
+        self._note = Path(gateway.config.accounting.journal) / NOTE
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """Listen to SIGHUP and begin to watch."""
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.hang_up)
+        with contextlib.suppress(OSError):  # for the convenience of `config rollback` only
+            self._note.write_text(_myself())
         self._gateway.after_reload(self._wanted.set)
         if self._gateway.file is not None:
             self._spawn(self._watch(self._gateway.file))
@@ -82,6 +89,8 @@ class Reloading:
     async def aclose(self) -> None:
         """Listen no more."""
         asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
+        with contextlib.suppress(OSError):
+            self._note.unlink()
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -111,6 +120,38 @@ class Reloading:
                     continue
             if watch.changed(stamp_of(path)):
                 await self._reload("file watch")
+
+
+def ask_to_reload(journal: Path) -> str:
+    """Send SIGHUP to the process that serves with the books in `journal`, if it is certain which
+    one that is; returns a sentence for the operator."""
+    by_hand = "A gateway that runs loads it on SIGHUP (`kill -HUP PID`) or POST /admin/v1/reload."
+    try:
+        number, began = (journal / NOTE).read_text().split()
+        pid = int(number)
+    except (OSError, ValueError):
+        return by_hand
+    if began == "-" or began != _began(pid):
+        return by_hand
+    try:
+        os.kill(pid, signal.SIGHUP)
+    except OSError:
+        return by_hand
+    return f"Process {pid} was asked to load it; its log says how that went."
+
+
+def _myself() -> str:
+    return f"{os.getpid()} {_began(os.getpid())}"
+
+
+def _began(pid: int) -> str:
+    """When the process began, in ticks since the machine did: with its number it names one
+    process for certain. `-` where the system does not tell."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return "-"
+    return fields[19]
 
 
 @contextlib.asynccontextmanager

@@ -11,6 +11,7 @@ import datetime as dt
 from bisect import bisect_right
 from typing import TYPE_CHECKING
 
+from llmgw_core.config.errors import join
 from llmgw_core.domain.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ class PriceBook:
         self._deployments: dict[str, Schedule] = {}
         self._models: dict[str, Schedule] = {}
         for name, model in models.items():
-            path = f"models.{name}"
+            path = join("models", name)
             general = self._models[name] = _schedule(model.prices, f"{path}.prices")
             for index, deployment in enumerate(model.deployments):
                 own = _schedule(deployment.prices, f"{path}.deployments[{index}].prices")

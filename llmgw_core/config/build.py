@@ -31,10 +31,21 @@ def build_models(
     """The models by public name. `options_of` gives the `Options` type of every backend that an
     enabled plugin registered; `env` the variables that may name a proxy (default: those of this
     process). Raises `ConfigErrors`."""
+    models, errors = collect_models(config, options_of, env)
+    raise_all(errors)
+    return models
+
+
+def collect_models(
+    config: Config,
+    options_of: Mapping[str, type[msgspec.Struct]],
+    env: Mapping[str, str] | None = None,
+) -> tuple[dict[str, Model], list[ConfigError]]:
+    """As `build_models`, with the errors beside what could be built: the `options` of a
+    deployment that is wrong are None."""
     builder = _Builder(config, options_of, os.environ if env is None else env)
     models = {name: builder.model(name, model) for name, model in config.models.items()}
-    raise_all(builder.errors)
-    return models
+    return models, builder.errors
 
 
 class _Builder:

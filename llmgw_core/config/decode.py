@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 def decode(value: Any, kind: type[T], path: str = "") -> T:
     """`value` as `kind`. Raises `ConfigErrors` with one error per culprit."""
-    errors = list(_explain(value, kind, path))
+    errors = list(explain(value, kind, path))
     if not errors:
         try:
             return msgspec.convert(value, kind, strict=True)
@@ -29,18 +29,18 @@ def decode(value: Any, kind: type[T], path: str = "") -> T:
     raise ConfigErrors(errors)
 
 
-def _explain(value: Any, kind: Any, path: str) -> typing.Iterator[ConfigError]:
+def explain(value: Any, kind: Any, path: str) -> typing.Iterator[ConfigError]:
     """Everything that is wrong with `value`, descending into structs and containers."""
-    kind = _without_none(value, kind)
+    kind = without_none(value, kind)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and isinstance(value, dict):
         yield from _explain_struct(value, kind, path)
-    elif origin in {list, tuple} and isinstance(value, list) and _is_uniform(origin, arguments):
+    elif origin in {list, tuple} and isinstance(value, list) and is_uniform(origin, arguments):
         for index, item in enumerate(value):
-            yield from _explain(item, arguments[0], join(path, index))
+            yield from explain(item, arguments[0], join(path, index))
     elif origin is dict and isinstance(value, dict) and arguments[0] is str:
         for key, item in value.items():
-            yield from _explain(item, arguments[1], join(path, key))
+            yield from explain(item, arguments[1], join(path, key))
     else:
         yield from _explain_leaf(value, kind, path)
 
@@ -55,10 +55,10 @@ def _explain_struct(
             hint = suggestion(key, fields) or (
                 f"; known are {', '.join(f'`{name}`' for name in fields)}." if fields else "."
             )
-            yield ConfigError(f"unknown key `{key}`{hint}", path=path)
+            yield ConfigError(f"unknown key `{key}`{hint}", path=path, at=join(path, key))
     for name, field in fields.items():
         if name in value:
-            yield from _explain(value[name], field.type, join(path, name))
+            yield from explain(value[name], field.type, join(path, name))
         elif field.required:
             yield ConfigError(f"the key `{name}` is missing.", path=path)
 
@@ -77,7 +77,7 @@ def _explain_leaf(value: Any, kind: Any, path: str) -> typing.Iterator[ConfigErr
         yield _located(error, path)
 
 
-def _without_none(value: Any, kind: Any) -> Any:
+def without_none(value: Any, kind: Any) -> Any:
     """The one other member of `X | None`, so that what is inside it can be explained."""
     if value is None or typing.get_origin(kind) not in {Union, types.UnionType}:
         return kind
@@ -85,7 +85,8 @@ def _without_none(value: Any, kind: Any) -> Any:
     return others[0] if len(others) == 1 else kind
 
 
-def _is_uniform(origin: Any, arguments: tuple[Any, ...]) -> bool:
+def is_uniform(origin: Any, arguments: tuple[Any, ...]) -> bool:
+    """Whether all items of the list are of one kind."""
     return len(arguments) == (1 if origin is list else 2) and (
         origin is list or arguments[1] is Ellipsis
     )

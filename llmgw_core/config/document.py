@@ -54,13 +54,14 @@ def read_document(text: str) -> Any:
     """The value of the one YAML document in `text`; None for an empty one. Raises
     `ConfigErrors` with the line of every culprit."""
     builder = _Builder()
-    value = builder.value(_compose(text), "", 0)
+    value = builder.value(compose(text), "", 0)
     if builder.errors:
         raise ConfigErrors(builder.errors)
     return value
 
 
-def _compose(text: str) -> yaml.Node | None:
+def compose(text: str) -> yaml.Node | None:
+    """The nodes of the one document, with their marks. Raises `ConfigErrors`."""
     try:
         # Composing builds a graph of nodes and no objects; the loader is a safe one all the same.
         return yaml.compose(text, Loader=_Loader)
@@ -81,8 +82,11 @@ def _compose(text: str) -> yaml.Node | None:
 
 
 def _syntax(mark: yaml.Mark | None, problem: str) -> ConfigErrors:
-    place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-    return ConfigErrors([ConfigError(f"{place}{problem}.")])
+    if mark is None:
+        return ConfigErrors([ConfigError(f"{problem}.")])
+    line, column = mark.line + 1, mark.column + 1
+    message = f"line {line}, column {column}: {problem}."
+    return ConfigErrors([ConfigError(message, line=line, column=column)])
 
 
 class _Builder:
@@ -163,5 +167,6 @@ class _Builder:
 
     def _error(self, node: yaml.Node, problem: str, path: str, key: str | None = None) -> None:
         where = path if key is None else join(path, key)
-        line = f"line {node.start_mark.line + 1}"
-        self.errors.append(ConfigError(f"{problem} ({line}).", path=where))
+        line, column = node.start_mark.line + 1, node.start_mark.column + 1
+        message = f"{problem} (line {line})."
+        self.errors.append(ConfigError(message, path=where, line=line, column=column))

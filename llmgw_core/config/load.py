@@ -1,21 +1,19 @@
 """A configuration file into a `Config`, whole or not at all.
 
-Steps, each of which reports all that it finds before the next one starts: YAML, `${NAME}` and
-`file:`, types, meaning, paths.
+Steps: YAML, `${NAME}` and `file:`, types, meaning, paths. Errors of all of them are reported at
+once, with their lines.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from llmgw_core.config.decode import decode
-from llmgw_core.config.document import read_document
 from llmgw_core.config.errors import ConfigErrors, raise_all
+from llmgw_core.config.positions import located
 from llmgw_core.config.schema import (
     Config,
     ListenerConfig,
@@ -24,12 +22,13 @@ from llmgw_core.config.schema import (
     PluginConfig,
     ServerConfig,
 )
-from llmgw_core.config.secrets import Resolver
-from llmgw_core.config.validate import validate
+from llmgw_core.config.survey import survey
 from llmgw_core.domain.errors import ConfigError
 
 if TYPE_CHECKING:
+    import datetime as dt
     from collections.abc import Mapping
+    from contextlib import AbstractContextManager
 
 
 class ConfigFile(msgspec.Struct, frozen=True):
@@ -38,6 +37,10 @@ class ConfigFile(msgspec.Struct, frozen=True):
     path: Path
     text: str
     config: Config
+
+    def locating(self) -> AbstractContextManager[None]:
+        """Errors raised inside say where in this file they are."""
+        return located(self.text, self.path)
 
     def __repr__(self) -> str:
         """Without `text`, which may hold secrets."""
@@ -54,7 +57,8 @@ def load_file(path: Path | str) -> ConfigFile:
     """The configuration in the file `path`, and its text. Raises `ConfigErrors`."""
     text = read_text(path)
     file = Path(path).absolute()
-    return ConfigFile(file, text, parse(text, base_dir=file.parent, env=os.environ))
+    with located(text, path):
+        return ConfigFile(file, text, parse(text, base_dir=file.parent, env=os.environ))
 
 
 def read_text(path: Path | str) -> str:
@@ -79,15 +83,10 @@ def parse(
     """The configuration in `text`. Relative paths are relative to `base_dir`; `today` (UTC, by
     default the real one) is the day on which models must have a price. Raises `ConfigErrors`."""
     base = Path(base_dir).absolute()
-    raw = read_document(text)
-    resolver = Resolver(base, env)
-    resolved = resolver.resolve({} if raw is None else raw)
-    raise_all(resolver.errors)
-    if not isinstance(resolved, dict):
-        raise ConfigErrors([ConfigError("the configuration must be a mapping of sections.")])
-    config = decode(resolved, Config)
-    raise_all(validate(config, today=today or dt.datetime.now(dt.UTC).date()))
-    return with_absolute_paths(config, base)
+    found = survey(text, base=base, env=env, today=today)
+    raise_all(found.errors)
+    assert found.config is not None
+    return with_absolute_paths(found.config, base)
 
 
 def with_absolute_paths(config: Config, base: Path) -> Config:

@@ -196,10 +196,25 @@ class ConfigError(Exception):
     """The configuration (or a plugin in it) is wrong; the text is a sentence with the remedy.
 
     `path` is the dotted path of the culprit inside the configuration, e.g.
-    `models.smollm2.deployments[0].zone`.
+    `models.smollm2.deployments[0].zone`; `at` is that of the place to look at, if it is another.
+    `file`, `line` and `column` (from 1) say where that stands, as far as it is known.
     """
 
-    def __init__(self, message: str, *, path: str = "") -> None:
-        super().__init__(f"{path}: {message}" if path else message)
-        self.path = path
+    def __init__(
+        self,
+        message: str,
+        *,
+        path: str = "",
+        at: str = "",
+        file: str = "",
+        line: int = 0,
+        column: int = 0,
+    ) -> None:
+        where = f"{file}:{line}:{column}: " if file and line else f"{file}: " if file else ""
+        super().__init__(f"{where}{path}: {message}" if path else f"{where}{message}")
         self.message = message
+        self.path = path
+        self.at = at
+        self.file = file
+        self.line = line
+        self.column = column

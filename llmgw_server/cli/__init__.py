@@ -19,6 +19,7 @@ COMMANDS = {
     "serve": ("serving", "run the gateway"),
     "demo": ("demo", "run it with a small language model of its own, to try it out"),
     "check": ("checking", "validate a configuration"),
+    "config": ("configuring", "its schema, what holds, what was loaded, and the way back"),
     "orgs": ("orgs", "manage organisations"),
     "teams": ("teams", "manage teams and their members"),
     "users": ("users", "manage users"),

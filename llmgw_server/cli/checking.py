@@ -1,37 +1,100 @@
-"""`check`: everything about a configuration that can be known without starting it."""
+"""`check`: everything that is wrong with a configuration, without starting it; with `--connect`
+also whether its deployments can be reached from here."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+import asyncio
+from typing import TYPE_CHECKING, Any
 
-from llmgw_core.config.load import load
-from llmgw_core.gateway import load_models, load_plugins
-from llmgw_core.store.engine import Store
+from llmgw_core.checking import Problem, check_file
+from llmgw_core.connecting import reach
+from llmgw_server.cli.errors import CommandError
 from llmgw_server.cli.options import add_config, run_with
-from llmgw_server.cli.output import say
+from llmgw_server.cli.output import say, say_json, say_table
 
 if TYPE_CHECKING:
     import argparse
+
+    from llmgw_core.checking import Checked
+    from llmgw_core.connecting import Reach
 
 
 def configure(parser: argparse.ArgumentParser, _command: str) -> None:
     """Add the options."""
     add_config(parser)
+    parser.add_argument(
+        "--format", choices=("text", "json"), default="text", help="text, or JSON for programs"
+    )
+    parser.add_argument(
+        "--connect",
+        action="store_true",
+        help="try every deployment: name, connection, certificate, credential, model",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=10.0,
+        metavar="SECONDS",
+        help="for each deployment with --connect (default: 10)",
+    )
     run_with(parser, _check)
 
 
 def _check(args: argparse.Namespace) -> None:
-    path = Path(args.config)
-    config = load(path)
-    host = load_plugins(config, path.absolute().parent)
-    models = load_models(config, host)
-    Store(config.store.url)  # not opened: a check changes nothing
-    deployments = sum(len(model.deployments) for model in models.values())
-    say(
-        f"{path} is valid: {_count(len(models), 'model')}, {_count(deployments, 'deployment')},"
-        f" {_count(len(config.plugins), 'plugin')}."
-    )
+    checked = check_file(args.config)
+    reached: list[Reach] = []
+    if args.connect and checked.host is not None:
+        deployments = [
+            deployment
+            for model in checked.models.values()
+            for deployment in model.deployments
+            if deployment.options is not None
+        ]
+        reached = asyncio.run(reach(deployments, checked.host, seconds=args.timeout))
+    if args.format == "json":
+        say_json(_document(args.config, checked, reached))
+    else:
+        _print(args.config, checked, reached)
+    errors, failed = len(checked.errors), sum(not each.ok for each in reached)
+    if errors:
+        raise CommandError(f"{args.config} has {_count(errors, 'error')}.")
+    if failed:
+        raise CommandError(f"{_count(failed, 'deployment')} cannot be used from here.")
+
+
+def _document(path: str, checked: Checked, reached: list[Reach]) -> dict[str, Any]:
+    return {
+        "file": path,
+        "valid": not checked.errors,
+        "errors": [Problem.of(error) for error in checked.errors],
+        "deployments": reached,
+    }
+
+
+def _print(path: str, checked: Checked, reached: list[Reach]) -> None:
+    for error in checked.errors:
+        say(str(error))
+    if not checked.errors and checked.config is not None:
+        models = checked.models.values()
+        counts = (
+            _count(len(models), "model"),
+            _count(sum(len(model.deployments) for model in models), "deployment"),
+            _count(len(checked.config.plugins), "plugin"),
+        )
+        say(f"{path} is valid: {', '.join(counts)}.")
+    if reached:
+        say_table(
+            ("DEPLOYMENT", "", "CERTIFICATE", "WHAT"),
+            [
+                (
+                    each.deployment,
+                    "ok" if each.ok else "FAILED",
+                    None if each.certificate_days is None else f"{each.certificate_days} days",
+                    " ".join(filter(None, (each.message, each.remark))),
+                )
+                for each in reached
+            ],
+        )
 
 
 def _count(number: int, word: str) -> str:

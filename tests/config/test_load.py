@@ -169,8 +169,14 @@ server: {port: x, host: [1]}
         'models."gpt-4.1".created: invalid RFC3339 encoded date.',
         "server.host: expected `str`, got `array`.",
         "server.port: expected `int`, got `str`.",
+        # What the types let through is looked at in the same go.
+        (
+            'models."gpt-4.1".deployments[0]: has no price: add `prices` to the model or the'
+            " deployment, or set `accounting.unpriced: zero` to book such calls at zero."
+        ),
     ]
-    assert errors("models: {m: {deployments: [{name: x}]}}") == [
+    free = "accounting: {unpriced: zero}"
+    assert errors(f"models: {{m: {{deployments: [{{name: x}}]}}}}\n{free}") == [
         "models.m.deployments[0]: the key `backend` is missing.",
         "models.m.deployments[0]: the key `zone` is missing.",
     ]

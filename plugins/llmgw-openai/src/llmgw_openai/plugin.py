@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from llmgw_core.backends.canonical import CanonicalSession
+from llmgw_core.backends.inquiry import ModelsInquiry
 from llmgw_core.domain.errors import ConfigError
 from llmgw_core.hooks.specs import hookimpl
 from llmgw_openai.options import OpenAIOptions, OptionError, is_header_value
@@ -15,6 +16,7 @@ from llmgw_openai.options import OpenAIOptions, OptionError, is_header_value
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from llmgw_core.backends.inquiry import Inquiry
     from llmgw_core.backends.port import Backend, Session
     from llmgw_core.domain.call import Call
     from llmgw_core.domain.deployment import Deployment, Origin
@@ -44,6 +46,17 @@ class OpenAIBackend:
         return CanonicalSession(
             call, deployment, credential, path_prefix=upstream.path_prefix, extra_headers=headers
         )
+
+    def inquire(self, deployment: Deployment, credential: str) -> Inquiry:
+        """For `llmgw-server check --connect`: the list of models, asked with the credential."""
+        options: OpenAIOptions = deployment.options
+        upstream = options.upstream
+        headers = list(upstream.headers)
+        if credential:
+            name = upstream.auth_header or b"authorization"
+            scheme = upstream.auth_scheme if upstream.auth_header else b"Bearer "
+            headers.append((name, scheme + credential.encode("latin-1")))
+        return ModelsInquiry(upstream.path_prefix, headers)
 
     def check(self, deployment: Deployment) -> None:
         """See the port: the address, the headers, the credential and the TLS files."""

@@ -1,0 +1,108 @@
+"""Everything about a configuration that can be known without starting it, every error at once.
+
+What cannot be looked at because something else is wrong (a backend whose plugin is not there) is
+left out rather than guessed at.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from llmgw_core.config.errors import ConfigErrors
+from llmgw_core.config.load import read_text, with_absolute_paths
+from llmgw_core.config.positions import place
+from llmgw_core.config.survey import survey
+from llmgw_core.domain.errors import ConfigError
+from llmgw_core.generation import examine_models, load_plugins
+from llmgw_core.store.engine import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from llmgw_core.config.schema import Config
+    from llmgw_core.domain.deployment import Model
+    from llmgw_core.hooks.host import PluginHost
+
+_PLUGIN: Final = re.compile(r"plugins\[(\d+)\]")
+_SUGGESTED: Final = re.compile(r"did you mean `(.+?)`\?")
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """One error for programs. `line` and `column` count from 1, 0 means unknown; `suggestion` is
+    the word that was probably meant, empty if none comes near."""
+
+    file: str
+    line: int
+    column: int
+    path: str
+    message: str
+    suggestion: str
+
+    @classmethod
+    def of(cls, error: ConfigError) -> Problem:
+        """The parts of an error."""
+        found = _SUGGESTED.search(error.message)
+        suggested = found[1] if found else ""
+        return cls(error.file, error.line, error.column, error.path, error.message, suggested)
+
+
+class Checked:
+    """What was found. `host` and `models` hold what is in order; none of it has been started."""
+
+    def __init__(self, config: Config | None, errors: list[ConfigError]) -> None:
+        self.config = config
+        self.errors = errors
+        self.host: PluginHost | None = None
+        self.models: dict[str, Model] = {}
+
+
+def check_file(path: Path | str, env: Mapping[str, str] | None = None) -> Checked:
+    """Look at the configuration in the file `path` with the variables `env` (default: those of
+    this process). Raises `ConfigErrors` only when it cannot be read at all."""
+    text = read_text(path)
+    base = Path(path).absolute().parent
+    found = survey(text, base=base, env=os.environ if env is None else env)
+    checked = Checked(found.config, found.errors)
+    if found.config is not None:
+        before = len(checked.errors)
+        _look(checked, with_absolute_paths(found.config, base), base)
+        later = [error for error in checked.errors[before:] if not found.follows(error)]
+        checked.errors[before:] = later
+    checked.errors = place(checked.errors, text, path)
+    return checked
+
+
+def _look(checked: Checked, config: Config, base: Path) -> None:
+    try:
+        Store(config.store.url)  # not opened: a check changes nothing
+    except ConfigError as error:
+        checked.errors.append(error)
+    lacking = _load_plugins(checked, config, base)
+    if checked.host is None:
+        return
+    checked.models, errors = examine_models(config, checked.host)
+    missing = "no enabled plugin has a backend"
+    checked.errors += [e for e in errors if not (lacking and e.message.startswith(missing))]
+
+
+def _load_plugins(checked: Checked, config: Config, base: Path) -> bool:
+    """Load what can be loaded; whether some plugin is lacking."""
+    try:
+        checked.host = load_plugins(config, base)
+    except ConfigError as error:
+        errors = error.errors if isinstance(error, ConfigErrors) else (error,)
+        checked.errors += errors
+        wrong = {int(found[1]) for each in errors if (found := _PLUGIN.match(each.path))}
+        rest = tuple(p for index, p in enumerate(config.plugins) if index not in wrong)
+        if wrong:
+            try:
+                checked.host = load_plugins(msgspec.structs.replace(config, plugins=rest), base)
+            except ConfigError:
+                return True  # the first errors have to be mended before one can tell
+        return True
+    return False
