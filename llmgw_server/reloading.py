@@ -106,11 +106,12 @@ class Reloading:
         except ConfigError as error:
             logger.error("The configuration was not reloaded; nothing has changed.\n%s", error)  # noqa: TRY400 - the sentence says it all
             return
-        if not result.changed:
+        if not result.changed and trigger == "SIGHUP":
             logger.info("The configuration says what it said before.")
 
     async def _watch(self, path: Path) -> None:
-        watch = Watch(stamp_of(path))
+        # What was loaded at the start may have been replaced since: the first look decides.
+        watch = Watch(None)
         while True:
             seconds = self._gateway.config.reload.watch
             self._wanted.clear()

@@ -65,7 +65,7 @@ class History:
             number = numbers[-1] + 1 if numbers else 1
             self._write(Loaded(number, at, digest, trigger, str(file), text))
             numbers.append(number)
-        for number in numbers[: len(numbers) - keep]:
+        for number in numbers[: max(0, len(numbers) - keep)]:
             self._path(number).unlink(missing_ok=True)
 
     def entries(self) -> list[Loaded]:

@@ -6,6 +6,7 @@ cannot say everything that `check` finds; what it refuses, `check` refuses too.
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +17,7 @@ from llmgw_core.config.schema import Config
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+_SENTENCE: Final = re.compile(r"(?<=\.) ")
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -27,9 +29,8 @@ def json_schema(
     definitions: dict[str, Any] = {}
     root = _schema_of(Config, "", definitions)
     _by_name(definitions["PluginConfig"], "name", "config", plugins, "plugin", definitions)
-    _by_name(
-        definitions["DeploymentConfig"], "backend", "options", backends, "backend", definitions
-    )
+    deployment = definitions["DeploymentConfig"]
+    _by_name(deployment, "backend", "options", backends, "backend", definitions)
     return {"$schema": DIALECT, "title": "llmgw configuration", **root, "$defs": definitions}
 
 
@@ -76,8 +77,15 @@ def _schema_of(kind: type[Any], prefix: str, definitions: dict[str, Any]) -> dic
 
 
 def _adapted(schema: dict[str, Any], struct: type[Any]) -> None:
-    """Unknown keys are errors in all sections, and prices are plain numbers in a file."""
+    """Unknown keys are errors in all sections, prices are plain numbers in a file, and what the
+    docstring says of a key is shown with it."""
     schema["additionalProperties"] = False
+    text = " ".join((struct.__doc__ or "").split())
+    schema["description"] = text
+    for field in msgspec.structs.fields(struct):
+        said = [each for each in _SENTENCE.split(text) if f"`{field.encode_name}" in each]
+        if said:
+            schema["properties"][field.encode_name].setdefault("description", " ".join(said))
     for field in msgspec.structs.fields(struct):
         if _is_number(field.type):
             null = [{"type": "null"}] if type(None) in getattr(field.type, "__args__", ()) else []

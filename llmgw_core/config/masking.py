@@ -27,7 +27,7 @@ _URL_PASSWORD: Final = re.compile(r"(://[^/@:\s]*):[^/@\s]+@")
 
 def effective(file: ConfigFile) -> dict[str, Any]:
     """What holds when `file` is loaded."""
-    values = msgspec.to_builtins(file.config, builtin_types=(Decimal,))
+    values = msgspec.to_builtins(file.config, builtin_types=(Decimal,), enc_hook=str)
     shown = _shown(values, read_document(file.text), "", "")
     assert isinstance(shown, dict)
     return shown
