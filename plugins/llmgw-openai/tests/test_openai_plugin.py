@@ -162,3 +162,23 @@ def test_a_tls_file_that_is_not_there_is_found_by_the_check(
     with pytest.raises(ConfigError, match="there is no file") as raised:
         backend.check(deployment("https://host", **files))
     assert raised.value.path == name
+
+
+@pytest.mark.parametrize(
+    ("options", "header"),
+    [
+        ({}, (b"authorization", b"Bearer sk-x")),
+        ({"auth_header": "api-key"}, (b"api-key", b"sk-x")),
+        ({"auth_header": "x-auth: Token"}, (b"x-auth", b"Token sk-x")),
+    ],
+)
+def test_its_upstream_is_asked_for_its_models_with_the_credential(
+    options: dict[str, str], header: tuple[bytes, bytes]
+) -> None:
+    deployment = Deployment(
+        "m/a", "m", "openai", "eu", "m", options=OpenAIOptions(base_url="http://h/v1", **options)
+    )
+    request = OpenAIBackend().inquire(deployment, "sk-x").request
+    assert (request.method, request.target) == ("GET", "/v1/models")
+    assert header in request.headers
+    assert OpenAIBackend().inquire(deployment, "").request.headers == ()
