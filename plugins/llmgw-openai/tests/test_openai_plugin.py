@@ -20,6 +20,7 @@ from llmgw_core.testing.plugins import host_of
 from llmgw_core.wire.request import decode_request
 from llmgw_openai import OpenAIPlugin
 from llmgw_openai.options import OpenAIOptions
+from llmgw_openai.plugin import OpenAIBackend
 
 if TYPE_CHECKING:
     from llmgw_core.backends.port import Backend, Reply
@@ -175,10 +176,8 @@ def test_a_tls_file_that_is_not_there_is_found_by_the_check(
 def test_its_upstream_is_asked_for_its_models_with_the_credential(
     options: dict[str, str], header: tuple[bytes, bytes]
 ) -> None:
-    deployment = Deployment(
-        "m/a", "m", "openai", "eu", "m", options=OpenAIOptions(base_url="http://h/v1", **options)
-    )
-    request = OpenAIBackend().inquire(deployment, "sk-x").request
+    target = deployment("http://h/v1", **options)
+    request = OpenAIBackend().inquire(target, "sk-x").request
     assert (request.method, request.target) == ("GET", "/v1/models")
     assert header in request.headers
-    assert OpenAIBackend().inquire(deployment, "").request.headers == ()
+    assert OpenAIBackend().inquire(target, "").request.headers == ()
