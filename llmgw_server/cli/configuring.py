@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from llmgw_core.checking import check_file
 from llmgw_core.config.document import read_document
 from llmgw_core.config.history import History, put_back
@@ -35,6 +37,7 @@ def configure(parser: argparse.ArgumentParser, _command: str) -> None:
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     schema = actions.add_parser("schema", help="print the JSON Schema of the file, for editors")
     add_config(schema)
+    schema.add_argument("--output", metavar="FILE", type=Path, help="write it into a file")
     run_with(schema, _schema)
     show = actions.add_parser("show", help="print what holds, with defaults and without secrets")
     add_config(show)
@@ -73,7 +76,15 @@ def _schema(args: argparse.Namespace) -> None:
         for plugin in host.plugins:
             plugins[plugin.name] = getattr(plugin.enabled.plugin, "Config", None)
         backends |= {name: backend.Options for name, backend in host.backends.items()}
-    say_json(json_schema(plugins, backends))
+    schema = json_schema(plugins, backends)
+    if args.output is None:
+        say_json(schema)
+        return
+    try:
+        args.output.write_bytes(msgspec.json.format(msgspec.json.encode(schema), indent=2))
+    except OSError as error:
+        raise CommandError(f"{args.output} cannot be written: {error.strerror}.") from None
+    say(f"{args.output} has what {len(plugins)} plugins bring.")
 
 
 def _show(args: argparse.Namespace) -> None:

@@ -85,6 +85,10 @@ def test_a_backend_is_not_called_unknown_while_its_plugin_is_not_there(
 def test_the_schema_is_json(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = said(capsys, "config", "schema")
     assert (code, json.loads(out)["$ref"]) == (0, "#/$defs/Config")
+    said(capsys, "config", "schema", "--output", "schema.json")
+    assert json.loads(file.with_name("schema.json").read_text()) == json.loads(out)
+    code, _, err = said(capsys, "config", "schema", "--output", "nowhere/schema.json")
+    assert (code, "cannot be written" in err) == (1, True)
 
 
 def test_what_holds_is_shown_as_yaml_or_json(
