@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from llmgw_core.config.schema import Config, PluginConfig, ReloadConfig
+from llmgw_core.config.schema import Config, PluginConfig, ReloadConfig, RoutingConfig
 from llmgw_core.domain.errors import ConfigError
 from llmgw_core.gateway import Gateway
 from llmgw_core.hooks.specs import hookimpl
+from llmgw_core.routing.balance import SmoothRoundRobin
 from llmgw_core.testing.installation import at, served_by
 from llmgw_core.testing.plugins import distributions  # noqa: F401 -- a fixture
 from llmgw_core.testing.reloads import HeldStreams, begun, changed, settled, with_models
@@ -290,3 +291,33 @@ class Plugin:
         with pytest.raises(ConfigError, match="did you mean `coming`"):
             await gateway.reload()
         assert (gateway.generation, gateway.file) == (3, file)
+
+
+async def test_a_balancer_of_a_plugin_lives_as_long_as_somebody_uses_it(
+    installed: Install, server: ModelServer
+) -> None:
+    class Closing(SmoothRoundRobin):
+        closed = False
+
+        async def aclose(self) -> None:
+            Closing.closed = True
+
+    class Brings:
+        def __init__(self, config: None, context: PluginContext) -> None:
+            pass
+
+        @hookimpl
+        def register_balancers(self) -> dict[str, Any]:
+            return {"mine": Closing}
+
+    here = await installed({"m": [at(server)]}, plugins=[("brings", Brings)])
+    await here.gateway.reload(changed(here, routing=RoutingConfig("mine")))
+    mine = here.gateway._generation.balancer
+    assert isinstance(mine, Closing)
+    model = served_by(at(server), tags=("t",))
+    await here.gateway.reload(with_models(here, m=model))
+    await settled(lambda: here.gateway.generations == 1)
+    assert (here.gateway._generation.balancer is mine, mine.closed) == (True, False)
+    await here.gateway.reload(changed(here, routing=RoutingConfig()))
+    await settled(lambda: here.gateway.generations == 1)
+    assert mine.closed
