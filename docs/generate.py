@@ -188,8 +188,15 @@ def _message(node: ast.expr) -> str:
     return str(node.value) if isinstance(node, ast.Constant) else "…"
 
 
-def _made_in_place() -> Iterator[tuple[int, str, str, str]]:
-    """Status, type, code and sentence of the errors that only one place of the code raises."""
+def _retry(values: set[str]) -> str:
+    """What `x-should-retry` says; where it is absent, the client decides."""
+    words = {"True": "`true`", "False": "`false`", "None": "absent"}
+    return " or ".join(sorted(words[value] for value in values))
+
+
+def _made_in_place() -> Iterator[tuple[int, str, str, str, str]]:
+    """Status, type, code, `x-should-retry` and sentence of the errors that only one place of the
+    code raises."""
     for path in sorted(ROOT.glob("llmgw_*/**/*.py")):
         if "testing" in path.parts or path.name == "errors.py":
             continue
@@ -200,25 +207,30 @@ def _made_in_place() -> Iterator[tuple[int, str, str, str]]:
                     continue  # passes on what the web framework says
                 kinds = [_message(word.value) for word in node.keywords if word.arg == "type"]
                 kind = [*kinds, "invalid_request_error"][0]
-                yield int(_message(status)), kind, _message(code), _message(message)
+                retry = [
+                    _message(word.value) for word in node.keywords if word.arg == "should_retry"
+                ]
+                again = _retry(set(retry or ["None"]))
+                yield int(_message(status)), kind, _message(code), again, _message(message)
 
 
 def error_table() -> str:
     """Every error that a caller can get."""
     lines = ["# Errors", "", inspect.cleandoc(errors.__doc__ or ""), ""]
-    lines += _table("status", "type", "code", "when")
-    codes, statuses = _given("code"), _given("status")
+    lines += _table("status", "type", "code", "`x-should-retry`", "when")
+    codes, statuses, retries = _given("code"), _given("status"), _given("should_retry")
     for name, function in inspect.getmembers(errors, inspect.isfunction):
-        if get_type_hints(function).get("return") is errors.GatewayError:
+        if function.__annotations__.get("return") == "GatewayError":
             error = _sample(function)
             status = ", ".join(sorted({str(error.status), *statuses.get(name, set())}))
             all_codes = sorted({error.code, *codes.get(name, set())})
             text = " ".join(_doc(function).split())
             text = re.sub(r"^[\d or]+(?=[: ]|for)[: ]*", "", text)
             shown = ", ".join(f"`{code}`" for code in all_codes)
-            lines.append(_row(status, f"`{error.type}`", shown, text))
-    for number, kind, code, sentence in sorted(set(_made_in_place())):
-        lines.append(_row(str(number), f"`{kind}`", f"`{code}`", sentence))
+            retry = _retry({str(error.should_retry), *retries.get(name, set())})
+            lines.append(_row(status, f"`{error.type}`", shown, retry, text))
+    for number, kind, code, retry, sentence in sorted(set(_made_in_place())):
+        lines.append(_row(str(number), f"`{kind}`", f"`{code}`", retry, sentence))
     return "\n".join(lines) + "\n"
 
 
