@@ -66,7 +66,7 @@ def test_fields_of_openais_form_survive_and_others_do_not() -> None:
         "localhost:8000",
         "localhost",
         "/usr/lib/python3/site.py",
-        "/home/me/models/x.gguf",
+        "/srv/models/x.gguf",
         "vllm/engine/core.py",
         "org-abcdef123456",
         "proj_abcdef123456",
