@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from llmgw_core.config.changes import ReloadResult
     from llmgw_core.config.errors import ConfigErrors
     from llmgw_core.config.load import load as load_config
     from llmgw_core.config.schema import Config
@@ -56,6 +57,7 @@ __all__ = [
     "Mask",
     "PluginContext",
     "Principal",
+    "ReloadResult",
     "Reply",
     "RequestView",
     "Sink",
@@ -95,6 +97,7 @@ _HOMES: Final = {
     "Mask": "wire.mask",
     "PluginContext": "hooks.context",
     "Principal": "domain.access",
+    "ReloadResult": "config.changes",
     "Reply": "domain.reply",
     "RequestView": "wire.request",
     "Sink": "domain.call",

@@ -57,7 +57,10 @@ def _check(args: argparse.Namespace) -> None:
         _print(args.config, checked, reached)
     errors, failed = len(checked.errors), sum(not each.ok for each in reached)
     if errors:
-        raise CommandError(f"{args.config} has {_count(errors, 'error')}.")
+        lines = checked.errors if args.format == "text" else ()
+        raise CommandError(
+            "\n".join((f"{args.config} has {_count(errors, 'error')}.", *map(str, lines)))
+        )
     if failed:
         raise CommandError(f"{_count(failed, 'deployment')} cannot be used from here.")
 
@@ -72,8 +75,6 @@ def _document(path: str, checked: Checked, reached: list[Reach]) -> dict[str, An
 
 
 def _print(path: str, checked: Checked, reached: list[Reach]) -> None:
-    for error in checked.errors:
-        say(str(error))
     if not checked.errors and checked.config is not None:
         models = checked.models.values()
         counts = (

@@ -39,13 +39,14 @@ def test_every_error_is_printed_with_its_line(
     file.write_text("server: {prot: 1}\nplugins: [{name: nobody}, {name: x, timeout: 0}]\n")
     code, out, err = said(capsys, "check")
     assert code == 1
-    assert [line.split(": ")[0] for line in out.splitlines()] == [
+    first, *lines = err.splitlines()
+    assert (out, first) == ("", "llmgw-server: llmgw.yaml has 4 errors.")
+    assert [line.split(": ")[0] for line in lines] == [
         "llmgw.yaml:1:10",
         "llmgw.yaml:2:11",
         "llmgw.yaml:2:27",
         "llmgw.yaml:2:37",
     ]
-    assert err == "llmgw-server: llmgw.yaml has 4 errors.\n"
 
 
 def test_errors_for_programs_have_their_parts(
@@ -74,12 +75,12 @@ def test_a_backend_is_not_called_unknown_while_its_plugin_is_not_there(
 ) -> None:
     model = "models: {m: {deployments: [{name: a, backend: b, zone: z}]}}\n"
     file.write_text(f"{ZERO}plugins: [{{name: nobody}}]\n{model}")
-    _, out, _ = said(capsys, "check")
-    assert "is enabled but not installed" in out
-    assert "no enabled plugin has a backend" not in out
+    _, _, err = said(capsys, "check")
+    assert "is enabled but not installed" in err
+    assert "no enabled plugin has a backend" not in err
     file.write_text(ZERO + model)
-    _, out, _ = said(capsys, "check")
-    assert "no enabled plugin has a backend" in out
+    _, _, err = said(capsys, "check")
+    assert "no enabled plugin has a backend" in err
 
 
 def test_the_schema_is_json(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
