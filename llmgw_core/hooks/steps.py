@@ -2,6 +2,7 @@
 measured, and one that goes on awaiting after it was cancelled is abandoned.
 
 A coroutine that swallows its cancellation would otherwise hold its call for ever, timeout or not.
+One that ends without waiting for anything costs no timer.
 """
 
 from __future__ import annotations
@@ -22,10 +23,17 @@ _logger = logging.getLogger(__name__)
 async def bounded(hook: CompiledHook, awaitable: Awaitable[Any]) -> Any:
     """The result of `awaitable` within the hook's timeout. Raises `TimeoutError`."""
     coroutine = awaitable if asyncio.iscoroutine(awaitable) else _awaiting(awaitable)
+    began = hook.clock()
+    try:
+        awaited = coroutine.send(None)
+    except StopIteration as end:
+        return end.value
+    finally:
+        hook.held(hook.clock() - began)
     scope = asyncio.timeout(hook.timeout)
     try:
         async with scope:
-            return await _stepping(coroutine, hook)
+            return await _stepping(coroutine, awaited, hook)
     except TimeoutError:
         if scope.expired():
             hook.timeouts += 1
@@ -37,19 +45,15 @@ async def _awaiting(awaitable: Awaitable[Any]) -> Any:
 
 
 @types.coroutine
-def _stepping(coroutine: Coroutine[Any, Any, Any], hook: CompiledHook) -> Generator[Any, Any, Any]:
+def _stepping(
+    coroutine: Coroutine[Any, Any, Any], awaited: Any, hook: CompiledHook
+) -> Generator[Any, Any, Any]:
+    """Go on with `coroutine`, which waits for `awaited`."""
     clock, argument = hook.clock, None
-    step: Any = coroutine.send
+    step: Any = None
     patience: _Patience | None = None
     try:
         while True:
-            began = clock()
-            try:
-                awaited = step(argument)
-            except StopIteration as end:
-                return end.value
-            finally:
-                hook.held(clock() - began)
             try:
                 argument = yield awaited
                 step = coroutine.send
@@ -62,6 +66,13 @@ def _stepping(coroutine: Coroutine[Any, Any, Any], hook: CompiledHook) -> Genera
                     if patience.ended(hook, coroutine):
                         raise
                 argument, step = error, coroutine.throw
+            began = clock()
+            try:
+                awaited = step(argument)
+            except StopIteration as end:
+                return end.value
+            finally:
+                hook.held(clock() - began)
     finally:
         argument = step = None  # an exception would hold this frame that holds it
         if patience is not None:

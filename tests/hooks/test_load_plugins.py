@@ -326,6 +326,12 @@ def test_two_plugins_with_one_backend_name_are_both_named(tmp_path: Path) -> Non
     )
 
 
+def test_one_plugin_with_two_backends_of_one_name_is_refused(tmp_path: Path) -> None:
+    assert one(tmp_path, backend_plugin(FakeBackend("x"), FakeBackend("x"))) == (
+        "the plugin `p` failed in `register_backends`: ValueError: registered two backends `x`"
+    )
+
+
 def test_what_is_no_backend_is_refused(tmp_path: Path) -> None:
     assert one(tmp_path, backend_plugin(7)) == (
         "the plugin `p` failed in `register_backends`: TypeError: registered int, which is"

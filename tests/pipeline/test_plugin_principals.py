@@ -29,6 +29,16 @@ LEVELS = (Level("organization", "org_x", models=("*",)),)
         (Principal(LEVELS, "org_x", team_id="x" * 81), 500, "plugin_error"),
         (Principal(LEVELS, 7), 500, "plugin_error"),  # type: ignore[arg-type]
         (Principal([*LEVELS], "org_x"), 500, "plugin_error"),  # type: ignore[arg-type]
+        (
+            Principal((Level("organization", "org_x", models="*"),), "org_x"),  # type: ignore[arg-type]
+            500,
+            "plugin_error",
+        ),
+        (
+            Principal((Level("organization", "org_x", ("*",), limits=None),), "org_x"),  # type: ignore[arg-type]
+            500,
+            "plugin_error",
+        ),
     ],
 )
 async def test_a_principal_of_a_plugin_expires_and_has_ids_that_the_books_can_hold(

@@ -140,6 +140,8 @@ async def test_metrics_show_what_was_counted_in_the_format_that_is_asked_for(
     assert headers["content-type"].startswith("text/plain")
     assert openmetrics["content-type"].startswith("application/openmetrics-text")
     assert [line for line in METRICS if line not in lines] == []
+    times = ("llmgw_plugin_seconds_total{", "llmgw_plugin_slowest_seconds{")
+    assert [float(line.split()[1]) > 0 for line in lines if line.startswith(times)] == [True] * 2
     assert b'llmgw_tokens_total{direction="output",model="m"} 12.0' in again
 
 
@@ -158,7 +160,11 @@ METRICS = (
     "llmgw_journal_healthy 1.0",
     "llmgw_ledger_moved_total 0.0",
     'llmgw_journal_damages_total{kind="torn"} 1.0',
+    'llmgw_plugin_calls_total{hook="pre_auth",plugin="counting"} 1.0',
     'llmgw_plugin_failures_total{hook="pre_auth",plugin="counting"} 1.0',
+    'llmgw_plugin_timeouts_total{hook="pre_auth",plugin="counting"} 0.0',
+    'llmgw_plugin_blockings_total{hook="pre_auth",plugin="counting"} 0.0',
+    'llmgw_plugin_tasks{plugin="counting"} 0.0',
     "llmgw_plugin_counting_things_total 2.0",
     "llmgw_plugin_counting_level_now 0.5",
 )
