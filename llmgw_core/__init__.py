@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from llmgw_core.domain.call import Body, Call, ClientGone, Head, Sink
     from llmgw_core.domain.errors import ConfigError, GatewayError, StoreUnavailable
     from llmgw_core.domain.reply import Reply
-    from llmgw_core.domain.usage import Usage, UsageRecord
+    from llmgw_core.domain.usage import EndedAttempt, Usage, UsageRecord
     from llmgw_core.gateway import Gateway
     from llmgw_core.hooks.context import PluginContext
     from llmgw_core.hooks.filters import StreamFilter
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from llmgw_core.inprocess.replies import ChatEvent, ChatReply, EmbeddingReply
     from llmgw_core.inprocess.stream import ChatStream
     from llmgw_core.sync_gateway import SyncGateway
+    from llmgw_core.tenancy.records import AuditEntry
     from llmgw_core.tenancy.service import Tenancy
     from llmgw_core.wire.mask import Mask, mask_words
     from llmgw_core.wire.request import RequestView
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BlockingCaller",
     "BlockingChatStream",
+    "AuditEntry",
     "Body",
     "Call",
     "Caller",
@@ -49,6 +51,7 @@ __all__ = [
     "ConfigError",
     "ConfigErrors",
     "EmbeddingReply",
+    "EndedAttempt",
     "Gateway",
     "GatewayError",
     "Head",
@@ -78,6 +81,7 @@ __all__ = [
 _HOMES: Final = {
     "BlockingCaller": "inprocess.blocking",
     "BlockingChatStream": "inprocess.blocking",
+    "AuditEntry": "tenancy.records",
     "Body": "domain.call",
     "Call": "domain.call",
     "Caller": "inprocess.caller",
@@ -89,6 +93,7 @@ _HOMES: Final = {
     "ConfigError": "domain.errors",
     "ConfigErrors": "config.errors",
     "EmbeddingReply": "inprocess.replies",
+    "EndedAttempt": "domain.usage",
     "Gateway": "gateway",
     "GatewayError": "domain.errors",
     "Head": "domain.call",

@@ -54,6 +54,8 @@ class PluginContext:
         self.clock = clock
         self.wall_clock = wall_clock
         self.metrics = Metrics()
+        self.opened = True
+        """Whether tasks and connections may be opened; a host says no until `startup`."""
         self._data_dir = data_dir
         self._deployments_of: Callable[[str], tuple[Deployment, ...]] | None = None
         self._handle: Handle | None = None
@@ -134,6 +136,7 @@ class PluginContext:
         """Run `coroutine` in a task that the host owns: it is cancelled at shutdown, and an
         exception that ends it is logged. Needs a running loop: from `startup` on."""
         try:
+            self._must_be_open("tasks")
             loop = asyncio.get_running_loop()
         except RuntimeError:
             coroutine.close()
@@ -142,6 +145,14 @@ class PluginContext:
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
+
+    def _must_be_open(self, what: str) -> None:
+        if not self.opened:
+            message = (
+                f"{what} belong into the hook `startup`: a gateway that does not start after all"
+                " would leave behind what a constructor has opened"
+            )
+            raise RuntimeError(message)
 
     @property
     def tasks(self) -> int:
@@ -157,6 +168,7 @@ class PluginContext:
         """An HTTP client of the plugin's own, made at the first use, closed at shutdown. For
         what is not a model's backend. It goes the way that the section `outgoing` says: proxy,
         `no_proxy`, authorities and client certificate."""
+        self._must_be_open("connections")
         if self._http is None:
             self._http = self._open_http()
         return self._http

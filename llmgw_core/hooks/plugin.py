@@ -52,6 +52,7 @@ class Plugin:
         self.state = "made"
         self.holders: list[PluginHost] = []
         self.takeover_seconds = TAKEOVER_SECONDS
+        context.opened = False
         with Foreign(self.name, "__init__", "stop"):
             self.instance: Any = enabled.plugin(enabled.config, context)
         with Foreign(self.name, "register", "stop"):
@@ -90,6 +91,7 @@ class Plugin:
             raise ConfigError(message)
         if self.state != "made":
             return
+        self.context.opened = True
         if self._once and not self._first():
             self.state = "standby"
             self.context.logger.info("Another process runs the plugin %s.", self.name)

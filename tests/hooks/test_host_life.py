@@ -358,6 +358,21 @@ async def test_a_task_that_does_not_end_is_named(
     await task
 
 
+@pytest.mark.parametrize("opens", ["task", "http"])
+async def test_a_constructor_opens_nothing_that_could_be_left_behind(
+    tmp_path: Path, opens: str
+) -> None:
+    def init(self: Any, config: Any, context: PluginContext) -> None:
+        if opens == "task":
+            context.spawn(asyncio.sleep(0), "early")
+        else:
+            context.http()
+
+    plugin = type("Early", (making([]),), {"__init__": init})
+    with pytest.raises(ConfigError, match=r"`p` failed in `__init__`: .* into the hook `startup`"):
+        host_of(tmp_path, ("p", plugin))
+
+
 def test_a_task_needs_a_running_loop(tmp_path: Path) -> None:
     context = contexts_in(tmp_path)("p")
     with pytest.raises(RuntimeError, match="no running event loop"):
