@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from llmgw_core.wire.stream_event import StreamEvent
 
 __all__ = [
+    "AuditEntry",
     "BlockingCaller",
     "BlockingChatStream",
-    "AuditEntry",
     "Body",
     "Call",
     "Caller",
