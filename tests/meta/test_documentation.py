@@ -41,10 +41,10 @@ def test_yaml_examples_are_valid_configurations(pages: dict[str, str], tmp_path:
     examples = [block for text in pages.values() for block in _blocks(text, "yaml")]
     assert examples
     for example in examples:
-        env = dict.fromkeys(re.findall(r"\$\{(\w+)\}", example), "secret")
+        env = dict.fromkeys(re.findall(r"\$\{(\w+)\}", example), "a secret of some length")
         for secret in re.findall(r"file:([\w./-]+)", example):
             (tmp_path / secret).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / secret).write_text("secret")
+            (tmp_path / secret).write_text("a secret of some length")
         parse(example, base_dir=tmp_path, env=env)
 
 
