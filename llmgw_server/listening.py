@@ -84,6 +84,15 @@ def open_listeners(settings: ServerConfig, *, server: str) -> list[Listener]:
     return opened
 
 
+def check_certificates(settings: ServerConfig) -> None:
+    """Raises `CertificateError` for the first listener whose certificates cannot be used."""
+    sections = {"server": settings, "server.admin": settings.admin}
+    sections["server.metrics"] = settings.metrics
+    for path, section in sections.items():
+        if section is not None and section.tls is not None:
+            Certificates(section.tls, f"{path}.tls", ())
+
+
 def close_all(listeners: Sequence[Listener]) -> None:
     """Close every listener."""
     for listener in listeners:

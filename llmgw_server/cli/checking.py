@@ -4,13 +4,18 @@ also whether its deployments can be reached from here."""
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmgw_core.checking import Problem, check_file
+from llmgw_core.config.load import with_absolute_paths
 from llmgw_core.connecting import reach
+from llmgw_core.domain.errors import ConfigError
+from llmgw_server.certificates import CertificateError
 from llmgw_server.cli.errors import CommandError
 from llmgw_server.cli.options import add_config, run_with
 from llmgw_server.cli.output import say, say_json, say_table
+from llmgw_server.listening import check_certificates
 
 if TYPE_CHECKING:
     import argparse
@@ -42,6 +47,7 @@ def configure(parser: argparse.ArgumentParser, _command: str) -> None:
 
 def _check(args: argparse.Namespace) -> None:
     checked = check_file(args.config)
+    _look_at_certificates(checked, args.config)
     reached: list[Reach] = []
     if args.connect and checked.host is not None:
         deployments = [
@@ -63,6 +69,17 @@ def _check(args: argparse.Namespace) -> None:
         )
     if failed:
         raise CommandError(f"{_count(failed, 'deployment')} cannot be used from here.")
+
+
+def _look_at_certificates(checked: Checked, path: str) -> None:
+    """Add what is wrong with the files that the listeners need."""
+    if checked.config is None or any(error.path.startswith("server") for error in checked.errors):
+        return
+    try:
+        check_certificates(with_absolute_paths(checked.config, Path(path).absolute().parent).server)
+    except CertificateError as error:
+        place, _, message = str(error).partition(": ")
+        checked.errors.append(ConfigError(message, path=place))
 
 
 def _document(path: str, checked: Checked, reached: list[Reach]) -> dict[str, Any]:
