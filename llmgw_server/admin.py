@@ -40,7 +40,9 @@ class AdminPages:
     def routes(self) -> list[Page]:
         """Every admin page; without a key, one that says in the log how to have them."""
         if not self._key:
-            return [Page("/admin/{path:path}", self._off, access="public", part="admin")]
+            return [
+                Page("/admin/{path:path}", self._off, access="public", part="admin", listed=False)
+            ]
         return [
             Page(
                 PREFIX + path,

@@ -18,6 +18,8 @@ from starlette.routing import Route
 
 from llmgw_core.domain.errors import GatewayError, internal_error, not_found, wrong_method
 from llmgw_core.wire.envelope import error_body, error_headers
+from llmgw_server.openapi import document
+from llmgw_server.openapi import page as readable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -35,6 +37,11 @@ Part = Literal["calls", "admin", "metrics"]
 Access = Literal["public", "admin"]
 """`public`: everybody who reaches the listener. `admin`: who has the admin key."""
 _BEARER = "bearer "
+_HTML = {
+    "content-type": "text/html; charset=utf-8",
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'",
+    "x-content-type-options": "nosniff",
+}
 
 
 class Page(Route):
@@ -49,10 +56,13 @@ class Page(Route):
         part: Part | None = None,
         methods: tuple[str, ...] = ("GET",),
         admin_key: str = "",
+        listed: bool = True,
     ) -> None:
         super().__init__(path, endpoint, methods=list(methods))
         self.access = access
         self.part = part
+        self.listed = listed
+        """Whether descriptions show it."""
         self._digest = hashlib.sha256(admin_key.encode()).digest() if admin_key else b""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -89,8 +99,21 @@ class Pages:
             Page("/health/ready", self.ready, access="public"),
             Page("/metrics", self.metrics, access="public", part="metrics"),
         ]
+        pages = [page for page in (*own, *routes) if page.part is None or page.part in parts]
+        described = document(pages, calls="calls" in parts)
+
+        async def description(request: Request) -> Response:
+            return as_json(described)
+
+        async def documentation(request: Request) -> Response:
+            return Response(readable(described), headers=_HTML)
+
         return Starlette(
-            routes=[page for page in (*own, *routes) if page.part is None or page.part in parts],
+            routes=[
+                *pages,
+                Page("/openapi.json", description, access="public", listed=False),
+                Page("/docs", documentation, access="public", listed=False),
+            ],
             exception_handlers={HTTPException: self._refuse, Exception: self._fail},
         )
 

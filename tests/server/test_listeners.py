@@ -185,6 +185,39 @@ async def test_a_reload_is_asked_for_and_a_configuration_that_is_wrong_is_said(
         assert state["generation"] == 2
 
 
+async def test_every_listener_describes_what_it_serves_and_needs_nothing_from_elsewhere(
+    kind: str,
+) -> None:
+    entrance = Entrance(ok, port=0, admin_key=KEY, admin=ListenerConfig())
+    async with running(entrance.application(), kind, configured=True) as served:
+        found = []
+        for url in served.urls:
+            _, _, body = await served.exchange(get("/openapi.json"), port_of(url))
+            described = json.loads(body)
+            assert described["openapi"] == "3.1.0"
+            found.append(described["paths"])
+            for path, operations in described["paths"].items():
+                if path == "/metrics":
+                    continue  # needs more of a gateway than this test has
+                for method, operation in operations.items():
+                    raw = get(path.replace("{model}", "m"), "wrong", method.upper())
+                    status = (await served.exchange(raw, port_of(url)))[0]
+                    # The entrance of this test lets everybody in; admin pages do not.
+                    admin = {"admin_key": []} in operation.get("security", [])
+                    assert status == (401 if admin else 200), path
+            status, headers, page = await served.exchange(get("/docs"), port_of(url))
+            assert (status, headers["content-type"]) == (200, "text/html; charset=utf-8")
+            text = page.decode()
+            assert all(path in text for path in described["paths"])
+            assert "//" not in text
+            assert "<script" not in text
+    public, admin_paths = found
+    assert {"/v1/chat/completions", "/v1/models/{model}", "/metrics"} <= set(public)
+    assert not [path for path in public if path.startswith("/admin")]
+    assert {"/admin/v1/status", "/admin/v1/reload", "/health/ready"} <= set(admin_paths)
+    assert not [path for path in admin_paths if path.startswith("/v1")]
+
+
 @pytest.mark.parametrize(
     "authorization",
     [
