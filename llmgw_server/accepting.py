@@ -89,10 +89,14 @@ class Acceptor:
         """Wait until there is no connection left."""
         await self._empty.wait()
 
-    def abort(self) -> None:
-        """End what is left."""
+    def drop_handshakes(self) -> None:
+        """End the connections that are only being made: they would come too late."""
         for task in self._tasks:
             task.cancel()
+
+    def abort(self) -> None:
+        """End what is left."""
+        self.drop_handshakes()
         for connection in list(self._open):
             connection.abort()  # type: ignore[attr-defined]
 
@@ -152,8 +156,9 @@ class Acceptor:
                     ssl=certificates.context,
                     ssl_handshake_timeout=self._handshake,
                 )
-        except (OSError, asyncio.CancelledError):
-            # Whoever does not shake hands is no news.
+        except (OSError, asyncio.CancelledError) as error:
+            # Whoever does not shake hands is no news, but whoever sets up certificates asks.
+            logger.debug("A connection was not made: %s", error)
             accepted.close()
             self._ended(protocol)
 

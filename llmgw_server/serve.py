@@ -120,6 +120,7 @@ async def _end(
     for _ in range(_TURNS):
         await asyncio.sleep(0)
     for acceptor in acceptors:
+        acceptor.drop_handshakes()
         await serving.drain(acceptor.listener)
     ends = [asyncio.create_task(acceptor.ended()) for acceptor in acceptors]
     if not ends:

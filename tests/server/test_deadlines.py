@@ -116,6 +116,20 @@ async def test_a_handshake_that_does_not_come_ends(kind: str, authority: Authori
         assert await ends(reader) == b""
 
 
+async def test_half_a_handshake_does_not_hold_up_the_end(kind: str, authority: Authority) -> None:
+    certificate, key = authority.issue("server")
+    tls = TlsConfig(certificate, key)
+    entrance = Entrance(ok, port=0, head_seconds=NEVER, tls=tls)
+    async with running(
+        entrance.application(), kind, configured=True, drain_seconds=NEVER
+    ) as server:
+        reader, _ = await server.connect()
+        made, _ = await server.connect(ssl=authority.trusting())
+        server.stop.set()
+        assert await ends(reader) == b""
+        assert await ends(made) == b""
+
+
 # ------------------------------------------------------------------------ sizes
 
 
