@@ -102,6 +102,7 @@ class Running:
         """Of every listener, the public one first."""
         self.port = port_of(urls[0])
         self.stop = stop
+        self.serving: asyncio.Task[None] | None = None
         self._writers: list[asyncio.StreamWriter] = []
 
     async def connect(
@@ -178,7 +179,7 @@ async def running(
     else:
         settings = msgspec.structs.replace(settings, drain_seconds=drain_seconds)
         work = serve_app(application, listeners, server=kind, settings=settings, stop=stop)
-    serving = asyncio.create_task(work)
+    serving = server.serving = asyncio.create_task(work)
     try:
         yield server
     finally:

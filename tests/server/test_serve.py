@@ -179,6 +179,9 @@ async def test_a_client_that_does_not_read_cannot_hold_up_the_end(
         await read_head(reader)
         server.stop.set()
         assert isinstance(await entrance.ended.get(), asyncio.CancelledError)
+        assert server.serving is not None
+        async with asyncio.timeout(20):
+            await asyncio.shield(server.serving)
 
 
 async def test_idle_connections_end_with_the_server(kind: str) -> None:
