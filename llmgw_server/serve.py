@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import gc
 import importlib.util
+import logging
 import os
 import resource
 import signal
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from llmgw_core.config.schema import ServerConfig
     from llmgw_core.gateway import Gateway
     from llmgw_server.listening import Listener
+
+logger = logging.getLogger(__name__)
 
 _TURNS = 3
 """Of the event loop, in which it reads what lies ready on all connections."""
@@ -171,6 +174,8 @@ async def _session(
         async with opening as gateway:
             for listener in listeners:
                 listen(listener.socket)
+            for listener in listeners[1:]:
+                logger.info("%s: %s", " and ".join(sorted(listener.pages)), listener.url)
             _tune_garbage_collection()
             await ready(gateway, listeners[0].url)
             await signals.started()
