@@ -114,13 +114,13 @@ def credential_of(text: str) -> Credential:
 
 
 def secrets_of(deployments: Iterable[Deployment]) -> list[Credential]:
-    """Every secret that calls of `deployments` may use."""
+    """Every secret that calls of `deployments` may use, each object once."""
     found: list[Credential] = []
     for deployment in deployments:
         outgoing = deployment.outgoing
         proxies = (outgoing.http_proxy, outgoing.https_proxy)
         found += (deployment.credential, *(proxy.password for proxy in proxies if proxy))
-    return found
+    return list({id(each): each for each in found}.values())
 
 
 class SecretWatch:

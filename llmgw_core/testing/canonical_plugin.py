@@ -27,6 +27,7 @@ class CanonicalOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     port: int
     host: str = "127.0.0.1"
+    scheme: str = "http"
 
 
 class CanonicalBackend:
@@ -38,7 +39,7 @@ class CanonicalBackend:
     def origin(self, deployment: Deployment) -> Origin:
         """See the port."""
         options: CanonicalOptions = deployment.options
-        return Origin("http", options.host, options.port)
+        return Origin(options.scheme, options.host, options.port)
 
     def begin(self, call: Call, deployment: Deployment, credential: str) -> Session:
         """See the port."""
