@@ -30,6 +30,7 @@ TEST_TOOLS = [
     "hypothesis",
     "jsonschema",
     "openai",
+    "proxy.py",
     "pytest",
     "pytest-asyncio",
     "pytest-cov",

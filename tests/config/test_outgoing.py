@@ -29,7 +29,7 @@ def way(general: OutgoingConfig, own: OutgoingConfig | None = None, **env: str) 
 
 def test_without_a_section_everything_goes_directly_whatever_the_environment_says() -> None:
     env = {"HTTPS_PROXY": "http://elsewhere:1", "http_proxy": "http://elsewhere:1"}
-    assert way(OutgoingConfig(), **env) == DIRECT
+    assert outgoing_of(OutgoingConfig(), None, env, "outgoing") == DIRECT
     assert unused_variables(OutgoingConfig(), env) == ["HTTPS_PROXY", "http_proxy"]
     assert unused_variables(OutgoingConfig(proxy="none"), env) == []
 
