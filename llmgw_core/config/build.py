@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from llmgw_core.config.decode import decode
 from llmgw_core.config.errors import ConfigErrors, join, listed, raise_all, suggestion
-from llmgw_core.config.outgoing import outgoing_of
+from llmgw_core.config.outgoing import missing_files, outgoing_of
 from llmgw_core.config.secret_files import credential_of
 from llmgw_core.domain.deployment import Deployment, Model
 from llmgw_core.domain.errors import ConfigError
@@ -93,12 +93,15 @@ class _Builder:
 
     def _outgoing(self, config: DeploymentConfig, path: str) -> Outgoing:
         place = "outgoing" if config.outgoing is None else join(path, "outgoing")
+        outgoing, errors = DIRECT, []
         try:
-            return outgoing_of(self._general, config.outgoing, self._env, place)
+            outgoing = outgoing_of(self._general, config.outgoing, self._env, place)
+            errors = list(missing_files(outgoing, place))
         except ConfigError as error:
-            if str(error) not in map(str, self.errors):
-                self.errors.append(error)
-            return DIRECT
+            errors = [error]
+        told = set(map(str, self.errors))
+        self.errors += (error for error in errors if str(error) not in told)
+        return outgoing
 
     def _options(self, config: DeploymentConfig, path: str) -> msgspec.Struct | None:
         kind = self._options_of.get(config.backend)

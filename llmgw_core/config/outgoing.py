@@ -1,4 +1,4 @@
-"""From the sections `outgoing` to how connections leave: pure, but for the environment given.
+"""From the sections `outgoing` to how connections leave.
 
 What a deployment says replaces what holds for all, key by key; only a proxy comes with its own
 user and password, so that those of one proxy are never shown to another.
@@ -6,6 +6,7 @@ user and password, so that those of one proxy are never shown to another.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
 
@@ -43,6 +44,14 @@ def outgoing_of(
         client_cert=section.client_cert or "",
         client_key=section.client_key or "",
     )
+
+
+def missing_files(outgoing: Outgoing, path: str) -> Iterator[ConfigError]:
+    """The certificate files that are not there."""
+    for name in ("ca_file", "client_cert", "client_key"):
+        file = getattr(outgoing, name)
+        if file and not Path(file).is_file():
+            yield ConfigError(f"there is no file {file}.", path=join(path, name))
 
 
 def merged(general: OutgoingConfig, own: OutgoingConfig | None) -> OutgoingConfig:

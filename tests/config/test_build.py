@@ -150,3 +150,29 @@ def test_a_tag_is_no_unknown_key_and_a_wrong_one_is_not_quoted() -> None:
     assert sentences({"type": "sk-secret", "x": 1}, Tagged) == [
         "p.type: not one of the values that are allowed."
     ]
+
+
+def test_what_the_way_out_lacks_is_told_once_and_at_its_place() -> None:
+    text = """
+outgoing: {proxy: environment, ca_file: general.pem}
+models:
+  m:
+    deployments:
+      - {name: a, backend: openai, zone: eu, options: {base_url: u}}
+      - {name: b, backend: openai, zone: eu, options: {base_url: u}}
+      - name: c
+        backend: openai
+        zone: eu
+        outgoing: {ca_file: own.pem}
+        options: {base_url: u}
+"""
+    with pytest.raises(ConfigErrors) as raised:
+        build_models(config(text), {"openai": Options}, env={})
+    assert str(raised.value).splitlines() == [
+        "outgoing.ca_file: there is no file /base/general.pem.",
+        "models.m.deployments[2].outgoing.ca_file: there is no file /base/own.pem.",
+    ]
+    with pytest.raises(ConfigErrors) as raised:
+        build_models(config(text), {"openai": Options}, env={"all_proxy": "socks5://SECRET@h"})
+    assert "outgoing.proxy: the variable `http_proxy`" in str(raised.value)
+    assert "SECRET" not in str(raised.value)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,9 +17,6 @@ from llmgw_core.config.secrets import SecretText
 from llmgw_core.domain.credential import Credential
 from llmgw_core.domain.errors import ConfigError
 from llmgw_core.domain.outgoing import DIRECT, Outgoing, Proxy, exemption
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PROXY = OutgoingConfig(proxy="http://proxy.corp:3128", proxy_user="u", proxy_password="p")
 
@@ -173,6 +171,18 @@ models:
     password = config.outgoing.proxy_password
     assert isinstance(password, SecretText)
     assert (password, password.file) == ("hush", tmp_path / "password")
+
+
+def test_the_example_is_valid(tmp_path: Path) -> None:
+    example = Path(__file__).parents[2] / "examples" / "behind-a-proxy.yaml"
+    (tmp_path / "secrets").mkdir()
+    for name in ("proxy-password", "openai-key"):
+        (tmp_path / "secrets" / name).write_text("hush")
+    config = parse(example.read_text(encoding="utf-8"), base_dir=tmp_path, env={})
+    outgoing = way(config.outgoing)
+    assert outgoing.proxy_for("https", "api.openai.com", 443) is not None
+    assert outgoing.proxy_for("https", "rack-1.corp.example", 443) is None
+    assert outgoing.ca_file == str(tmp_path / "certificates" / "corp-ca.pem")
 
 
 def test_nothing_shows_a_secret_by_its_representation() -> None:

@@ -184,3 +184,14 @@ def test_without_a_configuration_serve_says_what_to_do(
     assert "llmgw-server serve --discover" in text
     assert len(text.splitlines()) < 8
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_proxy_of_the_environment_that_is_not_used_is_said(tmp_path: Path) -> None:
+    (tmp_path / "llmgw.yaml").write_text("{}")
+    variables = {"HTTPS_PROXY": "http://u:hush@127.0.0.1:1"}
+    with serving("--port", "0", cwd=tmp_path, **variables) as (text, _):
+        assert "HTTPS_PROXY is set but not used" in text
+        assert "hush" not in text
+    (tmp_path / "llmgw.yaml").write_text("outgoing: {proxy: none}")
+    with serving("--port", "0", cwd=tmp_path, **variables) as (text, _):
+        assert "HTTPS_PROXY" not in text
