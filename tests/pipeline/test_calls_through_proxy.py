@@ -16,7 +16,7 @@ from llmgw_core.config.secrets import SecretText
 from llmgw_core.domain.credential import Credential
 from llmgw_core.domain.deployment import Timeouts
 from llmgw_core.domain.errors import ConfigError
-from llmgw_core.domain.outgoing import Outgoing, Proxy
+from llmgw_core.domain.outgoing import Outgoing, Proxy, exemption
 from llmgw_core.testing.forward_proxy import ForwardProxy
 from llmgw_core.testing.installation import at
 from llmgw_core.testing.model_server import ModelServer, completion
@@ -308,6 +308,21 @@ async def test_plugins_http_goes_the_same_way(server: ModelServer, files: Files)
             async with session.get(f"https://{NAME}:{secure.port}/x") as reply:
                 assert await reply.text() == "s"
     assert [method for method, _ in proxy.seen] == ["POST", "CONNECT"]
+
+
+async def test_plugins_http_reaches_what_is_exempt_directly(server: ModelServer) -> None:
+    async with ForwardProxy() as proxy:
+        way = Proxy("http", proxy.host, proxy.port)
+        outgoing = Outgoing(way, way, no_proxy=(exemption("127.0.0.1"),))
+        async with open_session(outgoing) as session:
+            url = f"http://127.0.0.1:{server.port}/v1/embeddings"
+            async with session.post(url, json={}) as reply:
+                assert reply.status == 200
+            async with session.post(url, json={}, proxy=proxy.url) as reply:
+                assert reply.status == 200
+        async with open_session(Outgoing()) as session, session.post(url, json={}) as reply:
+            assert reply.status == 200
+    assert proxy.accepted == 1
 
 
 async def test_plugins_http_says_which_files_cannot_be_used(tmp_path: Path) -> None:
