@@ -62,13 +62,14 @@ async def program(*words: str, **variables: str) -> AsyncIterator[asyncio.subpro
     )
     try:
         yield process
-        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(PATIENCE):
             await process.communicate()
     finally:
         if process.returncode is None:
             process.kill()
-            await process.wait()
+            await process.communicate()
 
 
 async def until(process: asyncio.subprocess.Process, pattern: str) -> str:
