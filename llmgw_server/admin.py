@@ -6,12 +6,14 @@ guard.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from starlette.exceptions import HTTPException
 
+from llmgw_core.config.history import History
 from llmgw_core.domain.errors import ConfigError, GatewayError
 from llmgw_server.pages import Page, as_error, as_json
 
@@ -56,6 +58,7 @@ class AdminPages:
                 ("GET", "/plugins", self.plugins),
                 ("GET", "/status", self.status),
                 ("POST", "/reload", self.reload),
+                ("GET", "/config/history", self.history),
             )
         ]
 
@@ -86,6 +89,14 @@ class AdminPages:
                 409, "configuration_refused", f"Nothing has changed. {error}", should_retry=False
             )
             return as_error(refusal, request)
+
+    async def history(self, request: Request) -> Response:
+        """The configurations that were loaded, the oldest first, without their texts."""
+        entries = await asyncio.to_thread(History.of(self._gateway.config).entries)
+        fields = ("number", "at", "sha256", "trigger", "file")
+        return as_json(
+            {"data": [{name: getattr(entry, name) for name in fields} for entry in entries]}
+        )
 
     async def _off(self, request: Request) -> Response:
         if not self._told:

@@ -183,6 +183,10 @@ async def test_a_reload_is_asked_for_and_a_configuration_that_is_wrong_is_said(
         assert "requests.body_bytes: expected `int`, got `str`" in error["message"]
         state = json.loads((await served.exchange(get("/admin/v1/status")))[2])
         assert state["generation"] == 2
+        _, _, body = await served.exchange(get("/admin/v1/config/history"))
+        kept = json.loads(body)["data"]
+        assert [(entry["number"], entry["trigger"]) for entry in kept][1:] == [(2, "admin API")]
+        assert "text" not in kept[0]
 
 
 async def test_every_listener_describes_what_it_serves_and_needs_nothing_from_elsewhere(
