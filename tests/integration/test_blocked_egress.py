@@ -169,6 +169,10 @@ async def test_chat_streams_and_discovery_work_where_only_a_proxy_leads_out(
 
         config.write_text(written.replace("host: 127.0.0.1 ", "unix: gateway.sock "))
         key = (tmp_path / "llmgw-api.key").read_text().strip()
+        checked = ("check", "--connect", "--config", str(config))
+        async with program(*isolated(tmp_path, engine.port, *checked), **variables) as process:
+            text = await until(process, "small.*answers and has")
+            text += await until(process, "large.*answers and has")
         plain = ("serve", "--config", str(config))
         async with program(*isolated(tmp_path, engine.port, *plain), **variables) as process:
             text = await until(process, "ready at")
@@ -179,5 +183,5 @@ async def test_chat_streams_and_discovery_work_where_only_a_proxy_leads_out(
                 assert (status, b"data: [DONE]" in reply) == (200, True), reply
         assert "hush" not in text
     asked = [request.header(b"authorization") for request in provider.requests]
-    assert asked == [f"Bearer {SECRET}".encode()] * 3
-    assert len(engine.requests) == 3
+    assert asked == [f"Bearer {SECRET}".encode()] * 4
+    assert len(engine.requests) == 4
