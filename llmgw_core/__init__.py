@@ -13,7 +13,17 @@ if TYPE_CHECKING:
     from llmgw_core.config.changes import ReloadResult
     from llmgw_core.config.errors import ConfigErrors
     from llmgw_core.config.load import load as load_config
-    from llmgw_core.config.schema import Config
+    from llmgw_core.config.schema import (
+        AccountingConfig,
+        Config,
+        DeploymentConfig,
+        ModelConfig,
+        PluginConfig,
+        PriceEntry,
+        RequestLimits,
+        StoreConfig,
+        TokenPrices,
+    )
     from llmgw_core.domain.access import Level, Limits, Principal
     from llmgw_core.domain.call import Body, Call, ClientGone, Head, Sink
     from llmgw_core.domain.errors import ConfigError, GatewayError, StoreUnavailable
@@ -37,6 +47,7 @@ if TYPE_CHECKING:
     from llmgw_core.wire.stream_event import StreamEvent
 
 __all__ = [
+    "AccountingConfig",
     "AuditEntry",
     "BlockingCaller",
     "BlockingChatStream",
@@ -50,6 +61,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "ConfigErrors",
+    "DeploymentConfig",
     "EmbeddingReply",
     "EndedAttempt",
     "Gateway",
@@ -58,12 +70,17 @@ __all__ = [
     "Level",
     "Limits",
     "Mask",
+    "ModelConfig",
+    "PluginConfig",
     "PluginContext",
+    "PriceEntry",
     "Principal",
     "ReloadResult",
     "Reply",
+    "RequestLimits",
     "RequestView",
     "Sink",
+    "StoreConfig",
     "StoreUnavailable",
     "StreamEvent",
     "StreamFilter",
@@ -71,6 +88,7 @@ __all__ = [
     "SyncGateway",
     "Tenancy",
     "TextFilter",
+    "TokenPrices",
     "Usage",
     "UsageRecord",
     "hookimpl",
@@ -79,9 +97,10 @@ __all__ = [
 ]
 
 _HOMES: Final = {
+    "AccountingConfig": "config.schema",
+    "AuditEntry": "tenancy.records",
     "BlockingCaller": "inprocess.blocking",
     "BlockingChatStream": "inprocess.blocking",
-    "AuditEntry": "tenancy.records",
     "Body": "domain.call",
     "Call": "domain.call",
     "Caller": "inprocess.caller",
@@ -92,6 +111,7 @@ _HOMES: Final = {
     "Config": "config.schema",
     "ConfigError": "domain.errors",
     "ConfigErrors": "config.errors",
+    "DeploymentConfig": "config.schema",
     "EmbeddingReply": "inprocess.replies",
     "EndedAttempt": "domain.usage",
     "Gateway": "gateway",
@@ -100,12 +120,17 @@ _HOMES: Final = {
     "Level": "domain.access",
     "Limits": "domain.access",
     "Mask": "wire.mask",
+    "ModelConfig": "config.schema",
+    "PluginConfig": "config.schema",
     "PluginContext": "hooks.context",
+    "PriceEntry": "config.schema",
     "Principal": "domain.access",
     "ReloadResult": "config.changes",
     "Reply": "domain.reply",
+    "RequestLimits": "config.schema",
     "RequestView": "wire.request",
     "Sink": "domain.call",
+    "StoreConfig": "config.schema",
     "StoreUnavailable": "domain.errors",
     "StreamEvent": "wire.stream_event",
     "StreamFilter": "hooks.filters",
@@ -113,6 +138,7 @@ _HOMES: Final = {
     "SyncGateway": "sync_gateway",
     "Tenancy": "tenancy.service",
     "TextFilter": "hooks.text_filter",
+    "TokenPrices": "config.schema",
     "Usage": "domain.usage",
     "UsageRecord": "domain.usage",
     "hookimpl": "hooks.specs",

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from llmgw_core.config.changes import ReloadResult, changed_backends, changes, refusals
 from llmgw_core.config.errors import raise_all
 from llmgw_core.config.history import remember
-from llmgw_core.config.load import ConfigFile, load_file, with_absolute_paths
+from llmgw_core.config.load import ConfigFile, load_file, typed, with_absolute_paths
 from llmgw_core.config.schema import Config
 from llmgw_core.config.validate import validate
 from llmgw_core.domain.access import Subject
@@ -367,8 +367,9 @@ def _checked(source: Config | ConfigFile, base: Path) -> Config:
     """The valid configuration, with absolute paths."""
     if isinstance(source, ConfigFile):
         return source.config
-    raise_all(validate(source, today=dt.datetime.now(dt.UTC).date()))
-    return with_absolute_paths(source, base)
+    config = typed(source)
+    raise_all(validate(config, today=dt.datetime.now(dt.UTC).date()))
+    return with_absolute_paths(config, base)
 
 
 def _result(

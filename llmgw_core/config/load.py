@@ -89,6 +89,18 @@ def parse(
     return with_absolute_paths(found.config, base)
 
 
+def typed(config: Config) -> Config:
+    """A configuration that a program has built, as if it had been read from a file: lists where
+    tuples belong, whole numbers or text where decimals and dates belong are made what they should
+    be. Raises `ConfigErrors` for everything else."""
+    try:
+        raw = msgspec.to_builtins(config)
+    except TypeError as error:
+        message = f"a value is of a type that no file could have: {error}."
+        raise ConfigErrors([ConfigError(message)]) from None
+    return decode(raw, Config)
+
+
 def with_absolute_paths(config: Config, base: Path) -> Config:
     """`config` with every relative path taken relative to `base`."""
     store, accounting = config.store, config.accounting
