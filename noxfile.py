@@ -27,6 +27,7 @@ CONSTRAINTS = str(ROOT / "constraints.txt")
 PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
 BUILD_TOOLS = ["hatchling", "editables"]
 TEST_TOOLS = [
+    "django",
     "hypothesis",
     "jsonschema",
     "openai",
@@ -151,7 +152,7 @@ def types(session: nox.Session) -> None:
     session.run("mypy", "llmgw_core", "llmgw_server", "noxfile.py", "docs")
     session.run("mypy", "--explicit-package-bases", "--exclude", "^tests/bench/", "tests")
     session.run("mypy", "tests/bench")
-    session.run("mypy", "examples/embed.py")
+    session.run("mypy", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("examples/*.py")))
     curfew = "examples/llmgw-curfew"
     session.run("mypy", curfew, env={"MYPYPATH": f"{curfew}/src"})
     for plugin in PLUGINS:

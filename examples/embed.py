@@ -6,86 +6,35 @@ python3 embed.py llmgw.yaml house-model "What is the capital of France?"
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
-from decimal import Decimal
-from typing import TYPE_CHECKING
 
-from llmgw_core import Gateway, Head, PluginContext, UsageRecord, hookimpl
-from llmgw_core.tenancy.records import ORGANIZATION
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-ACTOR = "embed.py"  # who did it, in the audit log
+from llmgw_core import Gateway, GatewayError, Principal
 
 
-class Bill:
-    """A plugin of this program: it is handed to the gateway, nothing has to be installed."""
-
-    def __init__(self, config: None, context: PluginContext) -> None:
-        self.context = context
-
-    @hookimpl
-    def on_usage(self, record: UsageRecord) -> None:
-        usage, amount = record.usage, Decimal(record.charge).scaleb(-9)  # exact
+async def answer(gateway: Gateway, model: str, question: str) -> None:
+    """Print the answer as it comes, and what it cost."""
+    # Who asks: this program says so itself, and its users need no keys. The ids go on the books.
+    visitor = Principal.of("embed.py", user="visitor-7", models=["house-*"])
+    messages = [{"role": "user", "content": question}]
+    async with gateway.chat_stream(model=model, messages=messages, principal=visitor) as stream:
+        async for event in stream:  # leave it whenever you like: that ends the call
+            print(event.text, end="", flush=True)
+    usage, currency = stream.usage, gateway.config.accounting.currency
+    if usage is not None:
         print(
-            f"\n{usage.input_tokens} + {usage.output_tokens} tokens, {amount:f} {record.currency}"
+            f"\n{usage.input_tokens} + {usage.output_tokens} tokens, {stream.charge:f} {currency}"
         )
 
 
-class Body:
-    """The request."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-
-    async def read(self, limit: int) -> bytes:
-        return self.data
-
-
-class Printer:
-    """Prints the answer as it arrives."""
-
-    gone = False  # set it, and call `on_gone`, when the reader of the answer has left
-    on_gone: Callable[[], None] | None = None
-    status = 0
-
-    async def start(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
-        self.status = status
-
-    async def write(self, data: bytes) -> None:
-        if self.status != 200:
-            print(data.decode())
-            return
-        for line in data.splitlines():  # whole events, always
-            if line.startswith(b"data: {"):
-                for choice in json.loads(line[6:])["choices"]:
-                    print(choice["delta"].get("content") or "", end="", flush=True)
-
-    async def finish(self, data: bytes = b"") -> None:
-        await self.write(data)
-
-
-async def new_key(gateway: Gateway, organization: str) -> str:
-    """A key of an organisation that may use every model."""
-    tenancy = gateway.tenancy
-    if organization not in {known.name for known in await tenancy.find_all(ORGANIZATION)}:
-        await tenancy.create_organization(organization, models=["*"], actor=ACTOR)
-    _, key = await tenancy.create_key(organization=organization, actor=ACTOR)
-    return key
-
-
-async def main(config: str, model: str, question: str) -> bool:
-    printer = Printer()
-    async with Gateway.open(config, plugins=[("bill", Bill)]) as gateway:
-        key = await new_key(gateway, "embedded")
-        head = Head("POST", "/v1/chat/completions", [(b"authorization", b"Bearer " + key.encode())])
-        messages = [{"role": "user", "content": question}]
-        request = {"model": model, "stream": True, "messages": messages}
-        await gateway.handle(head, Body(json.dumps(request).encode()), printer)
-    return printer.status == 200
+async def main(config: str, model: str, question: str) -> int:
+    async with Gateway.open(config) as gateway:
+        try:
+            await answer(gateway, model, question)
+        except GatewayError as error:
+            print(f"{error.message} ({error.status} {error.code}, {error.request_id})")
+            return 1
+    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(not asyncio.run(main(*sys.argv[1:])))
+    sys.exit(asyncio.run(main(*sys.argv[1:])))

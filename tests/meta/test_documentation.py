@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import re
 import shlex
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from llmgw_core.config.load import parse
 from llmgw_core.hooks.specs import HOOK_KINDS
-from llmgw_core.store.engine import Store
-from llmgw_core.testing.model_server import ModelServer
-from llmgw_core.testing.tenants import create_tenant
 from llmgw_server import cli
 
 if TYPE_CHECKING:
@@ -86,30 +80,6 @@ def test_the_first_screen_of_the_readme_says_what_it_is_and_how_to_try_it(
     assert "python3 -m pip install nox && python3 -m nox -s demo\n" in first_screen
     assert "python3 -m pip install nox && python3 -m nox -s tests\n" in first_screen
     assert "curl http://127.0.0.1:4000/v1/chat/completions" in first_screen
-
-
-async def test_the_embedding_example_answers(pages: dict[str, str], tmp_path: Path) -> None:
-    readme = pages["README.md"]
-    (script,) = _blocks(readme, "python")
-    (config, *_) = _blocks(readme, "yaml")
-    store = Store(f"sqlite:///{tmp_path / 'llmgw.db'}")
-    await store.open()
-    tenant = await create_tenant(store)
-    await store.aclose()
-    async with ModelServer() as server:
-        (tmp_path / "llmgw.yaml").write_text(
-            config.replace("127.0.0.1:8000", f"127.0.0.1:{server.port}")
-        )
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-c",
-            script,
-            cwd=tmp_path,
-            env={**os.environ, "LLMGW_KEY": tenant.key, "OPENAI_API_KEY": "sk-none"},
-            stdout=asyncio.subprocess.PIPE,
-        )
-        output, _ = await process.communicate()
-    assert output.decode().splitlines()[-1].startswith("200 {")
 
 
 def test_the_how_to_of_plugins_and_the_specification_use_the_same_names(

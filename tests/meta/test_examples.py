@@ -44,27 +44,84 @@ def test_the_sample_configuration_is_valid(repository: Path, tmp_path: Path) -> 
     assert "house-model" in said or "2 models" in said
 
 
+async def program(repository: Path, name: str, *words: str, cwd: Path) -> tuple[int, str]:
+    """Exit status and output of `examples/NAME`, while this process serves a model to it."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-W", "error", str(repository / "examples" / name), *words),
+        cwd=cwd,
+        env={**os.environ, **SECRETS, "PYTHONPATH": paths(repository)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, output.decode()
+
+
+def sample(repository: Path, directory: Path, server: ModelServer) -> Path:
+    """The sample configuration, with `server` for an engine and a log of its own."""
+    text = (repository / "examples" / "llmgw.yaml").read_text(encoding="utf-8")
+    text = text.replace("output: stderr", "output: calls.log")
+    config = directory / "llmgw.yaml"
+    config.write_text(re.sub(r"127\.0\.0\.1:800\d", f"127.0.0.1:{server.port}", text))
+    return config
+
+
 async def test_the_embedding_program_streams_an_answer_and_says_what_it_cost(
     repository: Path, tmp_path: Path
 ) -> None:
-    examples = repository / "examples"
-    text = (examples / "llmgw.yaml").read_text(encoding="utf-8")
     async with ModelServer() as server:
-        config = tmp_path / "llmgw.yaml"
-        config.write_text(re.sub(r"127\.0\.0\.1:800\d", f"127.0.0.1:{server.port}", text))
-        for _ in range(2):  # the second time, the organisation is there already
-            words = (str(examples / "embed.py"), "llmgw.yaml", "house-model", QUESTION)
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *words,
-                cwd=tmp_path,
-                env={**os.environ, **SECRETS, "PYTHONPATH": paths(repository)},
-                stdout=asyncio.subprocess.PIPE,
-            )
-            output, _ = await process.communicate()
-            assert output.decode() == "Hello there\n7 + 3 tokens, 0.000001300 USD\n"
-            assert process.returncode == 0
+        sample(repository, tmp_path, server)
+        for _ in range(2):  # the second time, the books are there already
+            words = ("llmgw.yaml", "house-model", QUESTION)
+            done = await program(repository, "embed.py", *words, cwd=tmp_path)
+            assert done == (0, "Hello there\n7 + 3 tokens, 0.000001300 USD\n")
+        words = ("llmgw.yaml", "gpt-4o-mini", QUESTION)
+        status, said = await program(repository, "embed.py", *words, cwd=tmp_path)
+        assert (status, "404 model_not_found, req_" in said) == (1, True)
     assert [body["messages"][0]["content"] for body in server.bodies] == [QUESTION] * 2
+
+
+async def test_the_official_client_runs_over_a_gateway_in_the_same_program(
+    repository: Path, tmp_path: Path
+) -> None:
+    async with ModelServer() as server:
+        sample(repository, tmp_path, server)
+        words = ("llmgw.yaml", "house-model", QUESTION)
+        done = await program(repository, "openai_client.py", *words, cwd=tmp_path)
+    assert done == (0, "Hello there\n")
+    assert [body["messages"][0]["content"] for body in server.bodies] == [QUESTION]
+
+
+async def test_a_program_may_hold_its_configuration_and_a_plugin(
+    repository: Path, tmp_path: Path
+) -> None:
+    async with ModelServer() as server:
+        words = (f"http://127.0.0.1:{server.port}/v1", QUESTION, "And of Spain?")
+        done = await program(repository, "in_python.py", *words, cwd=tmp_path)
+    assert done == (0, "Hello there (0.000000650 EUR)\n" * 2)
+    assert [body["max_tokens"] for body in server.bodies] == [20, 20]
+
+
+async def test_the_plugin_in_one_file_is_taken_by_its_path(
+    repository: Path, tmp_path: Path
+) -> None:
+    async with ModelServer() as server:
+        config = sample(repository, tmp_path, server)
+        source = (repository / "examples" / "mask_emails.py").read_text(encoding="utf-8")
+        (tmp_path / "mask_emails.py").write_text(source)
+        [section] = re.findall(
+            r"^plugins:\n(  - name: mask-emails\n(?:    .*\n)+)", source, re.MULTILINE
+        )
+        text = config.read_text().replace("plugins:\n", f"plugins:\n{section}")
+        config.write_text(text)
+        question = "Write to anna.b+x@mail.example, or not."
+        words = ("llmgw.yaml", "house-model", question)
+        status, said = await program(repository, "embed.py", *words, cwd=tmp_path)
+        assert (status, said.splitlines()[0]) == (0, "Hello there")
+    [body] = server.bodies
+    assert body["messages"][0]["content"] == "Write to (address), or not."
 
 
 def test_the_example_of_a_plugin_can_be_installed_enabled_and_tested(
