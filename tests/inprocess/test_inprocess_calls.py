@@ -76,6 +76,7 @@ async def test_embeddings_are_vectors_in_the_order_of_the_inputs(
     )
     reply = await caller.embed(model="e", input=["one", "two"], dimensions=2)
     assert reply.vectors == [[1.0, 2.0], second]
+    assert await here.gateway.embed(model="e", input="one", key=here.tenant.key) == reply
     assert reply.usage is not None
     assert reply.usage.input_tokens == 5
     assert server.bodies[0]["dimensions"] == 2

@@ -274,7 +274,7 @@ async def test_the_blocking_client_is_for_threads_beside_a_running_loop(
     installed: Install, server: ModelServer
 ) -> None:
     here = await installed({"m": [at(server)]})
-    client = here.gateway.openai(key=here.tenant.key, max_retries=0)
+    client = here.gateway.caller(key=here.tenant.key).openai(max_retries=0)
 
     def work() -> str:
         return texts(list(client.chat.completions.create(**ASK, stream=True)))
