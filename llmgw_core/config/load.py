@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from llmgw_core.config.decode import decode
 from llmgw_core.config.errors import ConfigErrors, raise_all
 from llmgw_core.config.positions import located
 from llmgw_core.config.schema import (
