@@ -8,7 +8,7 @@ import msgspec
 
 
 class _Choice(msgspec.Struct):
-    index: int | None = None
+    index: int | float | None = None
     delta: dict[str, Any] | None = None
     message: dict[str, Any] | None = None
     finish_reason: str | None = None
@@ -73,4 +73,6 @@ def read_choice(raw: msgspec.Raw) -> ChoiceFacts:
     choice = _decode_choice(raw)
     body = choice.delta or choice.message or {}
     content = any(value for key, value in body.items() if key != "role")
-    return ChoiceFacts(text_bytes(body), content, bool(choice.finish_reason), choice.index or 0)
+    return ChoiceFacts(
+        text_bytes(body), content, bool(choice.finish_reason), int(choice.index or 0)
+    )

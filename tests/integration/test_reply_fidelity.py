@@ -45,12 +45,13 @@ DOCUMENTS = tuple(
         ),
     )
 )
-ERRORS = (
-    (400, b' { "error" : { "message" : "N\xc3\xb6", "code" : null , "x":1e2 } }\n'),
-    (404, b'{"detail":"not the usual form","a":1,"a":2}'),
-    (413, b"{}"),
-    (422, b'{"object":"error","message":"[{}]","code":400.0}'),
+REFUSALS = (
+    (400, b' { "error" : { "message" : "N\xc3\xb6", "code" : null , "x":1e2 } }\n', "N\u00f6"),
+    (404, b'{"detail":"not the usual form","a":1,"a":2}', "not the usual form"),
+    (413, b"{}", "The model's backend refused the request."),
+    (422, b'{"object":"error","message":"[{}]","code":400.0}', "[{}]"),
 )
+"""Status and body as the upstream sends them, and the sentence that the caller gets."""
 
 
 async def test_documents_come_back_byte_for_byte(proxy: Server, answering: Answering) -> None:
@@ -67,14 +68,16 @@ async def test_documents_come_back_byte_for_byte(proxy: Server, answering: Answe
         assert (reply.status, reply.body) == (200, document)
 
 
-async def test_refusals_of_the_upstream_come_back_byte_for_byte(
+async def test_refusals_of_the_upstream_come_back_with_their_status_and_their_words(
     proxy: Server, answering: Answering
 ) -> None:
-    for status, body in ERRORS:
+    for status, body, message in REFUSALS:
         for stream in ("true", "false"):
             answering.document(body, status=status)
             reply = await proxy.post(CHAT, composed([*FIELDS, ("stream", stream)]))
-            assert (reply.status, reply.body) == (status, body)
+            error = reply.json()["error"]
+            assert (reply.status, error["message"]) == (status, message)
+            assert error["request_id"].encode() == reply.header(b"x-request-id")
 
 
 # ---------------------------------------------------------------------- streams

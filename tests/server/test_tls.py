@@ -9,7 +9,7 @@ import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import httpx
+import httpx2 as httpx
 import openai
 import pytest
 from cryptography.hazmat.primitives import serialization
