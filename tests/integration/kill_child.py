@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from llmgw_core.accounting.journal import Journal
-    from llmgw_core.domain.call import Body, Head, Headers, Sink
+    from llmgw_core.domain.access import Principal
+    from llmgw_core.domain.call import Body, Handle, Head, Headers, Sink, Subcall
     from llmgw_core.domain.usage import UsageRecord
 
 HOLD_SECONDS = 0.1
@@ -100,10 +101,21 @@ class HeldGateway(Gateway):
 
     late: LateWrites | None = None
 
-    async def handle(self, head: Head, body: Body, sink: Sink) -> None:
+    @property
+    def handle(self) -> Handle:
+        return self._held
+
+    async def _held(
+        self,
+        head: Head,
+        body: Body,
+        sink: Sink,
+        principal: Principal | None = None,
+        subcall: Subcall | None = None,
+    ) -> UsageRecord | None:
         held = HeldSink(sink)
         try:
-            await super().handle(head, body, held)
+            return await super().handle(head, body, held, principal, subcall)
         finally:
             if self.late is not None:
                 self.late.let_through(held.call_id)

@@ -11,8 +11,8 @@ import uvloop
 
 from llmgw_core.domain.call import ClientGone
 from llmgw_core.domain.errors import GatewayError
+from llmgw_server.outbox import Outbox
 from llmgw_server.uvicorn_calls import CallCycle
-from llmgw_server.uvicorn_protocol import Outbox
 
 from .conftest import Entrance, read_reply, reply, running
 
