@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -94,12 +94,18 @@ def typed(config: Config) -> Config:
     """A configuration that a program has built, as if it had been read from a file: lists where
     tuples belong, whole numbers or text where decimals and dates belong are made what they should
     be. Raises `ConfigErrors` for everything else."""
-    try:
-        raw = msgspec.to_builtins(config)
-    except TypeError as error:
-        message = f"a value is of a type that no file could have: {error}."
-        raise ConfigErrors([ConfigError(message)]) from None
-    return decode(raw, Config)
+    return decode(_raw(config), Config)
+
+
+def _raw(value: Any) -> Any:
+    """`value` with its structs as mappings and its tuples as lists. What is inside stays the same
+    object: a text from a secret file knows its file."""
+    if isinstance(value, msgspec.Struct):
+        fields = msgspec.structs.fields(value)
+        return {field.encode_name: _raw(getattr(value, field.name)) for field in fields}
+    if isinstance(value, dict):
+        return {name: _raw(inner) for name, inner in value.items()}
+    return [_raw(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def with_absolute_paths(config: Config, base: Path) -> Config:

@@ -20,6 +20,7 @@ from llmgw_core import (
     TokenPrices,
 )
 from llmgw_core.config.load import typed
+from llmgw_core.config.secrets import SecretText
 
 
 def with_models(**fields: Any) -> Config:
@@ -43,7 +44,7 @@ def test_lists_texts_and_numbers_become_what_the_types_say() -> None:
     [
         ({"limits": {"rpm": "many"}}, r"models\.m\.limits\.rpm: expected `int`"),
         ({"tags": "small"}, r"models\.m\.tags: expected `array`"),
-        ({"tags": [Path("x")]}, "of a type that no file could have: .*PosixPath"),
+        ({"tags": [Path("x")]}, r"models\.m\.tags\[0\]: expected `str`"),
     ],
 )
 async def test_what_is_wrong_is_told_with_its_place(
@@ -52,3 +53,14 @@ async def test_what_is_wrong_is_told_with_its_place(
     with pytest.raises(ConfigErrors, match=said):
         async with Gateway.open(with_models(**fields), base_dir=tmp_path):
             pass
+
+
+def test_a_text_of_a_secret_file_still_knows_its_file() -> None:
+    secret = SecretText("sk-1")
+    secret.file = Path("/run/secret")
+    options = {"port": 1, "token": secret, "nested": ({"token": secret},)}
+    deployment = DeploymentConfig("a", "canonical", "onprem", credential=secret, options=options)
+    [found] = typed(with_models(deployments=(deployment,))).models["m"].deployments
+    assert found.credential is found.options["token"] is secret
+    assert found.options["nested"] == [{"token": secret}]
+    assert found.options["nested"][0]["token"] is secret
