@@ -35,6 +35,13 @@ class Extent(NamedTuple):
     closed: bool
 
 
+class Recent(NamedTuple):
+    """What lies in the open segment from `start` to its end, as it was before it was written."""
+
+    start: int
+    records: list[UsageRecord]
+
+
 class Journal:
     """Appends records to segments in a directory of its own below `root`.
 
@@ -60,6 +67,8 @@ class Journal:
         self._sync = fsync == "always"
         self._queue: deque[bytes] = deque()
         self._deliveries: list[bytes] = []
+        self._recent: list[UsageRecord] = []
+        self._recent_start = 0
         self._closed: dict[Path, int] = {}
         self._spare = -1
         self._number = 0
@@ -76,14 +85,16 @@ class Journal:
     def append_usage(self, record: UsageRecord) -> None:
         """Put `record` on the books. Never fails: what cannot be written now is queued."""
         data = framing.frame_usage(record)
+        alone: UsageRecord | None = record
         if self._deliveries:
             data = b"".join((data, *self._deliveries))
+            alone = None
             self._deliveries.clear()
         if not self.healthy:
             self._queue.append(data)
             return
         try:
-            self._write(data)
+            self._write(data, alone)
         except OSError as error:
             self._fail(data, error)
 
@@ -136,6 +147,13 @@ class Journal:
             Extent(self._path, self._offset, False),
         ]
 
+    def take_recent(self) -> Recent:
+        """What was written since this was called last, so that it need not be read back. That is
+        no more than a segment holds, and nothing from before anything unusual."""
+        recent = Recent(self._recent_start, self._recent)
+        self._start_recent()
+        return recent
+
     def forget(self, path: Path) -> None:
         """The closed segment `path` has been moved and deleted."""
         self._closed.pop(path, None)
@@ -185,7 +203,12 @@ class Journal:
             self.directory.remove()
         self.directory.close()
 
-    def _write(self, data: bytes) -> None:
+    def _start_recent(self) -> None:
+        self._recent = []
+        self._recent_start = self._offset
+
+    def _write(self, data: bytes, record: UsageRecord | None = None) -> None:
+        """`record` is all that there is in `data`, if it is given."""
         if self._offset + len(data) > self._size:
             self._open(len(data))
         if os.pwrite(self._fd, data, self._offset) != len(data):
@@ -193,10 +216,15 @@ class Journal:
         if self._sync:
             os.fdatasync(self._fd)
         self._offset += len(data)
+        if record is not None:
+            self._recent.append(record)
+        else:
+            self._start_recent()
 
     def _fail(self, data: bytes, error: OSError) -> None:
         self.healthy = False
         self.failure = str(error)
+        self._start_recent()
         if data:
             self._queue.append(data)
         log.error("the journal cannot be written: %s", error)
@@ -215,6 +243,7 @@ class Journal:
             self._retire()
         self._number += 1
         self._fd, self._path, self._offset, self._size = fd, path, 0, size
+        self._start_recent()
 
     def _retire(self) -> None:
         if self._offset:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from llmgw_core.accounting.framing import Record
-    from llmgw_core.accounting.journal import Journal
+    from llmgw_core.accounting.journal import Extent, Journal, Recent
     from llmgw_core.accounting.port import LedgerPort
     from llmgw_core.accounting.segments import Damage, DamageKind
 
@@ -31,6 +31,10 @@ log = logging.getLogger(__name__)
 
 MAX_PAUSE: Final = 30.0
 """The longest pause between two attempts, in seconds, while the store is down."""
+
+
+_READ_AT_ONCE: Final = 3000
+"""Records; the event loop waits for them to be read."""
 
 
 def pause(interval: float, failures: int) -> float:
@@ -52,7 +56,7 @@ class Mover:
         ledger: LedgerPort,
         *,
         interval: float = 1.0,
-        batch: int = 3000,
+        batch: int = 12_000,
     ) -> None:
         self.moved = 0
         """Records stored since the start, those that were known already included."""
@@ -133,11 +137,13 @@ class Mover:
         journal.flush()
         if journal.wants_spare:
             await asyncio.to_thread(journal.prepare)
-        extents = journal.extents()
+        extents, recent = journal.extents(), journal.take_recent()
         for extent in extents:
+            # What the journal still knows need not be read.
+            limit = extent.end if extent.closed else recent.start
             try:
                 await self._move_segment(
-                    journal.directory, extent.path, self._progress, limit=extent.end
+                    journal.directory, extent.path, self._progress, limit=limit
                 )
                 if extent.closed:
                     self._dispose(extent.path, self._progress)
@@ -150,11 +156,25 @@ class Mover:
                     journal.forget(extent.path)
             except OSError as error:
                 log.error("%s cannot be read: %s", extent.path, error)  # noqa: TRY400 - expected
+        await self._move_recent(journal.directory, extents[-1], recent)
         last = extents[-1]
         known = self._progress.get(last.path.name, Progress())
         # A damaged one is left for the adopter, who keeps it.
         if known.offset == last.end and not known.damaged:
             journal.moved_to = (last.path, last.end)
+
+    async def _move_recent(self, directory: Directory, extent: Extent, recent: Recent) -> None:
+        """The end of the open segment, from memory. What fails here is read the next time."""
+        known = self._progress.setdefault(extent.path.name, Progress())
+        if not recent.records or known.offset != recent.start:
+            return
+        for start in range(0, len(recent.records), self._batch):
+            batch = recent.records[start : start + self._batch]
+            await self._ledger.insert(batch, ())
+            self.moved += len(batch)
+        known.offset = extent.end
+        with contextlib.suppress(OSError):
+            directory.save_progress(self._progress)
 
     async def _move_queue(self, journal: Journal) -> None:
         """The journal cannot be written, but perhaps the store can."""
@@ -194,7 +214,8 @@ class Mover:
     ) -> None:
         known = progress.setdefault(path.name, Progress())
         while limit is None or known.offset < limit:
-            batch = segments.read_batch(path, known.offset, limit=limit, maximum=self._batch)
+            maximum = min(self._batch, _READ_AT_ONCE)
+            batch = segments.read_batch(path, known.offset, limit=limit, maximum=maximum)
             await self._store(batch.records)
             known.offset = batch.offset
             for damage in batch.damage:

@@ -11,7 +11,6 @@ fall behind just when there is most to write.
 from __future__ import annotations
 
 import logging
-from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
@@ -73,7 +72,8 @@ class Ledger:
         """Store records, sums and deliveries in one transaction; returns how many rows are new.
         Calls that are stored already stay as they are, deliveries update them."""
         distinct = {record.call_id: record for record in reversed(records)}
-        fresh = list(reversed(distinct.values()))
+        unique = len(distinct) == len(records)
+        fresh = list(records if unique else reversed(distinct.values()))
         try:
             return await self._insert_missing(fresh, deliveries)
         except OverflowError:
@@ -141,8 +141,8 @@ class Ledger:
                 # Block by block, so that the event loop gets its turn in between.
                 block = records[start : start + _BLOCKS[0]]
                 sums.add(block)
-                await _execute(connection, statements.rows, [_values(record) for record in block])
-            await _execute(connection, statements.hours, sums.rows())
+                await _execute(connection, statements.rows, _values(block), len(_COLUMNS))
+            await _execute(connection, statements.hours, sums.values(), len(_KEYS) + len(_SUMS))
             if deliveries:
                 changes = [(d.status, d.duration_us, d.call_id) for d in deliveries]
                 await connection.exec_driver_sql(statements.delivery, changes)
@@ -185,47 +185,53 @@ def _blocks(statement: str, ending: str = "") -> dict[int, str]:
 
 
 async def _execute(
-    connection: AsyncConnection, statements: dict[int, str], rows: list[tuple[Any, ...]]
+    connection: AsyncConnection, statements: dict[int, str], values: list[Any], width: int
 ) -> None:
-    start = 0
+    """Insert the rows in `values`, `width` after `width` of them."""
+    start, end = 0, len(values)
     for block in _BLOCKS:
-        while len(rows) - start >= block:
-            values = tuple(chain.from_iterable(rows[start : start + block]))
-            await connection.exec_driver_sql(statements[block], values)
-            start += block
+        size = block * width
+        while end - start >= size:
+            part = tuple(values[start : start + size])
+            await connection.exec_driver_sql(statements[block], part)
+            start += size
 
 
-def _values(record: UsageRecord) -> tuple[Any, ...]:
-    usage = record.usage
-    return (
-        record.call_id,
-        record.started_ns,
-        record.endpoint,
-        record.organization_id,
-        record.team_id,
-        record.user_id,
-        record.key_id,
-        record.model,
-        record.served_model,
-        record.deployment,
-        record.zone,
-        record.stream,
-        record.status,
-        record.http_status,
-        record.error_code,
-        usage.input_tokens,
-        usage.output_tokens,
-        usage.cached_input_tokens,
-        usage.reasoning_tokens,
-        usage.source,
-        record.cost,
-        record.charge,
-        record.currency,
-        record.duration_us,
-        record.first_content_us,
-        _encode_attempts(record.attempts).decode(),
-        record.parent,
-    )
+def _values(records: Iterable[UsageRecord]) -> list[Any]:
+    """The values of rows, one row after the other."""
+    values: list[Any] = []
+    for record in records:
+        usage = record.usage
+        values += (
+            record.call_id,
+            record.started_ns,
+            record.endpoint,
+            record.organization_id,
+            record.team_id,
+            record.user_id,
+            record.key_id,
+            record.model,
+            record.served_model,
+            record.deployment,
+            record.zone,
+            record.stream,
+            record.status,
+            record.http_status,
+            record.error_code,
+            usage.input_tokens,
+            usage.output_tokens,
+            usage.cached_input_tokens,
+            usage.reasoning_tokens,
+            usage.source,
+            record.cost,
+            record.charge,
+            record.currency,
+            record.duration_us,
+            record.first_content_us,
+            _encode_attempts(record.attempts).decode(),
+            record.parent,
+        )
+    return values
 
 
 class _Sums:
@@ -260,8 +266,13 @@ class _Sums:
             group[6] += record.cost
             group[7] += record.charge
 
-    def rows(self) -> list[tuple[Any, ...]]:
-        return [(*key, *group) for key, group in self._groups.items()]
+    def values(self) -> list[Any]:
+        """The values of rows, one row after the other."""
+        values: list[Any] = []
+        for key, group in self._groups.items():
+            values += key
+            values += group
+        return values
 
 
 def _cut(record: UsageRecord) -> UsageRecord:

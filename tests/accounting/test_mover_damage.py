@@ -62,6 +62,7 @@ async def test_damage_in_the_open_segment_outlives_the_process(
 ) -> None:
     journal = open_journal()
     append_calls(journal, range(3))
+    journal.take_recent()  # now they have to be read
     with journal.extents()[0].path.open("r+b") as file:
         file.seek(50)
         file.write(b"\xff\xff")
