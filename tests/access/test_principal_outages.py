@@ -83,8 +83,8 @@ async def test_a_store_that_hangs_counts_as_down(
     tenant: Tenant,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(principals, "_READ_TIMEOUT", 0.01)
     entry = await cache.resolve(tenant.key)
+    monkeypatch.setattr(principals, "_READ_TIMEOUT", 0.01)
     clock.now += 5.0
     source.version_gate.clear()
     assert await cache.resolve(tenant.key) is entry
