@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from llmgw_core.config.errors import ConfigErrors
 from llmgw_core.config.load import read_text, with_absolute_paths
 from llmgw_core.config.positions import place
+from llmgw_core.config.schema import OutgoingConfig
 from llmgw_core.config.survey import survey
 from llmgw_core.domain.errors import ConfigError
 from llmgw_core.generation import examine_models, load_plugins
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from llmgw_core.hooks.host import PluginHost
 
 _PLUGIN: Final = re.compile(r"plugins\[(\d+)\]")
+_OUTGOING: Final = re.compile(r"(?:^|\.)outgoing\b")
 _SUGGESTED: Final = re.compile(r"did you mean `(.+?)`\?")
 
 
@@ -58,6 +61,9 @@ class Checked:
         self.config = config
         self.errors = errors
         self.host: PluginHost | None = None
+        self.leaving_is_known = not any(_OUTGOING.search(error.path) for error in errors)
+        """Whether connections can be tried: without what `outgoing` says they might leave on a way
+        that they must not take."""
         self.models: dict[str, Model] = {}
 
 
@@ -70,11 +76,24 @@ def check_file(path: Path | str, env: Mapping[str, str] | None = None) -> Checke
     checked = Checked(found.config, found.errors)
     if found.config is not None:
         before = len(checked.errors)
-        _look(checked, with_absolute_paths(found.config, base), base)
+        config = with_absolute_paths(found.config, base)
+        if not checked.leaving_is_known:
+            config = _without_outgoing(config)
+        _look(checked, config, base)
         later = [error for error in checked.errors[before:] if not found.follows(error)]
         checked.errors[before:] = later
     checked.errors = place(checked.errors, text, path)
     return checked
+
+
+def _without_outgoing(config: Config) -> Config:
+    """`config` with connections that leave as if nothing was said of them: what is said is wrong,
+    and that is known already."""
+    models = {}
+    for name, model in config.models.items():
+        deployments = tuple(replace(each, outgoing=None) for each in model.deployments)
+        models[name] = replace(model, deployments=deployments)
+    return replace(config, outgoing=OutgoingConfig(), models=models)
 
 
 def _look(checked: Checked, config: Config, base: Path) -> None:
@@ -101,7 +120,7 @@ def _load_plugins(checked: Checked, config: Config, base: Path) -> bool:
         rest = tuple(p for index, p in enumerate(config.plugins) if index not in wrong)
         if wrong:
             try:
-                checked.host = load_plugins(msgspec.structs.replace(config, plugins=rest), base)
+                checked.host = load_plugins(replace(config, plugins=rest), base)
             except ConfigError:
                 return True  # the first errors have to be mended before one can tell
         return True

@@ -178,7 +178,7 @@ def _rates(prices: TokenPrices, path: str, *, rebate: bool) -> Rates:
 
 
 def _nano(price: Decimal, path: str, *, signed: bool = False) -> int:
-    if not price.is_finite() or abs(price) > MAX_PRICE:
+    if not price.is_finite() or price.copy_abs() > MAX_PRICE:
         raise ConfigError(f"{price} is not a price; the largest is {MAX_PRICE}.", path=path)
     if price < 0 and not signed:
         raise ConfigError(f"{price} is negative; a price is 0 or more.", path=path)

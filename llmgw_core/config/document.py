@@ -17,6 +17,8 @@ from llmgw_core.config.errors import ConfigErrors, join
 from llmgw_core.domain.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     _Base = yaml.SafeLoader
 else:
     _Base = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -63,6 +65,8 @@ def read_document(text: str) -> Any:
 def compose(text: str) -> yaml.Node | None:
     """The nodes of the one document, with their marks. Raises `ConfigErrors`."""
     try:
+        # Before composing, which goes down by recursion, in C without any limit of its own.
+        _look_at_depth(yaml.parse(text, Loader=_Loader))
         # Composing builds a graph of nodes and no objects; the loader is a safe one all the same.
         return yaml.compose(text, Loader=_Loader)
     except yaml.composer.ComposerError as error:
@@ -77,8 +81,21 @@ def compose(text: str) -> yaml.Node | None:
         ) from None
     except yaml.MarkedYAMLError as error:
         raise _syntax(error.problem_mark, error.problem or "not YAML") from None
-    except RecursionError:
-        raise ConfigErrors([ConfigError(f"nested deeper than {MAX_DEPTH} levels.")]) from None
+
+
+def _look_at_depth(events: Iterator[yaml.Event]) -> None:
+    depth = 0
+    for event in events:
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > MAX_DEPTH:
+                error = ConfigError(f"nested deeper than {MAX_DEPTH} levels.")
+                if event.start_mark is not None:
+                    error.line = event.start_mark.line + 1
+                    error.column = event.start_mark.column + 1
+                raise ConfigErrors([error])
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
 
 
 def _syntax(mark: yaml.Mark | None, problem: str) -> ConfigErrors:
@@ -148,6 +165,9 @@ class _Builder:
 
     def _scalar(self, node: yaml.Node, path: str) -> str | int | bool | Decimal | None:
         text, tag = node.value, node.tag.removeprefix(_TAG)
+        if "\0" in text:
+            self._error(node, "holds a zero character, which no value can have", path)
+            return None
         if tag in {"str", "merge"}:
             return str(text)
         if tag == "null":
@@ -158,8 +178,12 @@ class _Builder:
             if tag == "int":
                 return int(text, 0 if text[:2] in {"0o", "0x"} else 10)
             if tag == "float":
-                return Decimal(text)
+                number = Decimal(text)
+                if not number.is_snan():  # it cannot even be compared
+                    return number
         except (ValueError, ArithmeticError):
+            pass
+        if tag in {"int", "float"}:
             self._error(node, "not a number that can be read", path)
             return None
         self._error(node, "tags (`!...`) are not allowed; quote a value that starts with `!`", path)

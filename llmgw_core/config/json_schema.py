@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 _SENTENCE: Final = re.compile(r"(?<=\.) ")
+_REFERENCE: Final = {"type": "string", "pattern": r"\$\{|^file:"}
+_DECIMAL: Final = ({"type": "string", "pattern": r"\$\{|^\s*[-+]?[0-9.]"},)
+"""Numbers that are exact may be quoted."""
+_RESTRICTIONS: Final = {"pattern", "minLength", "maxLength", "format"}
+_NOTES: Final = ("description", "title", "default", "examples")
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -92,9 +97,27 @@ def _adapted(schema: dict[str, Any], struct: type[Any]) -> None:
             own = schema["properties"][field.encode_name]
             kept = {name: own[name] for name in ("description",) if name in own}
             schema["properties"][field.encode_name] = {
-                "anyOf": [{"type": "number"}, *null],
+                "anyOf": [{"type": "number"}, *null, *_DECIMAL],
                 **kept,
             }
+    for name, own in schema.get("properties", {}).items():
+        schema["properties"][name] = _or_reference(own)
+
+
+def _or_reference(schema: dict[str, Any]) -> dict[str, Any]:
+    """`schema`, and beside every text that is restricted a reference: what that stands for is
+    known only when it is loaded."""
+    if isinstance(schema.get("anyOf"), list):
+        return {**schema, "anyOf": [_or_reference(each) for each in schema["anyOf"]]}
+    for inner in ("items", "additionalProperties"):
+        if isinstance(schema.get(inner), dict):
+            schema = {**schema, inner: _or_reference(schema[inner])}
+    text = schema.get("type") == "string" and _RESTRICTIONS & set(schema)
+    if not (text or any(isinstance(word, str) for word in schema.get("enum", ()))):
+        return schema
+    outside: dict[str, Any] = {name: schema[name] for name in _NOTES if name in schema}
+    inside = {name: value for name, value in schema.items() if name not in outside}
+    return {"anyOf": [inside, _REFERENCE], **outside}
 
 
 def _is_number(kind: Any) -> bool:

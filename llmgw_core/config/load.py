@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Mapping
     from contextlib import AbstractContextManager
+
+
+MAX_CHARACTERS: Final = 1 << 24
+"""In one file: thousands of models fit in, and a device or a file of something else does not."""
 
 
 class ConfigFile(msgspec.Struct, frozen=True):
@@ -65,13 +69,18 @@ def load_file(path: Path | str) -> ConfigFile:
 def read_text(path: Path | str) -> str:
     """What the file says. Raises `ConfigErrors`."""
     try:
-        return Path(path).read_text(encoding="utf-8")
+        with Path(path).open(encoding="utf-8") as file:
+            text = file.read(MAX_CHARACTERS + 1)
     except OSError as error:
         message = f"the configuration file {path} cannot be read: {error.strerror}."
         raise ConfigErrors([ConfigError(message)]) from None
     except ValueError:
         message = f"the configuration file {path} is not UTF-8 text."
         raise ConfigErrors([ConfigError(message)]) from None
+    if len(text) > MAX_CHARACTERS:
+        message = f"the configuration file {path} has more than {MAX_CHARACTERS} characters."
+        raise ConfigErrors([ConfigError(message)])
+    return text
 
 
 def parse(

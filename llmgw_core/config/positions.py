@@ -7,19 +7,17 @@ nothing more.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import yaml
 
-from llmgw_core.config.document import MAX_DEPTH, compose
+from llmgw_core.config.document import MAX_DEPTH, MAX_VALUES, compose
 from llmgw_core.config.errors import ConfigErrors, join
 from llmgw_core.domain.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-_MOST: Final = 200_000
 
 
 @contextmanager
@@ -61,32 +59,43 @@ def _nearest(error: ConfigError, known: dict[str, tuple[int, int]]) -> tuple[int
 
 def positions(text: str) -> dict[str, tuple[int, int]]:
     """Line and column, from 1, of every key and list item; empty for what is not YAML."""
-    found: dict[str, tuple[int, int]] = {}
+    walk = _Walk()
     try:
         root = compose(text)
     except ConfigErrors:
-        return found
+        return walk.found
     if root is not None:
-        _walk(root, "", 0, found)
-    return found
+        walk.into(root, "", 0)
+    return walk.found
 
 
-def _walk(node: yaml.Node, path: str, depth: int, found: dict[str, tuple[int, int]]) -> None:
-    if depth > MAX_DEPTH or len(found) > _MOST:
-        return
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                continue
-            if key.value == "<<":  # what is merged stands where it was written
-                for merged in value.value if isinstance(value, yaml.SequenceNode) else [value]:
-                    _walk(merged, path, depth + 1, found)
-                continue
-            place = join(path, str(key.value))
-            found[place] = (key.start_mark.line + 1, key.start_mark.column + 1)
-            _walk(value, place, depth + 1, found)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            place = join(path, index)
-            found[place] = (item.start_mark.line + 1, item.start_mark.column + 1)
-            _walk(item, place, depth + 1, found)
+class _Walk:
+    """Bounded by the steps it takes: merges of merges lead to few places on very many ways."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, tuple[int, int]] = {}
+        self._steps = 0
+
+    def into(self, node: yaml.Node, path: str, depth: int) -> None:
+        """Note the place of everything below `node`, which stands at `path`."""
+        self._steps += 1
+        if depth > MAX_DEPTH or self._steps > MAX_VALUES:
+            return
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                if isinstance(key, yaml.ScalarNode):
+                    self._key(key, value, path, depth)
+        elif isinstance(node, yaml.SequenceNode):
+            for index, item in enumerate(node.value):
+                place = join(path, index)
+                self.found[place] = (item.start_mark.line + 1, item.start_mark.column + 1)
+                self.into(item, place, depth + 1)
+
+    def _key(self, key: yaml.ScalarNode, value: yaml.Node, path: str, depth: int) -> None:
+        if key.value == "<<":  # what is merged stands where it was written
+            for merged in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                self.into(merged, path, depth + 1)
+            return
+        place = join(path, str(key.value))
+        self.found[place] = (key.start_mark.line + 1, key.start_mark.column + 1)
+        self.into(value, place, depth + 1)

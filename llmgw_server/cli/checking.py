@@ -49,7 +49,7 @@ def _check(args: argparse.Namespace) -> None:
     checked = check_file(args.config)
     _look_at_certificates(checked, args.config)
     reached: list[Reach] = []
-    if args.connect and checked.host is not None:
+    if args.connect and checked.host is not None and checked.leaving_is_known:
         deployments = [
             deployment
             for model in checked.models.values()

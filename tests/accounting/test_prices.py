@@ -190,6 +190,7 @@ def test_deployments_without_a_price_are_named() -> None:
     [
         (TokenPrices(input=Decimal("0.0000000001")), "input", "too fine"),
         (TokenPrices(output=Decimal("1e-999999")), "output", "too fine"),
+        (TokenPrices(input=Decimal("1e999999999")), "input", "not a price"),
         (TokenPrices(output=Decimal(-1)), "output", "negative"),
         (TokenPrices(call=Decimal("NaN")), "call", "not a price"),
         (TokenPrices(call=Decimal("Infinity")), "call", "not a price"),

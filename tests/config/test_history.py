@@ -134,3 +134,42 @@ models:
     assert values["models"]["m"]["prices"][0]["cost"]["input"] == 0.15
     assert values["requests"]["attempts"] == 5
     assert "sk-secret" not in str(values)
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("{api_keys: {sk-secret-1: alice}}", {"api_keys": MASK}),
+        ("{secrets: {one: sk-secret, two: ['${B}']}}", {"secrets": MASK}),
+        (
+            "{secrets: {one: '${B}', two: ['file:b']}}",
+            {"secrets": {"one": "${B}", "two": ["file:b"]}},
+        ),
+        ("{tokens: [sk-secret, '${B}']}", {"tokens": [MASK, "${B}"]}),
+        ("{headers: {X-Custom: sk-secret}}", {"headers": {"X-Custom": MASK}}),
+        ("{headers: {A: 'Bearer ${B}'}}", {"headers": {"A": "Bearer ${B}"}}),
+        ("{pin: 1, password: 314159}", {"pin": 1, "password": MASK}),
+        ("{max_tokens: 5, has_key: true}", {"max_tokens": 5, "has_key": True}),
+        ("{passphrase: sk-secret}", {"passphrase": MASK}),
+        ("{password: 'sk-secret${B}'}", {"password": MASK}),
+        ("{password: '$${sk-secret}'}", {"password": MASK}),
+        ("{at: 'http://u:sk-secret@${B}/'}", {"at": f"http://u:{MASK}@${{B}}/"}),
+        ("{at: 'http://u:${B}@h/'}", {"at": "http://u:${B}@h/"}),
+        ("{at: 'http://u:p@sk-secret@h/'}", {"at": f"http://u:{MASK}@h/"}),
+        ("{at: 'https://sk-secret@h/'}", {"at": f"https://{MASK}@h/"}),
+        ("{at: 'https://h/x?a=1&api_key=sk-secret'}", {"at": f"https://h/x?a=1&api_key={MASK}"}),
+        ("{args: [--api-key, sk-secret, --port, x]}", {"args": ["--api-key", MASK, "--port", "x"]}),
+        ("{args: ['--api-key=sk-secret']}", {"args": [f"--api-key={MASK}"]}),
+    ],
+)
+def test_secrets_are_masked_wherever_a_plugin_may_have_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str, shown: dict[str, object]
+) -> None:
+    monkeypatch.setenv("B", "resolved")
+    (tmp_path / "b").write_text("resolved")
+    file = tmp_path / "llmgw.yaml"
+    file.write_text(f"plugins: [{{name: p, config: {written}}}]\n")
+    values = effective(load_file(file))
+    assert values["plugins"][0]["config"] == shown
+    assert "sk-secret" not in str(values)
+    assert "resolved" not in str(values)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jsonschema
 import msgspec
@@ -30,6 +31,12 @@ class Config(msgspec.Struct):
     inner: Inner | None = None
 
 
+class Strict(msgspec.Struct):
+    word: Literal["a", "b"] = "a"
+    start: Annotated[str, msgspec.Meta(pattern="^x")] = "x"
+    day: dt.date | None = None
+
+
 class Strange(msgspec.Struct):
     thing: object = None
     when: type | None = None
@@ -48,7 +55,7 @@ def schema() -> dict[str, Any]:
 
 
 def check(text: str, schema: dict[str, Any]) -> list[str]:
-    validator = jsonschema.Draft202012Validator(schema)
+    validator = jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker())
     return [error.json_path for error in validator.iter_errors(read_document(text))]
 
 
@@ -110,3 +117,26 @@ def test_what_the_documentation_says_of_a_key_is_shown_with_it(schema: dict[str,
     assert options["tries"]["description"] == "It has `tries`."
     reload = schema["$defs"]["ReloadConfig"]["properties"]["watch"]
     assert reload["description"].startswith("`watch`: every how many seconds")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "server: {server: '${KIND}'}",
+        "plugins: [{name: strict, config: {word: '${KIND}', start: 'file:x', day: '${DAY}'}}]",
+        "models: {m: {kind: '${K}', deployments: [], prices: [{from: 2024-01-01, cost: {}}]}}",
+        "models: {m: {deployments: [], prices: [{from: '${DAY}', cost: {}}]}}",
+        "models: {m: {deployments: [], prices: [{from: 2024-01-01, cost: {input: '${PRICE}'}}]}}",
+    ],
+)
+def test_a_reference_may_stand_for_any_text_and_a_price_may_be_quoted(text: str) -> None:
+    schema = json_schema({"strict": Strict}, {"openai": Options})
+    assert check(text, schema) == []
+    assert check(text.replace("${", "x{"), schema) != []
+    assert (
+        check(
+            "models: {m: {deployments: [], prices: [{from: 2024-01-01, cost: {input: '1'}}]}}",
+            schema,
+        )
+        == []
+    )

@@ -147,3 +147,38 @@ def test_whatever_stands_in_a_file_can_be_repaired(raw: dict[str, object]) -> No
 def test_a_stand_in_of_the_whole_file_is_a_configuration() -> None:
     assert stand_in(Config) == {}
     assert survey("models: 7", base=Path("/b"), env={}).config == Config()
+
+
+def bomb(deep: int) -> str:
+    merges = ["a0: &a0 {x: 1}"]
+    merges += [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}" for n in range(1, deep)]
+    return "\n".join(merges)
+
+
+@pytest.mark.parametrize("text", [bomb(12), "a: &a {<<: [*a, *a]}"])
+def test_places_of_what_merges_multiply_are_looked_for_no_longer_than_places_of_all_else(
+    text: str,
+) -> None:
+    assert len(found(text)) == 1
+
+
+def test_nesting_that_would_overflow_the_stack_is_refused_where_it_gets_too_deep() -> None:
+    for text in ("[" * 200_000, "{a: " * 200_000, "- " * 200_000):
+        assert found(text)[0].endswith("nested deeper than 64 levels.")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("reload: {watch: !!float snan}", "reload.watch: not a number that can be read (line 1)."),
+        ('store: {url: "a\\0b"}', "store.url: holds a zero character, which no value can have"),
+    ],
+)
+def test_values_that_nothing_could_work_with_are_refused(text: str, problem: str) -> None:
+    (error,) = found(text)
+    assert problem in error
+
+
+def test_a_file_that_never_ends_is_refused() -> None:
+    with pytest.raises(ConfigErrors, match="more than 16777216 characters"):
+        load("/dev/zero")

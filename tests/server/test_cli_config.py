@@ -49,6 +49,26 @@ def test_every_error_is_printed_with_its_line(
     ]
 
 
+@pytest.mark.parametrize(
+    "section",
+    [
+        "proxy: 'http://h:99999'",
+        "proxy: 'http://[::1'",
+        "proxy: 'http://h:1', no_proxy: [10.0.0.0/99]",
+    ],
+)
+def test_a_proxy_that_is_no_address_keeps_nothing_else_from_being_looked_at(
+    file: Path, section: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text(f"outgoing: {{{section}}}\nplugins: [{{name: nobody}}]\n")
+    code, out, err = said(capsys, "check", "--connect")
+    problem, other = err.splitlines()[1:]
+    assert (code, out) == (1, "")
+    assert problem.startswith("llmgw.yaml:1:")
+    assert "outgoing." in problem
+    assert other.startswith("llmgw.yaml:2:11: plugins[0]: ")
+
+
 def test_errors_for_programs_have_their_parts(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
