@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime as dt
+import datetime as dt  # noqa: TC003 -- msgspec reads the annotations at run time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
