@@ -11,6 +11,7 @@ import logging
 from typing import TYPE_CHECKING, Final, Literal
 
 from llmgw_core.domain.errors import ConfigError, GatewayError
+from llmgw_core.hooks.results import soundness
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -57,7 +58,7 @@ class Foreign:
     """`with foreign:` around code of `plugin`. Reusable, also by calls that overlap: it keeps
     nothing but counts. With `continue`, the rest of the block is skipped on a failure.
 
-    `passes` are exceptions that are an answer and no failure.
+    `passes` are exceptions that are an answer and no failure, as long as they are sound.
     """
 
     __slots__ = ("calls", "failures", "hook", "on_failure", "passes", "plugin")
@@ -86,7 +87,9 @@ class Foreign:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        if error is None or isinstance(error, (_NEVER_OURS, self.passes)):
+        if error is None or isinstance(error, _NEVER_OURS):
+            return False
+        if isinstance(error, self.passes) and not soundness(error):
             return False
         self.failed(error)
         return True
@@ -98,6 +101,8 @@ class Foreign:
             text = f"{type(error).__name__}: {error}".removesuffix(": ")
             message = f"the plugin `{self.plugin}` failed in `{self.hook}`: {text}"
             raise ConfigError(message) from error
-        _logger.error("Plugin %s failed in %s.", self.plugin, self.hook, exc_info=error)
+        problem = soundness(error)
+        said = f": it raised a {type(error).__name__} {problem}" if problem else ""
+        _logger.error("Plugin %s failed in %s%s.", self.plugin, self.hook, said, exc_info=error)
         if self.on_failure == "refuse":
             raise plugin_error() from error

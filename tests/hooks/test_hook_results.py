@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from llmgw_core.config.schema import PluginConfig
 from llmgw_core.domain.access import Level, Principal
 from llmgw_core.domain.call import Head
 from llmgw_core.domain.errors import GatewayError
@@ -78,6 +79,65 @@ async def test_what_a_result_is_made_of_is_looked_at(
         with pytest.raises(GatewayError, match="an extension of the gateway failed"):
             await run()
         assert host.failures == {("p", hook): 1}
+
+
+@pytest.mark.parametrize("on_error", ["closed", "open"])
+@pytest.mark.parametrize(
+    "rubbish",
+    [
+        {"status": "403"},
+        {"status": 200},
+        {"status": 600},
+        {"code": 7},
+        {"code": ["a"]},
+        {"message": None},
+        {"message": "half a pair: \ud800"},
+        {"type": None},
+        {"param": 1},
+        {"retry_after": "soon"},
+        {"retry_after": float("nan")},
+        {"should_retry": "no"},
+        {"headers": None},
+        {"headers": [("a", "b")]},
+        {"headers": [(b"a b", b"c")]},
+        {"headers": [(b"a", b"b\r\nset-cookie: c=d")]},
+    ],
+)
+async def test_an_error_that_could_not_be_told_is_a_failure(
+    tmp_path: Path,
+    call: Call,
+    rubbish: dict[str, Any],
+    on_error: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    given: dict[str, Any] = {"status": 403, "code": "c", "message": "m", **rubbish}
+
+    def pre_route(self: Any) -> None:
+        raise GatewayError(**given)
+
+    class Raising:
+        def __init__(self, config: None, context: Any) -> None: ...
+
+    setattr(Raising, "pre_route", hookimpl(pre_route))  # noqa: B010
+    sections = [PluginConfig("p", on_error=on_error)]  # type: ignore[arg-type]
+    host = host_of(tmp_path, ("p", Raising), configs=sections)
+    if on_error == "open":
+        request = view()
+        assert await host.run_pre_route(request, call) is request
+    else:
+        with pytest.raises(GatewayError, match="an extension of the gateway failed"):
+            await host.run_pre_route(view(), call)
+    assert host.failures == {("p", "pre_route"): 1}
+    assert "Plugin p failed in pre_route: it raised a GatewayError whose" in caplog.text
+
+
+def test_a_denial_that_could_not_be_told_still_denies(tmp_path: Path, call: Call) -> None:
+    host = host_of(tmp_path, ("p", giving("authorize", "half a pair: \ud800")))
+    sentence = host.run_authorize(call, "m")
+    assert sentence is not None
+    assert "an extension of the gateway failed" in sentence
+    host = host_of(tmp_path, ("p", giving("authorize", "No.")))
+    assert host.run_authorize(call, "m") == "No."
 
 
 @pytest.mark.parametrize("needs", [frozenset(), frozenset({"request"})])
