@@ -21,7 +21,8 @@ _logger = logging.getLogger(__name__)
 
 
 async def bounded(hook: CompiledHook, awaitable: Awaitable[Any]) -> Any:
-    """The result of `awaitable` within the hook's timeout. Raises `TimeoutError`."""
+    """The result of `awaitable` within the hook's timeout. Raises `TimeoutError`, and
+    `CancelledError` when the task was cancelled meanwhile, whatever the plugin made of it."""
     coroutine = awaitable if asyncio.iscoroutine(awaitable) else _awaiting(awaitable)
     began = hook.clock()
     try:
@@ -30,14 +31,23 @@ async def bounded(hook: CompiledHook, awaitable: Awaitable[Any]) -> Any:
         return end.value
     finally:
         hook.held(hook.clock() - began)
+    task = asyncio.current_task()
+    assert task is not None
+    cancelled = task.cancelling()
     scope = asyncio.timeout(hook.timeout)
     try:
         async with scope:
-            return await _stepping(coroutine, awaited, hook)
+            result = await _stepping(coroutine, awaited, hook)
+        if scope.expired():  # swallowed
+            raise TimeoutError
     except TimeoutError:
         if scope.expired():
             hook.timeouts += 1
         raise
+    finally:
+        if task.cancelling() > cancelled:
+            raise asyncio.CancelledError
+    return result
 
 
 async def _awaiting(awaitable: Awaitable[Any]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -232,6 +233,43 @@ async def test_a_client_that_leaves_is_not_held_by_a_hook_that_ignores_it(
         await task
     assert task.cancelled()
     assert row(host).failures == 0
+
+
+async def _swallows(self: Any) -> None:
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.Event().wait()
+
+
+async def _answers_otherwise(self: Any) -> None:
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        raise ValueError from None
+
+
+@pytest.mark.parametrize("pre_auth", [_swallows, _answers_otherwise])
+@pytest.mark.parametrize("on_error", ["open", "closed"])
+async def test_a_hook_that_swallows_a_cancellation_cannot_keep_it_from_its_call(
+    load: Callable[..., PluginHost], head: Head, call: Call, pre_auth: Any, on_error: str
+) -> None:
+    host = load(pre_auth, on_error=on_error)
+    task = asyncio.ensure_future(host.run_pre_auth(head, call))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert task.cancelled()
+    assert row(host).timeouts == 0
+
+
+async def test_a_hook_that_swallows_its_timeout_has_failed(
+    load: Callable[..., PluginHost], head: Head, call: Call
+) -> None:
+    host = load(_swallows, timeout=0.01)
+    with pytest.raises(GatewayError) as caught:
+        await host.run_pre_auth(head, call)
+    assert caught.value.code == "plugin_error"
+    assert (row(host).failures, row(host).timeouts) == (1, 1)
 
 
 @pytest.mark.parametrize("error", [SystemExit(1), asyncio.CancelledError(), BaseException()])
