@@ -1,7 +1,8 @@
 """A stream of chat chunks folded into the complete reply that it amounts to, and back.
 
 For whoever can only judge complete replies: text of equal fields is concatenated, tool calls are
-merged by their index, and the last value of anything else wins, as OpenAI's own clients do it.
+merged by their index, `logprobs` are gathered, and the last value of anything else wins, as
+OpenAI's own clients do it.
 """
 
 from __future__ import annotations
@@ -75,6 +76,8 @@ def _merge_choice(whole: dict[str, Any], choice: dict[str, Any]) -> None:
     for key, value in choice.items():
         if key == "delta":
             _merge_delta(message, value or {})
+        elif key == "logprobs" and value and whole.get(key):
+            _merge_delta(whole[key], value)
         elif value is not None or key not in whole:
             whole[key] = value
 
@@ -84,7 +87,7 @@ def _merge_delta(message: dict[str, Any], delta: dict[str, Any]) -> None:
         if value is None:
             message.setdefault(key, None)
         elif key == "tool_calls":
-            calls = message.setdefault("tool_calls", [])
+            calls = message["tool_calls"] = message.get("tool_calls") or []
             for part in value:
                 _merge_tool_call(calls, part)
         elif isinstance(value, str) and isinstance(message.get(key), str) and key not in _WHOLE:

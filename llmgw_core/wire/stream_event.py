@@ -55,17 +55,26 @@ _maybe_fields = msgspec.json.Decoder(dict[str, msgspec.Raw] | None).decode
 _encode = msgspec.json.Encoder().encode
 _index = msgspec.json.Decoder(int).decode
 _NULL = msgspec.Raw(b"null")
+_BLANK_LINE = (b"\n\n", b"\n\r\n", b"\r\r", b"\r\r\n", b"\n\r")
 
 
 class StreamEvent:
-    """A chat chunk in its server-sent event. `raw` is the whole event with its blank line."""
+    """A chat chunk in its server-sent event."""
 
-    __slots__ = ("_chunk", "raw")
+    __slots__ = ("_chunk", "_raw")
 
     def __init__(self, raw: bytes) -> None:
-        """Raises one of `UNREADABLE` on an event that is no chunk."""
-        self.raw = raw
+        """`raw` is the whole event with its blank line. Raises one of `UNREADABLE` on what is
+        no event, or no chunk."""
+        if not raw.endswith(_BLANK_LINE):
+            raise msgspec.DecodeError("the blank line behind the event is missing")
+        self._raw = raw
         self._chunk = _decode(event_data(raw) or b"")
+
+    @property
+    def raw(self) -> bytes:
+        """The whole event with its blank line."""
+        return self._raw
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> StreamEvent:

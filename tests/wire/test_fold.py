@@ -75,6 +75,25 @@ def test_choices_and_logprobs_stay_apart() -> None:
     assert second["message"]["content"] == "a"
 
 
+def test_tool_calls_may_be_null_before_there_are_any() -> None:
+    call = {"index": 0, "id": "t1", "function": {"name": "f", "arguments": "{}"}}
+    stream = chunk({"content": None, "tool_calls": None}) + chunk({"tool_calls": [call]})
+    (choice,) = msgspec.json.decode(fold_chunks(stream))["choices"]
+    assert choice["message"]["tool_calls"] == [call]
+
+
+def test_logprobs_of_all_chunks_are_gathered() -> None:
+    def said(*tokens: str) -> bytes:
+        logprobs = {"content": [{"token": token} for token in tokens], "refusal": None}
+        choice = {"index": 0, "delta": {}, "logprobs": logprobs if tokens else None}
+        return event({"choices": [choice]})
+
+    stream = said() + said("a", "b") + said("c") + said()
+    (choice,) = msgspec.json.decode(fold_chunks(stream))["choices"]
+    tokens = [{"token": token} for token in "abc"]
+    assert choice["logprobs"] == {"content": tokens, "refusal": None}
+
+
 @given(st.none() | st.text(max_size=30), st.none() | tool_calls, st.booleans())
 def test_unfolding_and_folding_again_gives_the_same_reply(
     content: str | None, calls: list[dict[str, object]] | None, usage_wanted: bool

@@ -57,6 +57,21 @@ def test_a_filter_can_make_events_of_its_own() -> None:
     assert event.raw == b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
 
 
+def test_events_cannot_be_changed_in_place() -> None:
+    event = StreamEvent(ODD)
+    with pytest.raises(AttributeError):
+        event.raw = b"data: [DONE]\n\n"  # type: ignore[misc]
+    assert event.raw == ODD
+
+
+@pytest.mark.parametrize("end", ["\n\n", "\r\n\r\n", "\r\r", "\n\r\n", "\r\n\n", "\r\n\r"])
+def test_an_event_has_its_blank_line(end: str) -> None:
+    assert StreamEvent(b"data: {}" + end.encode()).choices == ()
+    for less in (end[:1], end[:2] if end.startswith("\r\n") else "", ""):
+        with pytest.raises(UNREADABLE):
+            StreamEvent(b"data: {}" + less.encode())
+
+
 def test_comments_and_empty_events_are_no_chunks() -> None:
     assert read_event(b": comment\n\n") is None
     assert read_event(b"data:\n\n") is None
