@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from llmgw_core.domain.call import Call
     from llmgw_core.hooks.compile import CompiledHook
 
+_ODD_SHAPE = (AttributeError, TypeError)
+"""What walking through a plugin's JSON raises when a value has another type than it should."""
+
 
 class Judge(NamedTuple):
     """What one plugin has for replies; one of the two is there."""
@@ -76,7 +79,11 @@ async def _filtered(link: FilterLink, reply: Reply) -> Reply:
         link.close()
     if after == before:
         return reply
-    return Reply(_without_indices(_folded(after, own=True)), reply.usage, reply.output_bytes)
+    try:
+        body = _without_indices(_folded(after, own=True))
+    except _ODD_SHAPE:
+        raise _fault(own=True) from None
+    return Reply(body, reply.usage, reply.output_bytes)
 
 
 class StreamJudges:

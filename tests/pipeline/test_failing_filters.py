@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -165,6 +166,65 @@ async def test_a_plugin_may_refuse_to_open_a_stream_and_those_opened_are_closed(
     assert reply.status == 418
     assert [each.closed for each in opened] == [1]
     assert (await only_record(here)).status == "refused"
+
+
+class OddShape(Pass):
+    def feed(self, event: StreamEvent) -> Any:
+        document = event.to_dict()
+        for choice in document["choices"]:
+            choice["message"] = "text"
+        return event.of(document)
+
+
+async def test_a_filter_that_makes_a_reply_of_an_odd_shape_has_failed(
+    installed: Install, server: ModelServer
+) -> None:
+    here = await installed({"m": [at(server)]}, plugins=[("p", filtering(OddShape))])
+    reply = await here.client.chat("m")
+    assert (reply.status, reply.json()["error"]["code"]) == (500, "plugin_error")
+    assert (await only_record(here)).charge == USUAL_CHARGE
+
+
+class AsyncClose(Pass):
+    async def close(self) -> None:  # type: ignore[override]
+        raise AssertionError
+
+
+async def test_a_filter_whose_close_nobody_would_await_is_no_filter(
+    installed: Install, server: ModelServer
+) -> None:
+    here = await installed({"m": [at(server)]}, plugins=[("p", filtering(AsyncClose))])
+    reply = await here.client.chat("m", stream=True)
+    assert (reply.status, reply.json()["error"]["code"]) == (500, "plugin_error")
+
+
+async def test_a_filter_that_swallows_its_cancellation_does_not_keep_the_upstream_at_work(
+    installed: Install, scripted: Scripted
+) -> None:
+    fed, gone = asyncio.Event(), asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(chunked_head(200, SSE) + chunk(WORD))
+        await peer.gone()
+        gone.set()
+
+    class Stubborn(Pass):
+        async def feed(self, event: StreamEvent) -> Any:
+            fed.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+    here = await installed(
+        {"m": [at(await scripted(script))]}, plugins=[("p", filtering(Stubborn))]
+    )
+    sink = MemorySink()
+    call = asyncio.create_task(here.client.chat("m", stream=True, sink=sink))
+    await fed.wait()
+    sink.leave()
+    await call
+    await gone.wait()
+    assert (await only_record(here)).status == "client_left"
 
 
 @pytest.mark.parametrize("way", ["leaves", "is cancelled"])
