@@ -59,6 +59,11 @@ class GatewayError(Exception):
         self.headers = headers
         self.request_id = ""
 
+    def let_go(self) -> None:
+        """Forget where it was raised. An error that is a constant of a plugin, raised again and
+        again, would hold every call that it has ended."""
+        self.__traceback__ = self.__context__ = self.__cause__ = None
+
 
 def invalid_request(
     message: str, *, param: str | None = None, code: str = "invalid_request"

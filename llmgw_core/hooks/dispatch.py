@@ -118,6 +118,7 @@ def denial(hooks: Hooks, call: Call, model: str) -> str | None:
         try:
             sentence = asked(hook, call, model)
         except GatewayError as error:
+            error.let_go()
             return error.message
         if sentence is not None:
             return sentence or _DENIED

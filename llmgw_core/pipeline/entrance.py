@@ -176,6 +176,7 @@ class Entrance:
 
     async def _refuse(self, exchange: Exchange, error: GatewayError) -> None:
         """The one place where an error becomes a reply."""
+        error.let_go()
         exchange.work_on_when_gone()
         request_id = exchange.call.id
         settlement = exchange.settlement

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from llmgw_core.config.schema import PluginConfig
+from llmgw_core.domain.errors import GatewayError
 from llmgw_core.hooks.compile import BLOCKING_SECONDS
 from llmgw_core.hooks.specs import HOOK_KINDS, hookimpl
 from llmgw_core.testing.installation import at
@@ -254,3 +255,28 @@ async def test_two_gateways_with_plugins_of_one_name_know_nothing_of_each_other(
     first, second = (here.gateway.host.plugins[2].instance for here in (one, two))
     assert {name for name, _ in first.events} & {"post_process"} == set()
     assert "post_process" in {name for name, _ in second.events}
+
+
+CONSTANT = GatewayError(403, "withheld", "No.")
+
+
+@pytest.mark.parametrize("hook", CALL_HOOKS)
+async def test_an_error_that_is_a_constant_holds_no_call_that_it_ended(
+    installed: Install, server: ModelServer, hook: str
+) -> None:
+    def raises(self: Any) -> Any:
+        try:
+            raise ValueError
+        except ValueError:
+            raise CONSTANT from None
+
+    class Constant:
+        def __init__(self, config: None, context: Any) -> None:
+            pass
+
+    setattr(Constant, hook, hookimpl(raises))
+    here = await installed({"m": [at(server)]}, plugins=[("p", Constant)])
+    for stream in (False, True):
+        assert (await here.client.chat("m", stream=stream)).status == 403
+    left = (CONSTANT.__traceback__, CONSTANT.__context__, CONSTANT.__cause__)
+    assert left == (None, None, None)
