@@ -199,6 +199,8 @@ class Delivery:
         settlement.complete(reader.usage, reader.output_bytes, gone=exchange.sink.gone)
         await self._start(exchange, _SSE)
         await exchange.sink.finish(events + END)
+        exchange.work_on_when_gone()
+        await drain(reply)
 
     async def _stream(self, exchange: Exchange, reply: UpstreamReply, reader: StreamReader) -> None:
         settlement = exchange.ticket

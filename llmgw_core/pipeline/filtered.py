@@ -182,7 +182,7 @@ async def judged_whole(
     reply_bytes: int,
 ) -> bytes:
     """A stream for plugins of which at least one can judge complete replies only: read to its
-    end, through all plugins, as events again. Raises `GatewayError`, `UpstreamFailure` and
+    end marker, through all plugins, as events again. Raises `GatewayError`, `UpstreamFailure` and
     `TransportError`; the client has seen nothing."""
     events = bytearray()
     while not reader.done and (data := await reply.chunk()):
@@ -191,6 +191,5 @@ async def judged_whole(
             raise UpstreamFailure("protocol", "the stream is too large to be judged whole")
     rest, _ = split_end(reader.end())
     events += rest
-    await drain(reply)
     answer = Reply(b"", reader.usage, reader.output_bytes)
     return await judges.judge(answer, bytes(events), usage_wanted=usage_wanted)

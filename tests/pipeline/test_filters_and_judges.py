@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,10 +15,12 @@ from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.testing.installation import INPUT_PRICE, OUTPUT_PRICE, at, served_by
 from llmgw_core.testing.model_server import DONE, JSON, chat_chunk, completion, event, usage_object
 from llmgw_core.testing.stream_filters import (
+    Gate,
     Hold,
     Pass,
     filtering,
     judging,
+    streaming,
     suffixing,
 )
 from llmgw_core.testing.upstream import Peer, http_reply, repeating
@@ -145,6 +148,23 @@ async def test_a_plugin_without_a_filter_for_this_stream_judges_it_whole(
 
     here = await installed({"m": [at(server)]}, plugins=[("p", Both)])
     assert text(await here.client.chat("m", stream=True)) == "Hello judged"
+
+
+async def test_a_judged_stream_does_not_wait_for_more_than_its_end_marker(
+    installed: Install, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmgw_core.pipeline.endings.DRAIN_SECONDS", 60.0)
+    client = Gate()
+    upstream = await scripted(streaming(WORD, STOP, DONE, ending="stuck"))
+    here = await installed({"m": [at(upstream)]}, plugins=[("p", judging(lambda reply: None))])
+    call = asyncio.create_task(here.client.chat("m", stream=True, sink=client))
+    await client.opened.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert text(client) == "Hello"
+    [record] = await here.records()
+    assert record.status == "completed"
 
 
 async def test_a_plugin_that_knows_streams_only_gets_complete_replies_as_one(
