@@ -12,16 +12,18 @@ It relies on names of `H11Protocol` (`connection`, `_send_error_response`, `_sen
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import h11
 from hypercorn.events import Closed, RawData, Updated
 from hypercorn.protocol.events import Request
-from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
+from hypercorn.protocol.h2 import H2Protocol
+from hypercorn.protocol.h11 import STREAM_ID, H2ProtocolAssumedError, H11Protocol
 from hypercorn.protocol.http_stream import HTTPStream
 
 from llmgw_core.domain.errors import head_too_large, not_http
 from llmgw_server.broken_requests import origin_form, refusal
+from llmgw_server.hypercorn_http2 import StrictHttp2
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,7 +102,8 @@ class StrictProtocol(H11Protocol):
     """Hypercorn's protocol on a `StrictConnection`."""
 
     new_id: Callable[[], str]
-    """Makes ids for what becomes no call; set before the first byte comes."""
+    """Makes ids for what becomes no call; set before the first byte comes, like `wrapper`."""
+    wrapper: ProtocolWrapper
     _head = b""
     """Of a reply; it waits for the first part of the body."""
     _left = False
@@ -114,10 +117,20 @@ class StrictProtocol(H11Protocol):
         self._pass_on = self.send
         self.send = self._send
 
+    @property
+    def in_head(self) -> bool:
+        """Whether a part of a head has come."""
+        return bool(self.connection.trailing_data[0])
+
     async def handle(self, event: Any) -> None:
         """See Hypercorn, which lets a connection that its client has closed wait for the next
         request until its keep-alive time is over."""
-        await super().handle(event)
+        try:
+            await super().handle(event)
+        except H2ProtocolAssumedError as assumed:
+            http2 = self.wrapper.protocol = _made(StrictHttp2, self.wrapper)
+            await http2.initiate()
+            await http2.handle(RawData(data=assumed.data))
         if isinstance(event, Closed):
             self._left = True
             if self.stream is None:
@@ -186,10 +199,20 @@ class StrictProtocol(H11Protocol):
 
 
 def make_strict(wrapper: ProtocolWrapper, new_id: Callable[[], str]) -> None:
-    """Put a `StrictProtocol` in the place of Hypercorn's own in a connection that begins."""
-    if type(wrapper.protocol) is not H11Protocol:
-        return
-    strict = StrictProtocol(
+    """Put our protocol in the place of Hypercorn's own in a connection that begins."""
+    if type(wrapper.protocol) is H2Protocol:
+        wrapper.protocol = _made(StrictHttp2, wrapper)
+    elif type(wrapper.protocol) is H11Protocol:
+        strict = wrapper.protocol = _made(StrictProtocol, wrapper)
+        strict.new_id = new_id
+        strict.wrapper = wrapper
+
+
+Made = TypeVar("Made", StrictHttp2, StrictProtocol)
+
+
+def _made(protocol: type[Made], wrapper: ProtocolWrapper) -> Made:
+    return protocol(
         wrapper.app,
         wrapper.config,
         wrapper.context,
@@ -200,5 +223,3 @@ def make_strict(wrapper: ProtocolWrapper, new_id: Callable[[], str]) -> None:
         wrapper.server,
         wrapper.send,
     )
-    strict.new_id = new_id
-    wrapper.protocol = strict

@@ -12,13 +12,11 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, cast
 
-import h11
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
 from hypercorn.events import Closed, RawData
-from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.typing import LifespanState
 
 from llmgw_server.asgi import WRITE_SECONDS
@@ -182,14 +180,14 @@ class Connection(TCPServer):
             await super().protocol_send(event)
             return
         outbox = self._outbox
-        if self._posted == outbox.turn:
-            # More than one in a turn may be without end: only the socket can say when to wait.
-            outbox.flush()
-            self.writer.write(event.data)
-        else:
-            self._posted = outbox.turn
-            outbox.put(self.writer.transport, event.data)
         try:
+            if self._posted == outbox.turn:
+                # More than one in a turn may be without end: only the socket says when to wait.
+                outbox.flush()
+                self.writer.write(event.data)  # uvloop raises once the connection is closed
+            else:
+                self._posted = outbox.turn
+                outbox.put(self.writer.transport, event.data)
             await self.writer.drain()
         except (ConnectionError, RuntimeError):
             await self.protocol.handle(Closed())
@@ -205,12 +203,9 @@ class Connection(TCPServer):
         self._task_group.spawn(self._initiate_server_close)
 
     def in_head(self) -> bool:
-        """Whether a part of a head has come. HTTP/2 has only the time of an idle connection."""
-        protocol = self.protocol.protocol
-        if not isinstance(protocol, H11Protocol):
-            return False
-        connection = protocol.connection
-        return isinstance(connection, h11.Connection) and bool(connection.trailing_data[0])
+        """Whether a part of a head has come."""
+        protocol: Any = self.protocol.protocol  # one of ours: see `make_strict`
+        return bool(protocol.in_head)
 
     async def _close(self) -> None:
         """As Hypercorn, which would wait for ever for a client that reads nothing."""
