@@ -112,7 +112,11 @@ class Acceptor:
             self._short = False
             accepted.setblocking(False)
             if len(self._open) < self._limit:
-                self._spawn(self._connect(accepted))
+                # Counted here: of all that are accepted in one go none has begun to be made.
+                protocol = self._factory(self._ended)
+                self._open.add(protocol)
+                self._empty.clear()
+                self._spawn(self._connect(accepted, protocol))
             elif self.listener.certificates is None and self._refusals < AT_ONCE:
                 self._spawn(self._refuse(accepted))
             else:
@@ -141,11 +145,8 @@ class Acceptor:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _connect(self, accepted: socket.socket) -> None:
+    async def _connect(self, accepted: socket.socket, protocol: asyncio.BaseProtocol) -> None:
         certificates = self.listener.certificates
-        protocol = self._factory(self._ended)
-        self._open.add(protocol)
-        self._empty.clear()
         try:
             if certificates is None:
                 await self._loop.connect_accepted_socket(lambda: protocol, accepted)

@@ -137,4 +137,7 @@ def _stamp(path: str) -> tuple[int, int, int]:
 
 
 def _encrypted(path: str) -> bool:
-    return b"ENCRYPTED" in Path(path).read_bytes()
+    try:
+        return b"ENCRYPTED" in Path(path).read_bytes()
+    except OSError:  # it has vanished since it was found unusable
+        return False

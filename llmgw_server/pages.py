@@ -108,7 +108,7 @@ class Pages:
         async def documentation(request: Request) -> Response:
             return Response(readable(described), headers=_HTML)
 
-        return Starlette(
+        application = Starlette(
             routes=[
                 *pages,
                 Page("/openapi.json", description, access="public", listed=False),
@@ -116,6 +116,9 @@ class Pages:
             ],
             exception_handlers={HTTPException: self._refuse, Exception: self._fail},
         )
+        # Where to is made of the header `host`, which whoever asks can choose.
+        application.router.redirect_slashes = False
+        return application
 
     async def live(self, request: Request) -> Response:
         """200 as long as the process answers."""

@@ -99,10 +99,12 @@ async def serve_app(
     try:
         await stop.wait()
         app.draining = True
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + settings.drain_seconds
         # Admin pages and metrics on listeners of their own stay until the last call has ended.
         await _end(serving, acceptors[:1], app, settings.drain_seconds)
+        await _finish(serving, app, ends_at - loop.time())
         await _end(serving, acceptors[1:], app, 0.0)
-        await serving.finished()
     finally:
         app.close()
         for task in watching:
@@ -138,6 +140,16 @@ async def _end(
         await asyncio.wait(ends, timeout=GRACE_SECONDS)
     for task in ends:
         task.cancel()
+
+
+async def _finish(serving: Server, app: Application, patience: float) -> None:
+    """Wait for what outlives its connection, and end it after `patience` seconds."""
+    finished = asyncio.create_task(serving.finished())
+    _, waiting = await asyncio.wait((finished,), timeout=max(patience, 0.0))
+    if waiting:
+        app.end_calls()
+        await asyncio.wait((finished,), timeout=GRACE_SECONDS)
+    finished.cancel()
 
 
 class Signals:

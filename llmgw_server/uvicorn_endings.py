@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from llmgw_server.asgi import SWEEP_INTERVAL
+from llmgw_server.asgi import SWEEP_INTERVAL, WRITE_SECONDS
 from llmgw_server.broken_requests import refusal
 from llmgw_server.uvicorn_calls import STATUS_LINES, CallCycle
 
@@ -45,7 +45,9 @@ class Endings(HttpToolsProtocol):
         newest: Any = self.cycle
         if newest is None or newest.response_complete:
             if newest is not None and newest.more_body:
+                self.outbox.flush()
                 self.transport.close()  # the rest of a body that was not wanted: it has its reply
+                self._abort_unread()
             else:
                 self._send_refusal(error)
         elif not newest.more_body:
@@ -69,6 +71,7 @@ class Endings(HttpToolsProtocol):
         lines = [name + b": " + value for name, value in headers]
         self.transport.write(STATUS_LINES[error.status] + b"\r\n".join([*lines, b"", body]))
         self.transport.close()
+        self._abort_unread()
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """The client sends no more. Most have left then; one that has only shut its side down
@@ -81,6 +84,16 @@ class Endings(HttpToolsProtocol):
         newest.keep_alive = False
         self.loop.call_later(HALF_OPEN_SECONDS, self._give_up)
         return True
+
+    def _abort_unread(self) -> None:
+        """A connection that closes waits until its client has taken what was sent, for ever: from
+        now on it has `WRITE_SECONDS`."""
+        if not self.transport.get_write_buffer_size():
+            return
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+        timer = self.loop.call_later(WRITE_SECONDS, self.transport.abort)
+        self.timeout_keep_alive_task = timer  # which the end of the connection cancels
 
     def _give_up(self) -> None:
         if not self.transport.is_closing():

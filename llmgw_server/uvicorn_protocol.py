@@ -208,13 +208,17 @@ class CallProtocol(Endings):
         """Nothing: a part of a head must not prolong the wait for all of it."""
 
     def on_response_complete(self) -> None:
-        """As uvicorn, but for the timer."""
+        """As uvicorn, but for the timer, and more is read only when nothing waits."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
+            self._abort_unread()
             return
-        self.flow.resume_reading()
-        if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+        waiting = self.pipeline.pop() if self.pipeline else None
+        if not self.pipeline:
+            # Not before: each packet can hold thousands of requests, a reply answers one.
+            self.flow.resume_reading()
+        if waiting is not None:
+            self._start_asgi_task(*waiting)
         else:
             self._await_head()
 

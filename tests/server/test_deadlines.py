@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
@@ -179,6 +181,22 @@ async def test_one_connection_too_many_hears_503_and_the_others_go_on(kind: str)
         async with asyncio.timeout(10):
             while (await answered(server)) != 200:  # noqa: ASYNC110 -- clients ask again
                 await asyncio.sleep(0.01)
+
+
+async def test_connections_that_come_all_at_once_are_no_more_than_may_be(kind: str) -> None:
+    async with running(Entrance(ok, max_connections=2).application(), kind) as server:
+        with contextlib.ExitStack() as stack:
+            clients = [
+                # Without giving the loop its turn, so that all of them lie ready to be accepted.
+                stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+                for _ in range(6)
+            ]
+            for client in clients:
+                client.send(GET)
+                client.setblocking(False)
+            loop = asyncio.get_running_loop()
+            statuses = [(await loop.sock_recv(client, 100))[9:12] for client in clients]
+    assert statuses == [b"200"] * 2 + [b"503"] * 4
 
 
 async def answered(server: Running) -> int:

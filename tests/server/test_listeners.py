@@ -70,6 +70,15 @@ async def test_each_listener_serves_its_own_pages_and_no_others(
         }
 
 
+async def test_a_path_that_is_nearly_one_of_ours_leads_nowhere(kind: str) -> None:
+    entrance = Entrance(ok, port=0, admin_key=KEY)
+    async with running(entrance.application(), kind, configured=True) as served:
+        for path in ("/docs/", "/health/live/", "/admin/v1/status/", "//metrics", "/%2e/metrics"):
+            status, headers, body = await served.exchange(get(path))
+            assert (status, "location" in headers) == (404, False)
+            assert json.loads(body)["error"]["code"] == "not_found"
+
+
 async def test_without_listeners_of_their_own_all_pages_are_on_the_public_one(
     kind: str, installed: Install, server: ModelServer
 ) -> None:

@@ -184,6 +184,25 @@ async def test_a_client_that_does_not_read_cannot_hold_up_the_end(
             await asyncio.shield(server.serving)
 
 
+async def test_a_call_that_its_client_has_left_cannot_hold_up_the_end(kind: str) -> None:
+    begun, left = asyncio.Event(), asyncio.Event()
+
+    async def ignores(head: Head, body: Body, sink: Sink) -> None:
+        await body.read(100)
+        sink.on_gone = left.set
+        begun.set()
+        await asyncio.Event().wait()
+
+    async with running(Entrance(ignores).application(), kind, drain_seconds=0) as server:
+        _, writer = await server.send(b"GET /v1/x HTTP/1.1\r\nhost: a\r\n\r\n")
+        await begun.wait()
+        writer.transport.abort()  # type: ignore[attr-defined]
+        await left.wait()
+        server.stop.set()
+        assert server.serving is not None
+        await asyncio.wait_for(asyncio.shield(server.serving), 3)
+
+
 async def test_idle_connections_end_with_the_server(kind: str) -> None:
     async def ok(head: Head, body: Body, sink: Sink) -> None:
         await reply(sink, b"ok")

@@ -51,11 +51,13 @@ async def test_a_client_that_takes_nothing_of_its_stream_is_given_up(
 
 
 @pytest.mark.parametrize("kind", ["hypercorn", "uvicorn"])
+@pytest.mark.parametrize("last", [False, True], ids=["kept", "closing"])
 async def test_a_client_that_takes_nothing_of_a_complete_reply_is_given_up(
-    kind: str, monkeypatch: pytest.MonkeyPatch
+    kind: str, *, last: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("llmgw_server.asgi.WRITE_SECONDS", 0.5)
     monkeypatch.setattr("llmgw_server.hypercorn_server.WRITE_SECONDS", 0.5)
+    monkeypatch.setattr("llmgw_server.uvicorn_endings.WRITE_SECONDS", 0.5)
 
     ended = asyncio.Event()
     sinks: list[Sink] = []
@@ -77,7 +79,7 @@ async def test_a_client_that_takes_nothing_of_a_complete_reply_is_given_up(
         transport = writer.transport
         assert isinstance(transport, asyncio.Transport)
         transport.pause_reading()
-        writer.write(GET)
+        writer.write(GET.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n") if last else GET)
         await asyncio.wait_for(ended.wait(), 20)
         for _ in range(200):
             if not connected():

@@ -168,6 +168,25 @@ def test_half_a_change_is_waited_out(
     assert f"server.tls.key: {files[1]} cannot be read" in caplog.text
 
 
+def test_a_key_that_vanishes_while_it_is_read_leaves_the_old_certificate_in_place(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tls = TlsConfig(*authority.issue("server"))
+    certificates = Certificates(tls, "server.tls", ())
+    before = certificates.context
+
+    def vanish(_: Certificates, field: str, path: str) -> None:
+        if field == "key":
+            Path(path).unlink()
+
+    monkeypatch.setattr(Certificates, "_readable", vanish)
+    authority.issue("server")
+    for _ in range(2):
+        certificates.look()
+    assert certificates.context is before
+    assert "The old certificate stays in use." in caplog.text
+
+
 def test_what_cannot_be_used_is_a_sentence_with_path_and_remedy(authority: Authority) -> None:
     certificate, key = authority.issue("server")
     _, foreign = authority.issue("other")

@@ -213,3 +213,30 @@ async def test_connect_is_refused() -> None:
         reader, _ = await server.send(b"CONNECT a:443 HTTP/1.1\r\nhost: a\r\n\r\n" + GET)
         assert (await read_reply(reader))[0] == 400
         assert await reader.read() == b""
+
+
+async def test_requests_that_wait_are_answered_before_more_of_them_are_read() -> None:
+    arrived: asyncio.Queue[Sink] = asyncio.Queue()
+    go = asyncio.Semaphore(0)
+
+    async def slow(head: Head, body: Body, sink: Sink) -> None:
+        arrived.put_nowait(sink)
+        await go.acquire()
+        await reply(sink, b"ok")
+
+    async with running(Entrance(slow).application(), "uvicorn") as server:
+        reader, writer = await server.connect()
+        writer.write(GET * 200_000)
+        sink = await arrived.get()
+        assert isinstance(sink, CallCycle)
+        waiting = sink.protocol.pipeline
+        most = len(waiting)
+        assert most > 100
+        for _ in range(20):
+            go.release()
+            await read_reply(reader)
+            await arrived.get()
+        assert len(waiting) == most - 20
+        writer.transport.abort()  # type: ignore[attr-defined]
+        for _ in range(200_000):
+            go.release()
