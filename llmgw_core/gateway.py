@@ -27,6 +27,7 @@ from llmgw_core.domain.access import Subject
 from llmgw_core.domain.errors import ConfigError, StoreUnavailable, unknown_caller
 from llmgw_core.foundation import Foundation
 from llmgw_core.generation import Generation, load_models, load_plugins, own_parts
+from llmgw_core.hooks.foreign import Foreign
 from llmgw_core.inprocess.caller import InProcess
 from llmgw_core.inprocess.calls import Calls
 from llmgw_core.pipeline.identity import new_id
@@ -280,8 +281,11 @@ class Gateway(InProcess):
         try:
             await host.startup()
             self._swap(old, new)
-        finally:
+        except BaseException:
             self._next = None
+            await self._retain(self._generation, *self._retiring.values())
+            raise
+        self._next = None
         return changed
 
     def _read(self, source: str | Path | Config | None) -> Config | ConfigFile:
@@ -297,7 +301,8 @@ class Gateway(InProcess):
         self._foundation.configure(new.config)
         forget = getattr(new.balancer, "forget", None)
         if forget is not None:  # a plugin's need not have it
-            forget(old.reweighted(new))
+            with Foreign(f"balancer {new.config.routing.balancer}", "forget", "continue"):
+                forget(old.reweighted(new))
         self._generation = new
         self._handle = new.entrance.handle
         old.entrance.retire(self._begin)
@@ -329,10 +334,12 @@ class Gateway(InProcess):
         """Close a generation after its last call, and what only it has used."""
         await old.entrance.idle()
         await old.aclose(_SHUTDOWN_SECONDS)
-        alive = [each for each in self._retiring.values() if each is not old]
-        alive.append(self._generation)
-        if self._next is not None:
-            alive.append(self._next)
+        others = [each for each in self._retiring.values() if each is not old]
+        coming = () if self._next is None else (self._next,)
+        await self._retain(self._generation, *others, *coming)
+
+    async def _retain(self, *alive: Generation) -> None:
+        """Close what was made and opened for other generations than those that are `alive`."""
         await self._foundation.retain({factory for each in alive for factory in each.factories})
         await self._foundation.transports.retain(
             set().union(*(each.ways() for each in alive)),

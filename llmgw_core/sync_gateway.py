@@ -71,6 +71,10 @@ class SyncGateway:
     def close(self) -> None:
         """End the calls that still run, settle everything and stop. Calls in other threads raise
         `GatewayError` 503. Idempotent; nothing in a forked process."""
+        if threading.current_thread() is self._thread:
+            raise RuntimeError(
+                "The gateway's own thread would wait for its end: close it elsewhere."
+            )
         atexit.unregister(self.close)
         if not self._portal.forked:
             self._thread.stop()
@@ -177,7 +181,12 @@ class _GatewayThread(threading.Thread):
 
     def run(self) -> None:
         """See `threading.Thread.run`."""
-        asyncio.run(self._watch())
+        try:
+            asyncio.run(self._watch())
+        finally:
+            for awaited in (self.opened, self.closed):
+                if not awaited.done():
+                    awaited.set_exception(RuntimeError("The gateway's thread came to an end."))
 
     def stop(self) -> None:
         """Ask it to end. Idempotent, from any thread."""
@@ -186,7 +195,13 @@ class _GatewayThread(threading.Thread):
 
     async def _watch(self) -> None:
         life = asyncio.create_task(self._live())
+        stopped = asyncio.wrap_future(self._stopped)
+        await asyncio.wait((life, stopped), return_when=asyncio.FIRST_COMPLETED)
+        if not self.opened.done():
+            life.cancel()  # whoever opened it waits no longer
         await asyncio.wait((life,))
+        if life.cancelled():
+            return
         error = life.exception()
         if error is None:
             self.closed.set_result(None)

@@ -87,8 +87,9 @@ class Reloading:
         self._spawn(self._reload("SIGHUP"))
 
     async def aclose(self) -> None:
-        """Listen no more."""
-        asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
+        """Listen no more. A signal that comes now must not keep the gateway from closing, and
+        without any handler it would end the process."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _too_late)
         with contextlib.suppress(OSError):
             self._note.unlink()
         for task in tuple(self._tasks):
@@ -98,7 +99,12 @@ class Reloading:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("Looking for another configuration has ended.", exc_info=error)
 
     async def _reload(self, trigger: str) -> None:
         try:
@@ -121,6 +127,10 @@ class Reloading:
                     continue
             if watch.changed(stamp_of(path)):
                 await self._reload("file watch")
+
+
+def _too_late() -> None:
+    logger.info("The gateway is ending; its configuration is not reloaded.")
 
 
 def ask_to_reload(journal: Path) -> str:

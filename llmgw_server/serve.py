@@ -153,19 +153,25 @@ async def _finish(serving: Server, app: Application, patience: float) -> None:
 
 
 class Signals:
-    """SIGTERM and SIGINT: the first asks for the end, a second one ends at once."""
+    """SIGTERM and SIGINT: the first asks for the end, a second one ends at once. SIGHUP before
+    anybody can reload is remembered in `hung_up`."""
 
     def __init__(self) -> None:
         self.stop = asyncio.Event()
+        self.hung_up = False
         self._starting = asyncio.current_task()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._received, number)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
 
     async def started(self) -> None:
         """From now on a signal drains; before, it cancelled the start."""
         await asyncio.sleep(0)  # a signal that came just now cancels here, not in the clean-up
         self._starting = None
+
+    def _hang_up(self) -> None:
+        self.hung_up = True
 
     def _received(self, number: signal.Signals) -> None:
         if self.stop.is_set():
@@ -191,7 +197,9 @@ async def _session(
             _tune_garbage_collection()
             await ready(gateway, listeners[0].url)
             await signals.started()
-            async with reloading(gateway):
+            async with reloading(gateway) as triggers:
+                if signals.hung_up:
+                    triggers.hang_up()
                 await serve_app(
                     create_app(gateway),
                     listeners,

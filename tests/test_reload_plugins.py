@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from llmgw_core.config.changes import changes
+from llmgw_core.config.load import parse
 from llmgw_core.config.schema import Config, PluginConfig, ReloadConfig, RoutingConfig
 from llmgw_core.domain.errors import ConfigError
 from llmgw_core.gateway import Gateway
@@ -321,3 +323,93 @@ async def test_a_balancer_of_a_plugin_lives_as_long_as_somebody_uses_it(
     await here.gateway.reload(changed(here, routing=RoutingConfig()))
     await settled(lambda: here.gateway.generations == 1)
     assert mine.closed
+
+
+async def test_a_balancer_that_cannot_forget_keeps_no_configuration_from_coming_into_force(
+    installed: Install, server: ModelServer
+) -> None:
+    class Stubborn(SmoothRoundRobin):
+        def forget(self, deployments: object) -> None:
+            raise RuntimeError("I forget nothing")
+
+    class Brings:
+        def __init__(self, config: None, context: PluginContext) -> None:
+            pass
+
+        @hookimpl
+        def register_balancers(self) -> dict[str, Any]:
+            return {"mine": Stubborn}
+
+    here = await installed({"m": [at(server)]}, plugins=[("brings", Brings)])
+    result = await here.gateway.reload(changed(here, routing=RoutingConfig("mine")))
+    assert (result.generation, here.gateway.generation) == (2, 2)
+    await settled(lambda: here.gateway.generations == 1)
+
+
+async def test_what_was_made_for_a_configuration_that_did_not_start_is_closed(
+    installed: Install, server: ModelServer
+) -> None:
+    closed: list[str] = []
+
+    class Closing(SmoothRoundRobin):
+        async def aclose(self) -> None:
+            closed.append("balancer")
+
+    class Fails:
+        def __init__(self, config: None, context: PluginContext) -> None:
+            pass
+
+        @hookimpl
+        def register_balancers(self) -> dict[str, Any]:
+            return {"mine": Closing}
+
+        @hookimpl
+        def startup(self) -> None:
+            if here:
+                raise RuntimeError("not now")
+
+    here: list[Any] = []
+    here.append(await installed({"m": [at(server)]}, plugins=[("fails", Fails)]))
+    again = (PluginConfig("fails", on_error="open"),)
+    with pytest.raises(ConfigError, match="not now"):
+        await here[0].gateway.reload(changed(here[0], plugins=again, routing=RoutingConfig("mine")))
+    assert closed == ["balancer"]
+    assert (await here[0].client.chat("m")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "changed"),
+    [
+        (
+            "plugins: [{name: p, config: {x: 1}}]",
+            "plugins: [{name: p, config: {x: true}}]",
+            "plugins.p",
+        ),
+        (
+            "plugins: [{name: p, config: {x: 1}}]",
+            "plugins: [{name: p, config: {x: 1.0}}]",
+            "plugins.p",
+        ),
+        ("outgoing: {proxy: 'file:a'}", "outgoing: {proxy: 'file:b'}", "outgoing.proxy"),
+        ("models: {m: *m, n: *m}", "models: {n: *m, m: *m}", "models"),
+        (
+            "plugins: [{name: p, config: {x: 1, y: 2}}]",
+            "plugins: [{name: p, config: {y: 2, x: 1}}]",
+            "",
+        ),
+    ],
+)
+def test_what_only_looks_the_same_is_a_change(
+    tmp_path: Path, before: str, after: str, changed: str
+) -> None:
+    model = (
+        "plugins: [{name: q, config: {d: &m {deployments: [{name: a, backend: b, zone: z}]}}}]\n"
+    )
+    free = "accounting: {unpriced: zero}\n"
+    for name in "ab":
+        (tmp_path / name).write_text("http://proxy:1")
+    old, new = (
+        parse(free + (model if "*m" in text else "") + text, base_dir=tmp_path, env={})
+        for text in (before, after)
+    )
+    assert changes(old, new) == ((changed,) if changed else ())

@@ -46,7 +46,11 @@ def changed_backends(old: Config, new: Config) -> set[str]:
     """The backends of which some deployment is not what it was, as far as a backend is told:
     weights, prices and timeouts are none of its business."""
     before, after = _prepared(old), _prepared(new)
-    return {backend for backend in {**before, **after} if before.get(backend) != after.get(backend)}
+    return {
+        backend
+        for backend in {**before, **after}
+        if not same(before.get(backend), after.get(backend))
+    }
 
 
 def _prepared(config: Config) -> dict[str, dict[tuple[str, str], tuple[Any, ...]]]:
@@ -58,6 +62,24 @@ def _prepared(config: Config) -> dict[str, dict[tuple[str, str], tuple[Any, ...]
     return found
 
 
+def same(one: Any, other: Any) -> bool:
+    """Whether two values of configurations say the same. Python's own equality takes 1, 1.0 and
+    true for one another, and two secret files for one if they hold the same now."""
+    if isinstance(one, str):
+        return bool(one == other) and getattr(one, "file", None) == getattr(other, "file", None)
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, msgspec.Struct):
+        return all(
+            same(getattr(one, field), getattr(other, field)) for field in one.__struct_fields__
+        )
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
 def changes(old: Config, new: Config) -> tuple[str, ...]:
     """The paths of all differences: single models and plugins, and the keys of sections."""
     return tuple(_changes(old, new))
@@ -66,21 +88,24 @@ def changes(old: Config, new: Config) -> tuple[str, ...]:
 def _changes(old: Config, new: Config) -> Iterator[str]:
     for section in new.__struct_fields__:
         before, after = getattr(old, section), getattr(new, section)
-        if before == after:
-            continue
         if section == "models":
-            yield from _keys(section, before, after)
+            found = list(_keys(section, before, after))
+            if not found and list(before) != list(after):
+                found = [section]  # nothing but the order in which they are listed
+            yield from found
+        elif same(before, after):
+            continue
         elif section == "plugins":
             names = {plugin.name: plugin for plugin in before}, {p.name: p for p in after}
             found = list(_keys(section, *names))
             yield from found or [section]  # nothing but their order
         else:
             for field in after.__struct_fields__:
-                if getattr(before, field) != getattr(after, field):
+                if not same(getattr(before, field), getattr(after, field)):
                     yield join(section, field)
 
 
 def _keys(section: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
     for name in {**before, **after}:
-        if before.get(name) != after.get(name):
+        if not same(before.get(name), after.get(name)):
             yield join(section, name)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
+from llmgw_core.config.changes import same
 from llmgw_core.domain.errors import ConfigError
 from llmgw_core.hooks.compile import compile_plugin
 from llmgw_core.hooks.dispatch import invoke
@@ -79,7 +80,7 @@ class Plugin:
         return (
             self.state != "closed"
             and self.enabled.plugin is enabled.plugin
-            and self.enabled.section == enabled.section
+            and same(self.enabled.section, enabled.section)
             and not ("startup" in self.hooks and set(changed) & set(self.parts.backends))
         )
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from llmgw_core.domain.access import Principal
 from llmgw_core.domain.call import Head
 from llmgw_core.inprocess.refusal import refusal, unreadable
 from llmgw_core.inprocess.replies import ChatReply, EmbeddingReply, Json
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from openai import AsyncOpenAI, OpenAI
 
-    from llmgw_core.domain.access import Principal
     from llmgw_core.inprocess.calls import Calls, InProcessCall
 
 CHAT = "/v1/chat/completions"
@@ -41,6 +41,13 @@ class Caller:
     ) -> None:
         if key is not None and principal is not None:
             raise TypeError("Give a key or a principal, not both.")
+        if not isinstance(key, str | None):
+            raise TypeError(f"A key is a text, and not a {type(key).__name__}.")
+        if not isinstance(principal, Principal | None):
+            raise TypeError(
+                f"A principal is made by Gateway.principal() or Principal.of(), and is not a"
+                f" {type(principal).__name__}."
+            )
         self._calls = calls
         self._key = key
         self._principal = principal
@@ -116,13 +123,14 @@ class Caller:
     def _begin(
         self, method: str, path: str, body: bytes, headers: Mapping[str, str] | None
     ) -> InProcessCall:
-        given = headers.items() if headers else ()
-        fields = [(name.lower().encode(), value.encode()) for name, value in given]
+        fields = {} if headers is None else {name.lower(): value for name, value in headers.items()}
+        # Nothing that an application hands on says who calls in place of its key.
         if body:
-            fields.append((b"content-type", b"application/json"))
+            fields["content-type"] = "application/json"
         if self._key is not None:
-            fields.append((b"authorization", b"Bearer " + self._key.encode()))
-        return self._calls.begin(Head(method, path, tuple(fields)), body, self._principal)
+            fields["authorization"] = f"Bearer {self._key}"
+        lines = tuple((name.encode(), value.encode()) for name, value in fields.items())
+        return self._calls.begin(Head(method, path, lines), body, self._principal)
 
 
 class InProcess:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,9 @@ def port(text: str) -> int:
 
 def _serve(args: argparse.Namespace) -> None:
     start_logging(logging.INFO)
+    # Until the configuration has been read there is nothing to read again; its default would end
+    # the process.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     path = Path(args.config)
     directory = path.absolute().parent
     if args.discover:

@@ -99,6 +99,17 @@ async def test_a_signal_without_a_file_or_a_change_is_answered_in_the_log(
         await settled(lambda: "opened without a file" in caplog.text)
 
 
+async def test_a_signal_while_the_gateway_closes_does_not_end_the_process(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with Gateway.open(Config(), base_dir=tmp_path) as gateway:
+        async with reloading(gateway):
+            pass
+        os.kill(os.getpid(), signal.SIGHUP)
+        await settled(lambda: "not reloaded" in caplog.text)
+
+
 async def test_a_process_is_asked_only_if_it_is_certain_which_one_it_is(tmp_path: Path) -> None:
     file = tmp_path / "llmgw.yaml"
     file.write_text("requests: {attempts: 2}\n")

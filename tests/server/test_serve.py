@@ -163,6 +163,14 @@ async def test_a_signal_while_starting_ends_cleanly() -> None:
     assert await process.end() == (0, "", "")
 
 
+async def test_a_hang_up_while_starting_is_no_end() -> None:
+    process = await Process.start(kind="hypercorn", opening=60)
+    assert await process.line() == "opening"
+    process.process.send_signal(signal.SIGHUP)
+    process.process.send_signal(signal.SIGTERM)
+    assert await process.end() == (0, "", "")
+
+
 async def test_a_client_that_does_not_read_cannot_hold_up_the_end(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
