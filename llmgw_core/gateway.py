@@ -260,7 +260,7 @@ class Gateway(InProcess):
             log.info("configuration %d is in force; changed: %s", new.number, ", ".join(changed))
         if file is not None:
             await remember(file, trigger)
-        return _result(new, changed, started, old)
+        return new.result(changed, old, time.monotonic() - started)
 
     async def _renew(self, old: Generation, config: Config) -> tuple[str, ...]:
         """Build what follows from `config` and swap it in; returns what has changed."""
@@ -377,19 +377,6 @@ def _checked(source: Config | ConfigFile, base: Path) -> Config:
     config = typed(source)
     raise_all(validate(config, today=dt.datetime.now(dt.UTC).date()))
     return with_absolute_paths(config, base)
-
-
-def _result(
-    generation: Generation, changed: tuple[str, ...], started: float, before: Generation
-) -> ReloadResult:
-    running = before.host.plugins
-    kept = tuple(plugin.name for plugin in generation.host.plugins if plugin in running)
-    return ReloadResult(
-        generation=generation.number,
-        changed=changed,
-        kept=kept,
-        seconds=time.monotonic() - started,
-    )
 
 
 __all__ = [

@@ -15,6 +15,7 @@ from llmgw_core.accounting.prices import PriceBook
 from llmgw_core.backends.transport.plugin_http import open_session
 from llmgw_core.backends.transport.registry import Way, way_of
 from llmgw_core.config.build import collect_models
+from llmgw_core.config.changes import ReloadResult
 from llmgw_core.config.errors import ConfigErrors, join, raise_all
 from llmgw_core.config.outgoing import outgoing_of
 from llmgw_core.config.schema import Config, DeploymentConfig
@@ -112,6 +113,11 @@ class Generation:
             after = new.models.get(name)
             if after is None or model.weights() != after.weights():
                 yield from model.deployments
+
+    def result(self, changed: tuple[str, ...], old: Generation, seconds: float) -> ReloadResult:
+        """What a reload says that went on from `old` with this one and took `seconds`."""
+        kept = tuple(each.name for each in self.host.plugins if each in old.host.plugins)
+        return ReloadResult(generation=self.number, changed=changed, kept=kept, seconds=seconds)
 
     async def aclose(self, seconds: float) -> None:
         """Settle what is still under way, which is nothing unless the gateway is closing, and

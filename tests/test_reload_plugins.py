@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from llmgw_core.config.changes import changes
-from llmgw_core.config.load import parse
 from llmgw_core.config.schema import Config, PluginConfig, ReloadConfig, RoutingConfig
 from llmgw_core.domain.errors import ConfigError
 from llmgw_core.gateway import Gateway
@@ -375,41 +373,3 @@ async def test_what_was_made_for_a_configuration_that_did_not_start_is_closed(
         await here[0].gateway.reload(changed(here[0], plugins=again, routing=RoutingConfig("mine")))
     assert closed == ["balancer"]
     assert (await here[0].client.chat("m")).status == 200
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "changed"),
-    [
-        (
-            "plugins: [{name: p, config: {x: 1}}]",
-            "plugins: [{name: p, config: {x: true}}]",
-            "plugins.p",
-        ),
-        (
-            "plugins: [{name: p, config: {x: 1}}]",
-            "plugins: [{name: p, config: {x: 1.0}}]",
-            "plugins.p",
-        ),
-        ("outgoing: {proxy: 'file:a'}", "outgoing: {proxy: 'file:b'}", "outgoing.proxy"),
-        ("models: {m: *m, n: *m}", "models: {n: *m, m: *m}", "models"),
-        (
-            "plugins: [{name: p, config: {x: 1, y: 2}}]",
-            "plugins: [{name: p, config: {y: 2, x: 1}}]",
-            "",
-        ),
-    ],
-)
-def test_what_only_looks_the_same_is_a_change(
-    tmp_path: Path, before: str, after: str, changed: str
-) -> None:
-    model = (
-        "plugins: [{name: q, config: {d: &m {deployments: [{name: a, backend: b, zone: z}]}}}]\n"
-    )
-    free = "accounting: {unpriced: zero}\n"
-    for name in "ab":
-        (tmp_path / name).write_text("http://proxy:1")
-    old, new = (
-        parse(free + (model if "*m" in text else "") + text, base_dir=tmp_path, env={})
-        for text in (before, after)
-    )
-    assert changes(old, new) == ((changed,) if changed else ())
