@@ -12,7 +12,7 @@ import contextlib
 import contextvars
 import queue
 import threading
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,10 +21,18 @@ THREADS: Final = 8
 """Of one plugin; further calls wait for their turn, within their timeout."""
 
 
-class _Job(NamedTuple):
-    function: Callable[[], Any]
-    result: asyncio.Future[Any]
-    loop: asyncio.AbstractEventLoop
+class _Job:
+    """`work` is None when nobody waits for it any more."""
+
+    __slots__ = ("loop", "work")
+
+    def __init__(self, function: Callable[[], Any], result: asyncio.Future[Any]) -> None:
+        self.loop = result.get_loop()
+        self.work: tuple[Callable[[], Any], asyncio.Future[Any]] | None = (function, result)
+
+    def ended(self, future: asyncio.Future[Any]) -> None:
+        """Keep nothing of the call: if no thread ever comes back, the queue stays."""
+        self.work = None
 
 
 class Threads:
@@ -46,7 +54,9 @@ class Threads:
         context = contextvars.copy_context()
         self._busy += 1
         future.add_done_callback(self._left)
-        self._jobs.put(_Job(lambda: context.run(function, *arguments), future, loop))
+        job = _Job(lambda: context.run(function, *arguments), future)
+        future.add_done_callback(job.ended)
+        self._jobs.put(job)
         if self._threads < min(self._busy, self._size):
             self._threads += 1
             name = f"llmgw-{self._name}-{self._threads}"
@@ -71,16 +81,18 @@ class Threads:
 
 
 def _do(job: _Job) -> None:
-    if job.result.cancelled():
+    work = job.work
+    if work is None or work[1].cancelled():
         return
+    function, future = work
     error: BaseException | None = None
     result: Any = None
     try:
-        result = job.function()
+        result = function()
     except BaseException as raised:  # noqa: BLE001 -- belongs to whoever waits for it
         error = raised
     with contextlib.suppress(RuntimeError):  # the loop was closed in the meantime
-        job.loop.call_soon_threadsafe(_deliver, job.result, result, error)
+        job.loop.call_soon_threadsafe(_deliver, future, result, error)
 
 
 def _deliver(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -125,6 +126,24 @@ async def test_threads_are_bounded_started_when_needed_and_end(tmp_path: Path) -
     pool.close()
     await asyncio.to_thread(thread.join, 5)
     assert not thread.is_alive()
+
+
+async def test_what_is_given_up_behind_a_thread_that_never_returns_is_not_kept() -> None:
+    pool, release = Threads("pool", size=1), threading.Event()
+    first = pool.run(release.wait)
+
+    class Document:
+        def read(self) -> None: ...
+
+    document = Document()
+    left = weakref.ref(document)
+    pool.run(document.read).cancel()
+    del document
+    await asyncio.sleep(0)
+    assert left() is None
+    release.set()
+    assert await first
+    pool.close()
 
 
 def test_a_loop_that_has_ended_is_left_alone() -> None:
