@@ -56,6 +56,7 @@ class PluginContext:
         self.metrics = Metrics()
         self.opened = True
         """Whether tasks and connections may be opened; a host says no until `startup`."""
+        self._closed = False
         self._data_dir = data_dir
         self._deployments_of: Callable[[str], tuple[Deployment, ...]] | None = None
         self._handle: Handle | None = None
@@ -147,6 +148,8 @@ class PluginContext:
         return task
 
     def _must_be_open(self, what: str) -> None:
+        if self._closed:
+            raise RuntimeError(f"the plugin is closed: nobody would end its {what}")
         if not self.opened:
             message = (
                 f"{what} belong into the hook `startup`: a gateway that does not start after all"
@@ -168,13 +171,15 @@ class PluginContext:
         """An HTTP client of the plugin's own, made at the first use, closed at shutdown. For
         what is not a model's backend. It goes the way that the section `outgoing` says: proxy,
         `no_proxy`, authorities and client certificate."""
-        self._must_be_open("connections")
         if self._http is None:
+            self._must_be_open("connections")
             self._http = self._open_http()
         return self._http
 
     async def aclose(self, seconds: float) -> None:
-        """Cancel the tasks, wait up to `seconds` for them, close the HTTP client. Idempotent."""
+        """Cancel the tasks, wait up to `seconds` for them, close the HTTP client. From now on
+        nothing is opened. Idempotent."""
+        self._closed = True
         tasks = set(self._tasks)
         for task in tasks:
             task.cancel()

@@ -330,6 +330,10 @@ async def test_tasks_of_plugins_are_cancelled_at_the_end_and_their_errors_logged
     await asyncio.wait([failed])
     await context.aclose(5)
     await context.aclose(5)
+    with pytest.raises(RuntimeError, match="the plugin is closed: nobody would end its tasks"):
+        context.spawn(asyncio.sleep(0), "late")
+    with pytest.raises(RuntimeError, match="the plugin is closed"):
+        context.http()
     assert waiting.cancelled()
     assert waiting.get_name() == "llmgw-p-waiting"
     assert [item.getMessage() for item in caplog.records] == [
