@@ -142,14 +142,18 @@ class RequestView:
         return self._decoded
 
     def replace(self, endpoint: Endpoint, changes: Mapping[str, Any]) -> RequestView:
-        """A copy with top-level fields set to new values; a value of None removes the field."""
+        """A copy with top-level fields set to new values; a value of None removes the field.
+        Raises `ValueError` for another `stream`: the client reads the form that it asked for."""
         fields = dict(self.fields)
         for name, value in changes.items():
             if value is None:
                 fields.pop(name, None)
             else:
                 fields[name] = msgspec.Raw(_encode(value))
-        return RequestView(fields, endpoint)
+        changed = RequestView(fields, endpoint)
+        if changed.stream is not self.stream:
+            raise ValueError("whether the reply is a stream is up to the client")
+        return changed
 
     def encode(self, model: str) -> bytes:
         """The body for an upstream that calls the model `model`; streams always ask for usage."""

@@ -211,3 +211,11 @@ def test_a_changed_copy_leaves_the_original_alone() -> None:
     changed = view.replace("chat.completions", {"model": "b", "user": None, "seed": 7})
     assert (changed.model, changed.get("user"), changed.get("seed")) == ("b", None, 7)
     assert (view.model, view.get("user"), view.get("seed")) == ("a", "u", None)
+
+
+@pytest.mark.parametrize(("asked", "other"), [("true", False), ("true", None), ("false", True)])
+def test_whether_the_reply_is_a_stream_is_up_to_the_client(asked: str, other: object) -> None:
+    view = chat('{"model":"a","stream":' + asked + "," + MESSAGES + "}")
+    with pytest.raises(ValueError, match="up to the client"):
+        view.replace("chat.completions", {"stream": other})
+    assert view.replace("chat.completions", {"stream": asked == "true"}).stream is view.stream
