@@ -115,10 +115,10 @@ def _inside(call: Call, plugin: str) -> Subcall:
         return Subcall(call.id, frozenset((plugin,)))
     if outer.depth >= MAX_DEPTH:
         names = ", ".join(sorted(outer.muted))
-        message = (
-            f"Calls of plugins may be {MAX_DEPTH} deep; `{plugin}` would be one more inside of"
-            f" calls of: {names}."
+        log.error(
+            "call=%s: the plugin %s asks too deep inside of calls of: %s", call.id, plugin, names
         )
+        message = f"Calls of extensions of the gateway may be {MAX_DEPTH} deep."
         raise SubcallError(GatewayError(508, "subcalls_too_deep", message, should_retry=False))
     return Subcall(call.id, outer.muted | {plugin}, outer.depth + 1)
 
