@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from llmgw_server.cli.sources import LOCAL
 
@@ -19,7 +20,7 @@ HEAD = """\
 # `llmgw-server check --config FILE` says what is wrong with it, by path.
 
 server:
-  host: {host}        # 127.0.0.1 is reachable from this machine only
+  host: {host}      # 127.0.0.1 is reachable from this machine only
   port: {port}
   admin_key: file:{admin_key}   # for the admin pages; readable by you alone
 
@@ -72,9 +73,9 @@ def configuration(
 ) -> str:
     """The text of the file. Engines come first; a public model of the same name gets the name of
     its provider in front, so that no call leaves the house for it by accident."""
-    ordered = sorted(findings, key=lambda finding: finding.source.zone != LOCAL)
+    ordered = _distinct(sorted(findings, key=lambda finding: finding.source.zone != LOCAL))
     public = any(finding.offers and finding.source.zone != LOCAL for finding in findings)
-    parts = [HEAD.format(day=day, host=host, port=port, admin_key=admin_key)]
+    parts = [HEAD.format(day=day, host=_quoted(host), port=port, admin_key=admin_key)]
     if proxied:
         parts.append(PROXY)
     if public:
@@ -90,17 +91,33 @@ def configuration(
 _Names = dict[str, list[tuple["Source", "Offer"]]]
 
 
+def _distinct(findings: Sequence[Finding]) -> list[Finding]:
+    """Those of the same name, engines on the same port of two machines, with a number behind."""
+    names: set[str] = set()
+    made = []
+    for finding in findings:
+        source, number = finding.source, 1
+        while source.name in names:
+            number += 1
+            source = source.named(f"{finding.source.name}-{number}")
+        names.add(source.name)
+        made.append(msgspec.structs.replace(finding, source=source))
+    return made
+
+
 def _named(findings: Sequence[Finding]) -> _Names:
-    """Public name -> who serves it: several engines, or one provider."""
+    """Public name -> who serves it: several engines, or one provider. What no name is left for,
+    because others are called as it would have been, is left out."""
     named: _Names = {}
     for finding in findings:
         source = finding.source
         for offer in finding.offers:
-            name = offer.name
-            taken = named.get(name)
-            if taken and not _alike(taken[0], (source, offer)):
-                name = f"{source.name}/{offer.name}"
-            named.setdefault(name, []).append((source, offer))
+            own = f"{source.name}/{offer.name}", offer.id, f"{source.name}/{offer.id}"
+            for name in (offer.name, *own):
+                taken = named.setdefault(name, [])
+                if all(_alike(other, (source, offer)) for other in taken):
+                    taken.append((source, offer))
+                    break
     return named
 
 
@@ -121,7 +138,7 @@ def _section(finding: Finding, named: _Names, day: dt.date) -> list[str]:
         parts.append(LOCAL_NOTE)
     for name, servers in named.items():
         if servers[0][0] == source:
-            parts.append(f"  {json.dumps(name)}:\n")
+            parts.append(f"  {_literal(name)}:\n")
             if servers[0][1].kind == "embedding":
                 parts.append("    kind: embedding\n")
             if local:
@@ -142,5 +159,11 @@ def _deployment(source: Source, offer: Offer, name: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A value in double quotes, as YAML and JSON share them, that refers to no variable."""
-    return json.dumps(text).replace("${", "$${")
+    """A value in double quotes that refers to no variable."""
+    return _literal(text).replace("${", "$${")
+
+
+def _literal(text: str) -> str:
+    """A text in YAML's double quotes. JSON's would do but for characters beyond 16 bits."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped.encode("ascii", "backslashreplace").decode("ascii")}"'

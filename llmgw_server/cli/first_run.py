@@ -65,12 +65,16 @@ def discover(path: Path, *, host: str, port: int, given: Sequence[Source]) -> No
     )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_secret(path.parent / ADMIN_KEY, f"llmgw-admin-{secrets.token_urlsafe(32)}")
+        key = path.parent / ADMIN_KEY
+        made = _write_secret(key, f"llmgw-admin-{secrets.token_urlsafe(32)}")
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
         raise CommandError(f"Cannot write {error.filename}: {error.strerror}.") from error
-    say_now(f"Wrote {path}, and the admin key into {path.parent / ADMIN_KEY} (mode 0600).")
+    if made:
+        say_now(f"Wrote {path}, and the admin key into {key} (mode 0600).")
+    else:
+        say_now(f"Wrote {path}. The admin key is what {key} holds, which was there already.")
 
 
 def report(findings: Sequence[Finding]) -> list[str]:
@@ -113,9 +117,11 @@ async def make_api_key(tenancy: Tenancy, directory: Path) -> str:
         user = (await tenancy.create_user(organization, USER_NAME, actor=ACTOR)).id
     _, key = await tenancy.create_key(user=user, name="discover", actor=ACTOR)
     try:
-        await asyncio.to_thread(_write_secret, path, key)
+        saved = await asyncio.to_thread(_write_secret, path, key)
     except OSError as error:
         raise CommandError(f"Cannot write {path}: {error.strerror}.") from error
+    if not saved:
+        raise CommandError(f"Cannot write {path}: a link that leads nowhere is in its place.")
     return f"Your first API key is in {path} (mode 0600)."
 
 
@@ -127,11 +133,12 @@ async def _id(tenancy: Tenancy, kind: Kind[T], name: str, organization: str | No
         return ""
 
 
-def _write_secret(path: Path, text: str) -> None:
-    """A file that only its owner can read; one that is there stays."""
+def _write_secret(path: Path, text: str) -> bool:
+    """A file that only its owner can read. False: one, or a link, is there, and stays."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        return
+        return False
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text + "\n")
+    return True

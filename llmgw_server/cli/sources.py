@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from llmgw_core.domain.deployment import Origin
+from llmgw_server.cli.errors import CommandError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -80,10 +81,14 @@ PROVIDERS = (
 
 
 def providers(env: Mapping[str, str]) -> list[Source]:
-    """Those whose key is set. `OPENAI_BASE_URL`, which OpenAI's own client knows, is obeyed."""
+    """Those whose key is set. `OPENAI_BASE_URL`, which OpenAI's own client knows, is obeyed.
+    Raises `CommandError` if that is no address."""
     found = [source for source in PROVIDERS if env.get(source.variable, "").strip()]
     base = env.get("OPENAI_BASE_URL", "").strip().rstrip("/")
     if base:
+        if not _usable(base):
+            # Not quoted: there may be a password in it.
+            raise CommandError("OPENAI_BASE_URL is not an http or https URL; correct or unset it.")
         found = [
             msgspec.structs.replace(source, base_url=base) if source.name == "openai" else source
             for source in found
@@ -105,16 +110,23 @@ def engines(given: Sequence[Source], own_port: int) -> list[Source]:
 def engine(text: str) -> Source:
     """An engine from the command line: `PORT`, `HOST:PORT` or a URL."""
     address = text if "://" in text else f"http://{f'127.0.0.1:{text}' if text.isdigit() else text}"
+    if not _usable(address):
+        message = f"'{text}' is not a port, HOST:PORT or URL"
+        raise argparse.ArgumentTypeError(message)
+    url = urlsplit(address)
+    base = f"{url.scheme}://{url.netloc}{url.path.rstrip('/') or '/v1'}"
+    return Source(f"port-{url.port or url.scheme}", base, LOCAL)
+
+
+def _usable(address: str) -> bool:
+    """Whether it is a URL that can be asked, without user and password."""
     try:
         url = urlsplit(address)
         port = url.port
     except ValueError:
-        port = 0
-    if port == 0 or url.scheme not in {"http", "https"} or not url.hostname or url.username:
-        message = f"'{text}' is not a port, HOST:PORT or URL"
-        raise argparse.ArgumentTypeError(message)
-    base = f"{url.scheme}://{url.netloc}{url.path.rstrip('/') or '/v1'}"
-    return Source(f"port-{port or url.scheme}", base, LOCAL)
+        return False
+    known = url.scheme in {"http", "https"} and bool(url.hostname)
+    return known and port != 0 and url.username is None
 
 
 def secret(source: Source) -> str:

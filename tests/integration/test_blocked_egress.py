@@ -167,7 +167,7 @@ async def test_chat_streams_and_discovery_work_where_only_a_proxy_leads_out(
         assert "proxy: environment" in written
         assert "hush" not in written
 
-        config.write_text(written.replace("host: 127.0.0.1 ", "unix: gateway.sock "))
+        config.write_text(written.replace('host: "127.0.0.1"', "unix: gateway.sock"))
         key = (tmp_path / "llmgw-api.key").read_text().strip()
         checked = ("check", "--connect", "--config", str(config))
         async with program(*isolated(tmp_path, engine.port, *checked), **variables) as process:

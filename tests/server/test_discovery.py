@@ -5,9 +5,14 @@ from __future__ import annotations
 import datetime as dt
 import json
 import socket
-from typing import TYPE_CHECKING, Any
+import tempfile
+from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
 
 from llmgw_core.config.load import parse
 from llmgw_core.domain.deployment import Timeouts
@@ -16,11 +21,9 @@ from llmgw_core.testing.upstream import Peer, Upstream, http_reply, repeating
 from llmgw_server.cli import discovery
 from llmgw_server.cli.discovered_text import configuration
 from llmgw_server.cli.discovery import Finding, Offer, ask_all, read_listing
+from llmgw_server.cli.errors import CommandError
 from llmgw_server.cli.first_run import report
 from llmgw_server.cli.sources import LOCAL, PUBLIC, Source, engine, engines, providers
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 DAY = dt.date(2026, 1, 1)
 
@@ -194,6 +197,15 @@ def test_providers_are_those_whose_key_is_set() -> None:
     assert found[0].base_url == "https://eu.api.openai.com/v1"
 
 
+@pytest.mark.parametrize(
+    "base", ["api.openai.com", "http://x:99999", "http://x:y/v1", "http://[::1", "http://u:p@x/v1"]
+)
+def test_a_base_url_that_is_none_is_a_sentence_without_what_it_says(base: str) -> None:
+    with pytest.raises(CommandError, match="OPENAI_BASE_URL") as caught:
+        providers({"OPENAI_API_KEY": "y", "OPENAI_BASE_URL": base})
+    assert base not in str(caught.value)
+
+
 def test_our_own_port_is_not_asked() -> None:
     ports = {source.origin.port for source in engines((), 8080)}
     assert ports == {8000, 3000, 11434, 1234}
@@ -258,3 +270,43 @@ def test_engines_alone_need_no_exception_of_prices(tmp_path: Path) -> None:
     config = parse(text, base_dir=tmp_path, env={}, today=DAY)
     assert config.accounting.unpriced == "refuse"
     assert (config.server.port, config.outgoing.proxy) == (4100, None)
+
+
+@given(
+    st.lists(
+        st.lists(
+            st.one_of(
+                st.text(max_size=6),
+                st.sampled_from(("x", "a/x.gguf", "b/x.gguf", "e-1/x", "e-1/a/x.gguf", "p/x")),
+            ),
+            max_size=6,
+        ),
+        min_size=3,
+        max_size=3,
+    )
+)
+@example([["\U0001f600 m", "\u2028", "\\", "${HOME}"], [], []])
+@example([["a/x.gguf", "b/x.gguf", "c/x.gguf"], ["a/x.gguf", "b/x.gguf"], ["x", "e-1/x"]])
+def test_whatever_models_are_called_the_written_configuration_is_valid(
+    ids: list[list[str]],
+) -> None:
+    # Two engines on the same port of two machines, and a provider.
+    one = Source("e-1", "http://one:1/v1", LOCAL)
+    sources = (
+        one,
+        msgspec.structs.replace(one, base_url="http://two:1/v1"),
+        Source("p", "https://p.example/v1", PUBLIC, "P_KEY"),
+    )
+    findings = [
+        Finding(source, read_listing(source, listing(*({"id": each} for each in names))).offers)
+        for source, names in zip(sources, ids, strict=True)
+    ]
+    assume(any(finding.offers for finding in findings))
+    text = written(*findings, admin_key="k", host="::")
+    with tempfile.TemporaryDirectory() as directory:
+        base = Path(directory)
+        (base / "k").write_text("0123456789abcdef")
+        config = parse(text, base_dir=base, env={"P_KEY": "sk-x"}, today=DAY)
+    assert config.server.host == "::"
+    served = [each for model in config.models.values() for each in model.deployments]
+    assert 0 < len(served) <= sum(len(finding.offers) for finding in findings)

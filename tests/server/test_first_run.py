@@ -166,6 +166,18 @@ def test_a_first_run_finds_writes_makes_keys_and_serves(tmp_path: Path) -> None:
         assert (tmp_path / "llmgw-api.key").read_text().strip() == key
 
 
+def test_an_admin_key_that_is_there_is_kept_and_said_to_be(tmp_path: Path) -> None:
+    (tmp_path / "llmgw-admin.key").write_text("a key of somebody else")
+    (tmp_path / "llmgw-api.key").symlink_to(tmp_path / "nowhere" / "key")
+    with listening(Engine) as engine:
+        words = ("serve", "--discover", "--engine", str(engine), "--port", str(free_port()))
+        code, text = ended(*words, cwd=tmp_path)
+    assert "was there already" in text
+    assert "mode 0600" not in text
+    assert code == 1
+    assert "llmgw-api.key: a link that leads nowhere is in its place" in text
+
+
 def test_where_nothing_is_found_nothing_is_written(tmp_path: Path) -> None:
     code, text = ended("serve", "--discover", "--engine", str(free_port()), cwd=tmp_path)
     assert code == 1

@@ -204,7 +204,7 @@ async def test_a_call_that_its_client_has_left_cannot_hold_up_the_end(kind: str)
     async with running(Entrance(ignores).application(), kind, drain_seconds=0) as server:
         _, writer = await server.send(b"GET /v1/x HTTP/1.1\r\nhost: a\r\n\r\n")
         await begun.wait()
-        writer.transport.abort()  # type: ignore[attr-defined]
+        writer.transport.abort()
         await left.wait()
         server.stop.set()
         assert server.serving is not None

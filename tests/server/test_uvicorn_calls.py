@@ -237,6 +237,6 @@ async def test_requests_that_wait_are_answered_before_more_of_them_are_read() ->
             await read_reply(reader)
             await arrived.get()
         assert len(waiting) == most - 20
-        writer.transport.abort()  # type: ignore[attr-defined]
+        writer.transport.abort()
         for _ in range(200_000):
             go.release()
