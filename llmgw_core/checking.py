@@ -70,8 +70,13 @@ class Checked:
 def check_file(path: Path | str, env: Mapping[str, str] | None = None) -> Checked:
     """Look at the configuration in the file `path` with the variables `env` (default: those of
     this process). Raises `ConfigErrors` only when it cannot be read at all."""
-    text = read_text(path)
-    base = Path(path).absolute().parent
+    return check_text(read_text(path), path, Path(path).absolute().parent, env)
+
+
+def check_text(
+    text: str, name: Path | str, base: Path, env: Mapping[str, str] | None = None
+) -> Checked:
+    """As `check_file`, with a text that is called `name`, as if it stood in a file in `base`."""
     found = survey(text, base=base, env=os.environ if env is None else env)
     checked = Checked(found.config, found.errors)
     if found.config is not None:
@@ -82,7 +87,7 @@ def check_file(path: Path | str, env: Mapping[str, str] | None = None) -> Checke
         _look(checked, config, base)
         later = [error for error in checked.errors[before:] if not found.follows(error)]
         checked.errors[before:] = later
-    checked.errors = place(checked.errors, text, path)
+    checked.errors = place(checked.errors, text, name)
     return checked
 
 

@@ -266,7 +266,7 @@ class Gateway(InProcess):
         """Build what follows from `config` and swap it in; returns what has changed."""
         raise_all(refusals(old.config, config))
         changed = changes(old.config, config)
-        if not changed:
+        if not changed and not any(plugin.path for plugin in config.plugins):
             return changed
         host = load_plugins(
             config,
@@ -276,6 +276,9 @@ class Gateway(InProcess):
             reuse=old.host,
             changed=changed_backends(old.config, config),
         )
+        changed = tuple(dict.fromkeys((*changed, *host.rewritten(old.host))))
+        if not changed:
+            return changed
         models = load_models(config, host)
         new = self._next = Generation(old.number + 1, config, host, models, self._foundation)
         try:

@@ -373,3 +373,20 @@ async def test_what_was_made_for_a_configuration_that_did_not_start_is_closed(
         await here[0].gateway.reload(changed(here[0], plugins=again, routing=RoutingConfig("mine")))
     assert closed == ["balancer"]
     assert (await here[0].client.chat("m")).status == 200
+
+
+async def test_a_plugin_of_one_file_is_made_anew_when_its_file_has_changed(tmp_path: Path) -> None:
+    plugin, file = tmp_path / "p.py", tmp_path / "llmgw.yaml"
+    text = "class P:\n    version = {}\n    def __init__(self, config, context): pass\n{}"
+    hook = "    from llmgw_core import hookimpl\n    @hookimpl\n    def shutdown(self): pass\n"
+    plugin.write_text(text.format(1, hook))
+    file.write_text("plugins: [{name: p, path: p.py}]\n")
+    async with Gateway.open(file) as gateway:
+        assert (await gateway.reload()).changed == ()
+        plugin.write_text(text.format(2, hook))
+        assert (await gateway.reload()).changed == ("plugins.p",)
+        assert gateway.host.plugins[0].instance.version == 2
+        plugin.write_text("no python")
+        with pytest.raises(ConfigError, match=r"p\.py, line 1: SyntaxError"):
+            await gateway.reload()
+        assert gateway.generation == 2

@@ -10,7 +10,9 @@ import hashlib
 import logging
 import os
 import re
+import tempfile
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -126,9 +128,10 @@ def put_back(path: Path, text: str) -> None:
     """Write `text` into the file that `path` leads to, in one step, keeping its mode and owner as
     far as this user may. Raises `OSError`."""
     target = path.resolve()
-    draft = target.with_name(f".{target.name}.new")
     before = target.stat() if target.exists() else None
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    # A name of its own: somebody else may do the same.
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    draft = Path(name)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
             file.write(text)
@@ -136,7 +139,7 @@ def put_back(path: Path, text: str) -> None:
             os.fsync(file.fileno())
             if before is not None:
                 os.fchmod(file.fileno(), before.st_mode & 0o7777)
-                if (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
+                with suppress(PermissionError):
                     os.fchown(file.fileno(), before.st_uid, before.st_gid)
         draft.replace(target)
     except BaseException:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import pluggy
 
+from llmgw_core.config.errors import join
 from llmgw_core.domain.reply import Reply
 from llmgw_core.hooks import dispatch, views
 from llmgw_core.hooks.enabled import resolve
@@ -264,6 +265,15 @@ class PluginHost:
             plugin.context.bind_calls(self._handle)
 
     # Reports
+
+    def rewritten(self, before: PluginHost) -> list[str]:
+        """The paths in the configuration of the plugins whose code is not what it was."""
+        known = {plugin.name: plugin.enabled.plugin for plugin in before.plugins}
+        return [
+            join("plugins", plugin.name)
+            for plugin in self.plugins
+            if known.get(plugin.name, plugin.enabled.plugin) is not plugin.enabled.plugin
+        ]
 
     @property
     def failures(self) -> dict[tuple[str, str], int]:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from llmgw_core.checking import check_file
+from llmgw_core.checking import check_file, check_text
 from llmgw_core.config.document import read_document
+from llmgw_core.config.errors import raise_all
 from llmgw_core.config.history import History, put_back
 from llmgw_core.config.json_schema import json_schema
-from llmgw_core.config.load import load_file, parse, read_text
+from llmgw_core.config.load import load_file, read_text
 from llmgw_core.config.masking import effective
-from llmgw_core.config.positions import located
 from llmgw_core.config.schema import Config, PluginConfig
 from llmgw_core.config.secrets import Resolver
 from llmgw_core.domain.errors import ConfigError
@@ -139,9 +139,9 @@ def _rollback(args: argparse.Namespace) -> None:
 
 
 def _still_good(entry: Loaded, path: Path) -> None:
-    """What was good once need not be now: variables and files may be gone."""
-    with located(entry.text, f"configuration {entry.number}"):
-        parse(entry.text, base_dir=path.absolute().parent, env=os.environ)
+    """What was good once need not be now: variables, files and plugins may be gone."""
+    name = f"configuration {entry.number}"
+    raise_all(check_text(entry.text, name, path.absolute().parent).errors)
 
 
 def _kept(config: str) -> History:
@@ -155,5 +155,7 @@ def _kept(config: str) -> History:
     written = section.get("journal") if isinstance(section, dict) else None
     name = Config().accounting.journal
     if isinstance(written, str):
-        name = Resolver(path.parent, os.environ).resolve(written, "accounting.journal")
+        resolver = Resolver(path.parent, os.environ)
+        name = resolver.resolve(written, "accounting.journal")
+        raise_all(resolver.errors)
     return History(path.parent / name)

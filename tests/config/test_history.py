@@ -56,6 +56,16 @@ def test_nothing_is_kept_where_nothing_is_wanted_or_ever_was(tmp_path: Path) -> 
     assert History(tmp_path / "nowhere").entries() == []
 
 
+def test_what_lies_beside_a_file_that_is_put_back_is_not_touched(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_text("other")
+    (tmp_path / ".f.yaml.new").symlink_to(other)
+    put_back(tmp_path / "f.yaml", "mine")
+    assert other.read_text() == "other"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".f.yaml.new", "f.yaml", "other"]
+    assert (tmp_path / "f.yaml").stat().st_mode & 0o777 == 0o600
+
+
 def test_a_file_is_put_back_through_links_with_its_mode(tmp_path: Path) -> None:
     target, link = tmp_path / "target.yaml", tmp_path / "link.yaml"
     target.write_text("old")

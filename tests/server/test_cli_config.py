@@ -23,6 +23,15 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str
     return code, captured.out, captured.err
 
 
+PLUGIN = """
+from llmgw_core import hookimpl
+class P:
+    def __init__(self, config, context): pass
+    @hookimpl
+    def startup(self): pass
+"""
+
+
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The configuration in the working directory."""
@@ -166,6 +175,29 @@ async def test_what_would_not_load_any_more_is_not_put_back(
     code, _, err = said(capsys, "config", "rollback", "1")
     assert (code, file.read_text()) == (1, journal)
     assert "configuration 1:2:10: server.host: the environment variable `HOST` is not set" in err
+
+
+async def test_what_needs_a_plugin_that_is_gone_is_not_put_back(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plugin = file.with_name("p.py")
+    plugin.write_text(PLUGIN)
+    await loaded(file, ZERO + "plugins: [{name: p, path: p.py}]\n")
+    plugin.unlink()
+    file.write_text(ZERO)
+    code, _, err = said(capsys, "config", "rollback", "1")
+    assert (code, file.read_text()) == (1, ZERO)
+    assert "configuration 1:" in err
+    assert "p.py cannot be read" in err
+
+
+async def test_a_journal_that_nobody_can_name_is_not_taken_for_an_empty_history(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text("accounting: {journal: '${NO_SUCH_VARIABLE}'}\n")
+    code, out, err = said(capsys, "config", "history")
+    assert (code, out) == (1, "")
+    assert "`NO_SUCH_VARIABLE` is not set" in err
 
 
 async def test_a_directory_that_cannot_be_written_is_told_with_the_remedy(
