@@ -18,18 +18,20 @@ if TYPE_CHECKING:
 
 _LONGEST = 2000
 """Characters of a sentence."""
+# Every part that may begin anywhere is bounded: callers can have upstreams repeat what they sent,
+# and a search that tries each length at each place would hold up everybody.
 _PRIVATE = re.compile(
     r"""
-    [a-z][a-z0-9+.-]*://[^\s"'<>,;)]+                       # URLs
+    [a-z][a-z0-9+.-]{0,20}://[^\s"'<>,;)]+                       # URLs
     | (?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?(?![\w.]\d)  # IPv4
     | \[[0-9a-f]*:[0-9a-f:.]+\](?::\d+)?                    # IPv6 as in URLs
-    | (?<!\w)(?:[a-z0-9-]+\.)+[a-z][a-z0-9-]*:\d{2,5}\b     # host and port
+    | (?<!\w)(?:[a-z0-9-]{1,63}\.){1,9}[a-z][a-z0-9-]{0,62}:\d{2,5}\b  # host and port
     | (?<!\w)localhost(?::\d+)?\b
     | (?<![\w/])/(?:app|data|etc|home|lib|mnt|models?|opt|root|srv|tmp|usr|var|workspace)
       (?:/[\w.@+-]+)+/?                                     # files
-    | (?<!\w)[\w./-]+\.py\b
+    | (?<!\w)[\w./-]{1,120}\.py\b
     | (?<![\w-])(?:org|proj|acct|user|req|sk|pk|rk|key|llmgw)[-_][\w*.-]{6,}
-    | [\w.+-]+@[\w-]+(?:\.[\w-]+)+                          # addresses of people
+    | [\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)+                         # addresses of people
     """,
     re.IGNORECASE | re.VERBOSE,
 )
@@ -87,10 +89,10 @@ def _complaint(one: dict[str, Any]) -> str:
 
 def _told(text: str, words: Mapping[str, str]) -> str:
     """What may be told of `text`."""
-    text = text[:_LONGEST]
     if _TRACEBACK in text:
         return _SILENT
     for word, instead in words.items():
         if word:
             text = text.replace(word, instead)
-    return _PRIVATE.sub(HIDDEN, text)
+    # Only now: a word that is cut in two would be told up to there.
+    return _PRIVATE.sub(HIDDEN, text[:_LONGEST])
