@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ import uvloop
 
 from llmgw_core.backends.transport.aiohttp_transport import AiohttpTransport
 from llmgw_core.backends.transport.httptools_transport import HttptoolsTransport
+from llmgw_core.backends.transport.port import TransportError
+from llmgw_core.backends.transport.tunnel import MAX_HEAD, _Answer
 from llmgw_core.domain.credential import Credential
 from llmgw_core.domain.deployment import Origin
 from llmgw_core.domain.outgoing import Outgoing, Proxy
@@ -125,3 +128,20 @@ class TestAiohttpThroughAProxy(ThroughAProxy, FramingCases, FlowCases, Encrypted
             high_water=setup.high_water,
             outgoing=through(self.proxy),
         )
+
+
+async def test_a_tunnel_that_nobody_waits_for_any_more_ends_in_silence(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    answer = _Answer(asyncio.get_running_loop())
+    answer.connection_lost(None)
+    del answer
+    gc.collect()
+    assert not caplog.records
+
+
+async def test_an_answer_to_connect_that_is_too_long_is_refused_although_it_ends() -> None:
+    answer = _Answer(asyncio.get_running_loop())
+    answer.data_received(b"HTTP/1.1 200 OK\r\nx: " + b"a" * MAX_HEAD + b"\r\n\r\n")
+    with pytest.raises(TransportError, match="too long"):
+        await answer.head

@@ -86,17 +86,18 @@ class _Answer(asyncio.Protocol):
         self._data += data
         if self.head.done():
             return
-        if b"\r\n\r\n" in self._data:
+        if len(self._data) > MAX_HEAD:
+            self._fail("protocol", "the proxy's answer is too long")
+        elif b"\r\n\r\n" in self._data:
             self.head.set_result(self._data)
-        elif len(self._data) > MAX_HEAD:
-            self.head.set_exception(
-                TransportError("protocol", "connect", "the proxy's answer is too long")
-            )
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.head.done():
-            message = f"the proxy closed the connection ({exc or 'end of data'})"
-            self.head.set_exception(TransportError("reset", "connect", message))
+            self._fail("reset", f"the proxy closed the connection ({exc or 'end of data'})")
+
+    def _fail(self, kind: TransportKind, message: str) -> None:
+        self.head.set_exception(TransportError(kind, "connect", message))
+        self.head.exception()  # whoever waited may have been cancelled, and nobody would look
 
 
 def _judge(head: bytes) -> None:
