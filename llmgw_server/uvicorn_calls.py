@@ -31,7 +31,6 @@ class CallCycle:
     __slots__ = (
         "_chunked",
         "_head",
-        "_waiter",
         "body",
         "disconnected",
         "ended",
@@ -43,6 +42,7 @@ class CallCycle:
         "protocol",
         "response_complete",
         "task",
+        "waiter",
         "waiting_for_100_continue",
     )
 
@@ -61,7 +61,8 @@ class CallCycle:
         self.protocol = protocol
         self._head = b""
         self._chunked = False
-        self._waiter: asyncio.Future[None] | None = None
+        self.waiter: asyncio.Future[None] | None = None
+        """Set while the call waits for its body."""
         self.task: asyncio.Task[None] | None = None
 
     @property
@@ -77,7 +78,7 @@ class CallCycle:
 
     def set(self) -> None:
         """Something has changed: more of the body, its end, or the client's departure."""
-        waiter = self._waiter
+        waiter = self.waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
         if self.disconnected and not self.gone and not self.response_complete:
@@ -128,11 +129,11 @@ class CallCycle:
             raise too_large(limit)
 
     async def _changed(self) -> None:
-        self._waiter = self.protocol.loop.create_future()
+        self.waiter = self.protocol.loop.create_future()
         try:
-            await self._waiter
+            await self.waiter
         finally:
-            self._waiter = None
+            self.waiter = None
 
     # ------------------------------------------------------------------ sink
 

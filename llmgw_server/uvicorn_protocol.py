@@ -170,20 +170,22 @@ class CallProtocol(Endings):
 
     def on_message_complete(self) -> None:
         """As uvicorn."""
-        cycle = self.cycle
+        cycle: Any = self.cycle
         if not (self.parser.should_upgrade() or cycle.response_complete):
             cycle.more_body = False
-            cycle.message_event.set()
+            if not (type(cycle) is CallCycle and cycle.waiter is None):
+                cycle.message_event.set()
 
     def on_body(self, body: bytes) -> None:
         """As uvicorn."""
         self._framing = 0
-        cycle = self.cycle
+        cycle: Any = self.cycle
         if not cycle.response_complete:
             cycle.body += body
             if len(cycle.body) > HIGH_WATER_LIMIT:
                 self.flow.pause_reading()
-            cycle.message_event.set()
+            if not (type(cycle) is CallCycle and cycle.waiter is None):
+                cycle.message_event.set()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """As uvicorn, but a trailer is no header: it came after the caller was identified."""
@@ -214,7 +216,7 @@ class CallProtocol(Endings):
             self._abort_unread()
             return
         waiting = self.pipeline.pop() if self.pipeline else None
-        if not self.pipeline:
+        if self.flow.read_paused and not self.pipeline:
             # Not before: each packet can hold thousands of requests, a reply answers one.
             self.flow.resume_reading()
         if waiting is not None:

@@ -94,4 +94,5 @@ class Worker:
         self._cycles.discard(cycle)
         if cycle.task is not None:
             self._tasks.discard(cycle.task)
-        cycle.close()
+        if not cycle.response_complete:
+            cycle.close()

@@ -126,7 +126,9 @@ class PrincipalCache:
         """The principal of `key`, if it can be told at once: known, fresh, not expired."""
         digest = digest_of(key)
         entry = self._entries.get(digest)
-        if entry is None or entry.epoch != self._epoch or not self._fresh() or self._expired(entry):
+        if entry is None or entry.epoch != self._epoch or not self._fresh():
+            return None
+        if entry.principal.expires_at is not None and self._expired(entry):
             return None
         self._entries.move_to_end(digest)
         return entry

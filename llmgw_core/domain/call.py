@@ -36,13 +36,18 @@ class Head:
         self.client = client
         self._fields: dict[bytes, bytes] | None = None
 
-    def get(self, name: bytes) -> bytes | None:
-        """The first value of header `name` (lower case), or None."""
+    @property
+    def fields(self) -> dict[bytes, bytes]:
+        """The headers by name, of several values the first one."""
         fields = self._fields
         if fields is None:
             # Backwards, so that of several values the first one stays.
             fields = self._fields = dict(self.headers[::-1])
-        return fields.get(name)
+        return fields
+
+    def get(self, name: bytes) -> bytes | None:
+        """The first value of header `name` (lower case), or None."""
+        return (self._fields or self.fields).get(name)
 
 
 class Body(Protocol):

@@ -67,36 +67,37 @@ class TokenEstimator:
         """Tokens that 95 % of the answers do not exceed, as far as is known; at least 1."""
         return int(self._models.get(model, self._default).output + 0.5)
 
-    def learn_input(self, model: str, nbytes: int, tokens: int) -> None:
-        """A request of `nbytes` bytes was `tokens` tokens, says the provider."""
-        if nbytes > 0 and tokens > 0:
-            learned = self._learned(model)
-            learned.input_ratio += RATIO_WEIGHT * (_ratio(nbytes, tokens) - learned.input_ratio)
-
-    def learn_output(self, model: str, nbytes: int, tokens: int) -> None:
-        """An answer of `nbytes` bytes was `tokens` tokens, says the provider.
-
-        `nbytes` of 0 (an answer without text) still tells how long answers are.
-        """
-        if tokens <= 0:
+    def learn(
+        self, model: str, input_bytes: int, input_tokens: int, output_bytes: int, output_tokens: int
+    ) -> None:
+        """A request of `input_bytes` bytes was `input_tokens` tokens and its answer of
+        `output_bytes` bytes `output_tokens` tokens, says the provider. 0 of one of them: it does
+        not tell, except that an answer without text still tells how long answers are."""
+        learned = self._models.get(model)
+        if learned is None:
+            if input_bytes * input_tokens <= 0 >= output_tokens:
+                return
+            learned = self._models[model] = _Learned(self._default.output)
+        if input_bytes > 0 and input_tokens > 0:
+            ratio = _ratio(input_bytes, input_tokens)
+            learned.input_ratio += RATIO_WEIGHT * (ratio - learned.input_ratio)
+        if output_tokens <= 0:
             return
-        learned = self._learned(model)
-        if nbytes > 0:
-            learned.output_ratio += RATIO_WEIGHT * (_ratio(nbytes, tokens) - learned.output_ratio)
-        step = learned.step
+        if output_bytes > 0:
+            ratio = _ratio(output_bytes, output_tokens)
+            learned.output_ratio += RATIO_WEIGHT * (ratio - learned.output_ratio)
+        step, tokens = learned.step, output_tokens
         if tokens > learned.output:
             learned.output = min(HIGHEST_OUTPUT, learned.output * (1 + QUANTILE * step))
         else:
-            learned.output = max(1.0, learned.output * (1 - (1 - QUANTILE) * step))
+            shorter = learned.output * (1 - (1 - QUANTILE) * step)
+            learned.output = shorter if shorter > 1.0 else 1.0  # noqa: FURB136 -- a call is dear here
         if step > _LAST_STEP:
             learned.step = step * _STEP_DECAY
 
-    def _learned(self, model: str) -> _Learned:
-        learned = self._models.get(model)
-        if learned is None:
-            learned = self._models[model] = _Learned(self._default.output)
-        return learned
-
 
 def _ratio(nbytes: int, tokens: int) -> float:
-    return min(HIGHEST_RATIO, max(LOWEST_RATIO, nbytes / tokens))
+    ratio = nbytes / tokens
+    if ratio < LOWEST_RATIO:
+        return LOWEST_RATIO
+    return HIGHEST_RATIO if ratio > HIGHEST_RATIO else ratio  # noqa: FURB136 -- a call is dear here

@@ -134,4 +134,5 @@ def tightest(meters: tuple[tuple[Window, int], ...], now: float) -> MeterState |
         remaining = limit - window.total
         if remaining < least:
             found, least, limit_of = window, remaining, limit
-    return MeterState(limit_of, max(0, least), found.time_until_empty(now))
+    remaining = least if least > 0 else 0  # noqa: FURB136 -- a call is dear here
+    return MeterState(limit_of, remaining, found.time_until_empty(now))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmgw_core.limits.meters import BoundMeters, check
 from llmgw_core.limits.port import Exceeded
-from llmgw_core.limits.window import Window, correct_all, tick_of
+from llmgw_core.limits.window import TICKS_PER_SECOND, Window, correct_all, tick_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,10 +62,15 @@ class Ticket:
         if not self._open:
             return
         self._open = False
-        amount = max(0, tokens) - self._tokens
+        amount = tokens - self._tokens if tokens > 0 else -self._tokens
         if amount:
-            self._correct(tick_of(self._clock()), amount)
-        self._end_parallel()
+            tick = int(self._clock() * TICKS_PER_SECOND)
+            if self._extra:
+                self._correct(tick, amount)
+            else:
+                correct_all(self._bound.tokens, self._booked, tick, amount)
+        if self._bound.parallel or self._extra:
+            self._end_parallel()
 
     def release(self) -> None:
         """The call never happened: request, tokens and parallel slots are given back."""

@@ -41,7 +41,8 @@ def correct_all(
             window.correct(booked, amount)
             continue
         slots, at = window.slots, window.at
-        change = max(-slots[at], amount)
+        held = -slots[at]
+        change = amount if amount > held else held  # noqa: FURB136 -- a call is dear here
         window.total += change
         slots[at] += change
 

@@ -95,10 +95,11 @@ class Admission:
     async def read(self, exchange: Exchange, body: Body) -> None:
         """Read the request and decode it shallowly."""
         call = exchange.call
-        kind = call.head.get(b"content-type")
+        fields = call.head.fields
+        kind = fields.get(b"content-type")
         if kind is not None and kind != b"application/json" and not _is_json(kind):
             raise unsupported_media_type("The content type must be application/json.")
-        coding = call.head.get(b"content-encoding")
+        coding = fields.get(b"content-encoding")
         if coding is not None and coding.strip().lower() not in (b"", b"identity"):
             # A few bytes may unpack to gigabytes, and request bodies hardly ever are compressed.
             raise unsupported_media_type(

@@ -59,23 +59,26 @@ class Attempts:
         """Try candidates until one delivers. Raises `UpstreamFailure` of kind `client` (to be
         passed through) or `GatewayError` when none did."""
         settlement, call = exchange.ticket, exchange.call
-        candidates = self._candidates(exchange)
-        extra = exchange.lane is not None and exchange.lane.extra
+        lane = exchange.lane
+        assert lane is not None
+        candidates, extra = lane.candidates, lane.extra
+        if self._host.authorize or not candidates.tiers:
+            candidates = self._permitted(candidates, call)
         ordered = candidates.order(self._balancer)
         left = candidates.count - 1
         refuse_unpriced = self._refuse_unpriced
         deployment = next(ordered)
         fresh = False
         while True:
-            settlement.begin(deployment)
+            price = settlement.begin(deployment)
             try:
-                if refuse_unpriced and settlement.unpriced:
+                if price is None and refuse_unpriced:
                     raise UpstreamFailure(
                         "unavailable", f"{deployment.id} has no price at this time"
                     )
                 if extra:
                     await self._make_room(exchange, deployment)
-                return await self._attempt(exchange, deployment, fresh, deliver)
+                return await self._attempt(exchange, deployment, settlement.sent, fresh, deliver)
             except TransportError as error:
                 again = stale(error) and not fresh
                 failure = classified(error)
@@ -120,19 +123,15 @@ class Attempts:
         failure.body = refusal_body(failure.body, call.id, words)
         return failure
 
-    def _candidates(self, exchange: Exchange) -> Candidates:
+    def _permitted(self, found: Candidates, call: Call) -> Candidates:
         """The candidates, each fallback model asked about with the plugins' `authorize`."""
-        lane, call = exchange.lane, exchange.call
-        assert lane is not None
-        found = lane.candidates
-        if self._host.authorize:
-            names = (tier.model.name for tier in found.tiers)
-            denied = [
-                name
-                for name in names
-                if name != call.model and self._host.run_authorize(call, name) is not None
-            ]
-            found = found.without(denied)
+        names = (tier.model.name for tier in found.tiers)
+        denied = [
+            name
+            for name in names
+            if name != call.model and self._host.run_authorize(call, name) is not None
+        ]
+        found = found.without(denied)
         if not found.tiers:
             raise permission_denied("You may not use any deployment of the model.")
         return found
@@ -154,18 +153,24 @@ class Attempts:
         exchange.metered.add(deployment.model)
 
     async def _attempt(
-        self, exchange: Exchange, deployment: Deployment, fresh: bool, deliver: Deliver
+        self,
+        exchange: Exchange,
+        deployment: Deployment,
+        sent: Callable[[], None],
+        fresh: bool,
+        deliver: Deliver,
     ) -> None:
         backend = self._host.backends[deployment.backend]
         origin = backend.origin(deployment)
         session = backend.begin(exchange.call, deployment, deployment.credential.value)
         transport = self._transports[deployment.id]
-        exchange.stop_when_gone()
+        sink = exchange.sink
+        if sink.gone or sink.on_gone is None:
+            exchange.stop_when_gone()
         if deployment.on_disconnect == "drain":
             exchange.work_on_when_gone()
-        requests = session.requests()
-        sent = exchange.ticket.sent
-        for request in requests[:-1]:
+        *before, last = session.requests()
+        for request in before:
             reply = await transport.send(
                 origin, request, deployment.timeouts, fresh=fresh, on_sent=sent
             )
@@ -173,9 +178,7 @@ class Attempts:
                 await reply.read(self._reply_bytes)
             finally:
                 reply.abort()
-        reply = await transport.send(
-            origin, requests[-1], deployment.timeouts, fresh=fresh, on_sent=sent
-        )
+        reply = await transport.send(origin, last, deployment.timeouts, fresh=fresh, on_sent=sent)
         try:
             if not 200 <= reply.status < 300:
                 if reply.status == 407:  # of the forward proxy, and nobody else's business

@@ -116,7 +116,8 @@ class Delivery:
         """Send the head of a good reply."""
         exchange.replied = True
         sink, id = exchange.sink, exchange.call.id.encode()
-        states = self._tightest(exchange)
+        lane = exchange.lane
+        states = _NO_METERS if lane is None else self._limiter.state(lane.bound)
         start_lines: StartLines | None = getattr(sink, "start_lines", None)
         if start_lines is not None:
             lines = (kind.lines, id, ratelimit_lines(*states))

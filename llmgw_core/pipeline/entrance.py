@@ -119,10 +119,13 @@ class Entrance:
                 exchange.settlement.interrupted()
             await self._refuse(exchange, internal_error())
         finally:
-            exchange.work_on_when_gone()
-            exchange.take_back()
-            if exchange.settlement is not None:
-                exchange.settlement.interrupted()
+            sink.on_gone = None
+            if exchange.leaving is not None:
+                exchange.work_on_when_gone()
+                exchange.take_back()
+            settlement = exchange.settlement
+            if settlement is not None and not settlement.settled:
+                settlement.interrupted()
             self.running -= 1
             if self._retired and not self.running:
                 self._idle.set()

@@ -19,16 +19,16 @@ class Exchange:
 
     `reserved` is the number of tokens in the reservation; `metered` are the fallback models whose
     own meters have joined it; `replied` turns true when the head of a reply has been sent,
-    `stopped` when the call was cancelled because its client has left.
+    `stopped` when the call was cancelled because its client has left, which `leaving` does.
     """
 
     __slots__ = (
-        "_leaving",
         "_others",
         "_task",
         "call",
         "lane",
         "lanes",
+        "leaving",
         "metered",
         "replied",
         "reservation",
@@ -50,7 +50,7 @@ class Exchange:
         self.replied = False
         self._task: asyncio.Task[object] | None = None
         self.stopped = False
-        self._leaving: asyncio.Handle | None = None
+        self.leaving: asyncio.Handle | None = None
         self._others = 0
 
     @property
@@ -73,14 +73,14 @@ class Exchange:
     def work_on_when_gone(self) -> None:
         """From now on the call goes on without its client, until its usage is known."""
         self.sink.on_gone = None
-        if self._leaving is not None:
-            self._leaving.cancel()
+        if self.leaving is not None:
+            self.leaving.cancel()
 
     def _left(self) -> None:
         # Not at once: a sink may notice in the middle of a write by this very task, where a
         # cancellation would wait for the next suspension, perhaps that of the task's owner.
-        if self._leaving is None:
-            self._leaving = asyncio.get_running_loop().call_soon(self._cancel)
+        if self.leaving is None:
+            self.leaving = asyncio.get_running_loop().call_soon(self._cancel)
 
     def _cancel(self) -> None:
         if self._task is not None:

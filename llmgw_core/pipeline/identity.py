@@ -21,7 +21,8 @@ _bits = random.Random(_random.getrandbits(256)).getrandbits  # noqa: S311 -- not
 
 def new_id(started_ns: int) -> str:
     """`req_` and 32 hexadecimal digits: 48 bits of milliseconds, 80 random ones."""
-    return f"req_{started_ns // 1_000_000:012x}{_bits(80):020x}"
+    parts = (started_ns // 1_000_000, _bits(80))
+    return "req_%012x%020x" % parts  # noqa: UP031 -- half the time of the others
 
 
 def identify(call: Call) -> None:

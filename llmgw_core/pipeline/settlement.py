@@ -121,16 +121,12 @@ class Settlement:
         """Attempts that have ended."""
         return len(self._attempts)
 
-    @property
-    def unpriced(self) -> bool:
-        """Whether the running attempt's deployment has no price at the time of the call."""
-        return self.attempt is not None and self.attempt.price is None
-
-    def begin(self, deployment: Deployment) -> None:
-        """A new attempt runs now."""
+    def begin(self, deployment: Deployment) -> Price | None:
+        """A new attempt runs now. Returns the price at the time of the call, if there is one."""
         books = self._books
         price = books.prices.price(deployment.model, deployment.id, self._call.started_ns)
         self.attempt = Attempt(deployment, price, books.clock())
+        return price
 
     def sent(self) -> None:
         """The running attempt's request may reach the upstream from now on."""
@@ -224,10 +220,14 @@ class Settlement:
             output = estimator.output_tokens(model, output_bytes)
             return Usage(self.input_tokens, output, source="estimated")
         request = self._call.request
-        if request.exact_tokens is None and not request.embedded:
-            estimator.learn_input(model, request.text_bytes, usage.input_tokens)
-        if usage.output_tokens:
-            estimator.learn_output(model, output_bytes, usage.output_tokens)
+        telling = request.exact_tokens is None and not request.embedded
+        estimator.learn(
+            model,
+            request.text_bytes if telling else 0,
+            usage.input_tokens,
+            output_bytes,
+            usage.output_tokens,
+        )
         return usage
 
     def _delivered(self) -> Usage:

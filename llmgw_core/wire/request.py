@@ -29,6 +29,7 @@ _encode = msgspec.json.Encoder().encode
 _EMPTY = re.compile(rb"\[\s*\]|\"\"")
 _KEY = re.compile(rb'\s*("(?:[^"\\]+|\\.)*")\s*:\s*')
 _AFTER = re.compile(rb"\s*[,}]")
+_BOUNDS = frozenset(("max_completion_tokens", "max_tokens", "n"))
 _LARGEST = 2**53 - 1
 """The largest whole number that every reader of JSON understands (RFC 8259, section 6)."""
 _ASK_USAGE = msgspec.Raw(b'{"include_usage":true}')
@@ -77,7 +78,10 @@ class RequestView:
             self._read_embeddings(fields)
 
     def _read_chat(self, fields: dict[str, msgspec.Raw]) -> None:
-        messages = _required(fields, "messages")
+        raw = fields.get("messages")
+        if raw is None:
+            raise _missing("messages")
+        messages = bytes(raw)
         if messages[:1] != b"[":
             raise invalid_request("'messages' must be an array.", param="messages")
         if _EMPTY.match(messages):
@@ -86,11 +90,14 @@ class RequestView:
             self.stream = bool(_typed(_flag, fields, "stream", "a boolean"))
         if self.stream and "stream_options" in fields:
             self.usage_wanted = _usage_wanted(fields)
-        self._read_bounds(fields)
+        if not _BOUNDS.isdisjoint(fields):
+            self._read_bounds(fields)
         size = len(messages)
         if "tools" in fields:
             size += len(bytes(fields["tools"]))
-        self.text_bytes, self.embedded = _without_base64(messages, size)
+        if b";base64," in messages:
+            size, self.embedded = _without_base64(messages, size)
+        self.text_bytes = size
 
     def _read_bounds(self, fields: dict[str, msgspec.Raw]) -> None:
         bound = None
@@ -111,7 +118,10 @@ class RequestView:
             self.max_tokens = bound * self.choices
 
     def _read_embeddings(self, fields: dict[str, msgspec.Raw]) -> None:
-        raw = _required(fields, "input")
+        given = fields.get("input")
+        if given is None:
+            raise _missing("input")
+        raw = bytes(given)
         if raw[:1] not in (b'"', b"["):
             raise invalid_request("'input' must be a string or an array.", param="input")
         if _EMPTY.match(raw):
@@ -216,16 +226,18 @@ def _bad_json(message: str) -> GatewayError:
     return invalid_request(message, code="invalid_json")
 
 
-def _required(fields: dict[str, msgspec.Raw], name: str) -> bytes:
-    raw = fields.get(name)
-    if raw is None:
-        raise invalid_request(f"Missing required parameter: '{name}'.", param=name)
-    return bytes(raw)
+def _missing(name: str) -> GatewayError:
+    return invalid_request(f"Missing required parameter: '{name}'.", param=name)
 
 
 def _model(fields: dict[str, msgspec.Raw]) -> str:
-    _required(fields, "model")
-    name: str = _typed(_text, fields, "model", "a string")
+    raw = fields.get("model")
+    if raw is None:
+        raise _missing("model")
+    try:
+        name = _text.decode(raw)
+    except msgspec.DecodeError:
+        raise invalid_request("'model' must be a string.", param="model") from None
     if not name:
         raise invalid_request("'model' must not be empty.", param="model")
     return name

@@ -44,12 +44,14 @@ def read_usage(raw: msgspec.Raw | bytes) -> Usage | None:
     output = wire.completion_tokens
     if output is None:
         output = max(0, (wire.total_tokens or 0) - wire.prompt_tokens)
-    cached = (wire.prompt_tokens_details and wire.prompt_tokens_details.cached_tokens) or 0
-    reasoning = (
-        wire.completion_tokens_details and wire.completion_tokens_details.reasoning_tokens
-    ) or 0
-    if not 0 < wire.prompt_tokens + output < _LARGEST or min(wire.prompt_tokens, output) < 0:
+    input = wire.prompt_tokens
+    if not 0 < input + output < _LARGEST or input < 0 or output < 0:
         return None
-    if not (0 <= cached <= wire.prompt_tokens and reasoning >= 0):
+    input_details, output_details = wire.prompt_tokens_details, wire.completion_tokens_details
+    if input_details is None and output_details is None:
+        return Usage(input, output)
+    cached = (input_details and input_details.cached_tokens) or 0
+    reasoning = (output_details and output_details.reasoning_tokens) or 0
+    if not (0 <= cached <= input and reasoning >= 0):
         cached = reasoning = 0
-    return Usage(wire.prompt_tokens, output, cached, min(reasoning, output))
+    return Usage(input, output, cached, min(reasoning, output))

@@ -144,7 +144,9 @@ class Connection(ReplyParsing, asyncio.Protocol):
 
     def rest_until(self, deadline: float) -> None:
         """Close when nobody has started an exchange by `deadline` (loop time)."""
-        self._set_deadline(deadline)
+        self._deadline = deadline
+        if deadline < self._timer_at:
+            self._set_deadline(deadline)
 
     def fail(self, kind: TransportKind, message: str) -> None:
         """End the exchange with an error; its user learns it after what lies ready."""
@@ -273,8 +275,11 @@ class Connection(ReplyParsing, asyncio.Protocol):
     def _expect_progress(self) -> None:
         sent = self._unsent is None and not self._write_paused
         timeouts = self._timeouts
-        wait = timeouts.first_byte if sent else timeouts.idle
-        self._set_deadline(min(self._loop.time() + wait, self.started + timeouts.total))
+        deadline = self._loop.time() + (timeouts.first_byte if sent else timeouts.idle)
+        end = self.started + timeouts.total
+        self._deadline = deadline = deadline if deadline < end else end  # noqa: FURB136 -- hot
+        if deadline < self._timer_at:
+            self._set_deadline(deadline)
 
     def _set_deadline(self, deadline: float) -> None:
         self._deadline = deadline

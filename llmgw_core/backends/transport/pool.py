@@ -151,7 +151,7 @@ class OriginPool:
 
     def rested(self, connection: Connection) -> None:
         """See `connection.Owner`."""
-        waiter = self._next_waiter()
+        waiter = self._next_waiter() if self._waiters else None
         if waiter is not None:
             connection.holds_slot = False
             waiter.set_result(connection)
