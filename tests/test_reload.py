@@ -7,6 +7,7 @@ import gc
 import weakref
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from llmgw_core.config.schema import Config
@@ -16,7 +17,7 @@ from llmgw_core.gateway import Gateway
 from llmgw_core.testing.client import Client
 from llmgw_core.testing.installation import at, served_by
 from llmgw_core.testing.model_server import ModelServer
-from llmgw_core.testing.reloads import HeldStreams, begun, settled, with_models
+from llmgw_core.testing.reloads import HeldStreams, begun, changed, settled, with_models
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -188,3 +189,24 @@ async def test_nothing_of_an_old_generation_stays_in_memory(
     await asyncio.sleep(0)
     gc.collect()
     assert old() is None
+
+
+async def test_what_outlives_configurations_takes_over_what_the_new_one_says(
+    installed: Install, server: ModelServer
+) -> None:
+    here = await installed({"m": [at(server)]})
+    gateway, lasting = here.gateway, here.gateway._foundation
+    await here.client.chat("m")
+    config = gateway.config
+    await gateway.reload(
+        changed(
+            here,
+            store=msgspec.structs.replace(config.store, staleness=0.5, serve_stale=7.0),
+            accounting=msgspec.structs.replace(config.accounting, move_interval=9.0),
+            requests=msgspec.structs.replace(config.requests, default_output_tokens=77),
+        )
+    )
+    assert lasting.mover.interval == 9.0
+    assert (lasting.principals._staleness, lasting.principals._serve_stale) == (0.5, 7.0)
+    assert lasting.estimator.expected_output("never called") == 77
+    assert all(kept.derived is None for kept in lasting.principals._entries.values())
