@@ -311,6 +311,28 @@ async def test_a_client_that_leaves_in_a_hook_is_charged_nothing(
     assert (record.status, record.usage, record.attempts) == ("client_left", NO_USAGE, ())
 
 
+async def test_a_client_that_leaves_while_its_reply_is_judged_pays_what_was_reported(
+    installed: Install, server: ModelServer
+) -> None:
+    judging = asyncio.Event()
+
+    class Judge:
+        def __init__(self, config: None, context: Any) -> None:
+            pass
+
+        @hookimpl
+        async def post_process(self) -> None:
+            judging.set()
+            await asyncio.Event().wait()
+
+    here = await installed({"m": [at(server)]}, plugins=[("judge", Judge)])
+    sink = MemorySink()
+    await leaves_after(sink, here.client.chat("m", sink=sink), judging.wait())
+    record = await only_record(here)
+    assert (record.status, record.usage.source) == ("client_left", "provider")
+    assert record.charge == 7 * INPUT_PRICE + 3 * OUTPUT_PRICE
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_hook_that_swallows_the_cancellation_leaves_none_behind(
     installed: Install, server: ModelServer, stream: bool

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from llmgw_core.config.schema import PluginConfig
+from llmgw_core.config.schema import PluginConfig, RequestLimits
 from llmgw_core.domain.deployment import Timeouts
 from llmgw_core.domain.errors import GatewayError
 from llmgw_core.testing.client import MemorySink
@@ -166,6 +166,76 @@ async def test_a_plugin_may_refuse_to_open_a_stream_and_those_opened_are_closed(
     assert reply.status == 418
     assert [each.closed for each in opened] == [1]
     assert (await only_record(here)).status == "refused"
+
+
+class FailsHolding(Hold):
+    """Gives out the first two events together, holds one and fails on the next one."""
+
+    def feed(self, event: StreamEvent) -> Any:
+        super().feed(event)
+        if self.fed == 4:
+            raise ZeroDivisionError
+        return self.held if self.fed == 2 else None
+
+
+async def test_what_a_filter_gave_out_before_it_failed_is_not_given_out_again(
+    installed: Install, server: ModelServer
+) -> None:
+    here = await installed(
+        {"m": [at(server)]},
+        plugins=[("p", filtering(FailsHolding))],
+        sections=[PluginConfig("p", on_error="open")],
+    )
+    reply = await here.client.chat("m", stream=True)
+    assert text(reply) == "Hello there"
+    assert len(reply.chunks()) == 4
+    assert here.gateway.host.failures["p", "open_stream"] == 1
+
+
+async def test_what_a_filter_has_given_out_does_not_count_as_held(
+    installed: Install, scripted: Scripted
+) -> None:
+    class EverySecond(Hold):
+        def feed(self, event: StreamEvent) -> Any:
+            super().feed(event)
+            if len(self.held) == 2:
+                out, self.held = self.held, []
+                return out
+            return None
+
+    upstream = await scripted(streaming(*[WORD] * 20, STOP, DONE))
+    here = await installed(
+        {"m": [at(upstream)]},
+        plugins=[("p", filtering(EverySecond))],
+        requests=RequestLimits(reply_bytes=10 * len(WORD)),
+    )
+    assert text(await here.client.chat("m", stream=True)) == "Hello" * 20
+
+
+async def test_a_rejection_stops_the_upstream_before_a_slow_client_has_heard_of_it(
+    installed: Install, scripted: Scripted
+) -> None:
+    gone = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(chunked_head(200, SSE) + chunk(WORD + WORD))
+        await peer.gone()
+        gone.set()
+
+    class Second(Pass):
+        def feed(self, event: StreamEvent) -> Any:
+            self.fed += 1
+            if self.fed == 2:
+                raise TEAPOT
+            return event
+
+    async def wait(data: bytes) -> None:
+        await gone.wait()
+
+    here = await installed({"m": [at(await scripted(script))]}, plugins=[("p", filtering(Second))])
+    reply = await here.client.chat("m", stream=True, sink=MemorySink(wait))
+    assert (text(reply), error_code(reply)) == ("Hello", "guarded")
 
 
 class OddShape(Pass):

@@ -219,11 +219,15 @@ async def test_a_filter_rejects_a_complete_reply_and_it_is_paid(
 async def test_a_complete_reply_of_which_no_stream_can_be_made_goes_to_the_sibling(
     installed: Install, server: ModelServer, sibling: ModelServer
 ) -> None:
-    server.reply = b'{"choices":[{"message":7}]}'
+    odd = {"choices": [{"message": 7}], "usage": usage_object(5, 1)}
+    server.reply = msgspec.json.encode(odd)
     here = await installed(
         {"m": [at(server, weight=9), at(sibling, "b")]}, plugins=[("p", filtering(Pass))]
     )
     assert (await here.client.chat("m")).body == sibling.reply
+    # What the first one has reported is paid, too.
+    [record] = await here.records()
+    assert record.charge == USUAL_CHARGE + 5 * INPUT_PRICE + OUTPUT_PRICE
 
 
 async def test_a_json_reply_to_a_stream_request_is_filtered(
