@@ -293,8 +293,8 @@ class CallProtocol(Endings):
             return
         self._running = cycle
         if self._worker is None:
-            self._worker = Worker(self.loop, self.handle, self.tasks, self.cycles)
-        self._worker.take(cycle)
+            self._worker = Worker(self.loop, self.tasks, self.cycles)
+        self._worker.take(cycle, self.handle)
 
     def replied(self, *, keep_alive: bool) -> None:
         """The reply of the running call has been written."""

@@ -28,23 +28,23 @@ class Worker:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        handle: Handle,
         tasks: set[asyncio.Task[None]],
         cycles: set[CallCycle],
     ) -> None:
         self._loop = loop
-        self._handle = handle
         self._tasks = tasks
         self._cycles = cycles
         self._closed = False
+        self._handle: Handle
         self._task: asyncio.Task[None] | None = None
         self._resting: asyncio.Future[CallCycle | None] | None = None
         """What the task waits for while there is no call."""
         self._handed: CallCycle | None = None
         """What has been handed to the task, and not been taken up."""
 
-    def take(self, cycle: CallCycle) -> None:
-        """Answer this request."""
+    def take(self, cycle: CallCycle, handle: Handle) -> None:
+        """Answer this request with `handle`: another one when there was a reload since the last."""
+        self._handle = handle
         task, resting = self._task, self._resting
         if task is not None and resting is not None and not resting.done():
             resting.set_result(cycle)

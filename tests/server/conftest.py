@@ -46,10 +46,17 @@ class Entrance:
         self.reasons: list[str] = []
         self.ended: asyncio.Queue[BaseException | None] = asyncio.Queue()
         self._handle = handle
+        self._listeners: list[Callable[[], None]] = []
         self._ids = 0
 
-    def after_reload(self, listener: object) -> None:
-        """It is never reloaded."""
+    def after_reload(self, listener: Callable[[], None]) -> None:
+        self._listeners.append(listener)
+
+    def reload(self, handle: Handle) -> None:
+        """Go on with another handle."""
+        self.handle = Entrance(handle).handle  # type: ignore[method-assign]
+        for tell in self._listeners:
+            tell()
 
     def readiness(self) -> list[str]:
         return self.reasons

@@ -14,7 +14,7 @@ from llmgw_core.gateway import Gateway
 from llmgw_core.hooks.specs import hookimpl
 from llmgw_server.app import Application, create_app
 
-from .conftest import Entrance, Running, reply, running
+from .conftest import Entrance, Running, read_reply, reply, running
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, MutableMapping
@@ -168,6 +168,23 @@ METRICS = (
     "llmgw_plugin_counting_things_total 2.0",
     "llmgw_plugin_counting_level_now 0.5",
 )
+
+
+async def test_a_connection_that_stays_open_is_served_by_what_is_loaded_now(kind: str) -> None:
+    async def old(head: Head, body: Body, sink: Sink) -> None:
+        await reply(sink, b"old")
+
+    async def new(head: Head, body: Body, sink: Sink) -> None:
+        await reply(sink, b"new")
+
+    entrance = Entrance(old)
+    async with running(entrance.application(), kind) as server:
+        get = b"GET /v1/x HTTP/1.1\r\nhost: a\r\n\r\n"
+        reader, writer = await server.send(get)
+        assert (await read_reply(reader))[2] == b"old"
+        entrance.reload(new)
+        writer.write(get)
+        assert (await read_reply(reader))[2] == b"new"
 
 
 async def test_a_wish_for_a_websocket_is_not_followed(kind: str) -> None:

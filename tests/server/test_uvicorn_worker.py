@@ -21,7 +21,8 @@ class Connection:
     def __init__(self, handle: Callable[..., Awaitable[None]]) -> None:
         self.tasks: set[asyncio.Task[None]] = set()
         self.cycles: set[CallCycle] = set()
-        self.worker = Worker(asyncio.get_running_loop(), handle, self.tasks, self.cycles)
+        self.worker = Worker(asyncio.get_running_loop(), self.tasks, self.cycles)
+        self.handle = handle
         self.transport = self
         self.closed = 0
 
@@ -31,7 +32,7 @@ class Connection:
     def ask(self) -> CallCycle:
         protocol: Any = self
         cycle = CallCycle(protocol, Head("GET", "/v1/models", ()), keep_alive=True)
-        self.worker.take(cycle)
+        self.worker.take(cycle, self.handle)
         return cycle
 
 
