@@ -119,7 +119,7 @@ def configuration() -> str:
 
 
 FAILURES = {
-    "stop": "The gateway does not start, and says which plugin it was.",
+    "stop": "The start or the reload comes to nothing, and the error says which plugin it was.",
     "continue": "It is logged and counted, and nothing else happens.",
     "refuse": "The call is refused, whatever `on_error` says: who cannot be asked denies.",
     None: "The call ends with 500 `plugin_error`; with `on_error: open` it goes on as if the plugin"

@@ -26,7 +26,7 @@ from llmgw_core.config.validate import validate
 from llmgw_core.domain.access import Subject
 from llmgw_core.domain.errors import ConfigError, StoreUnavailable, unknown_caller
 from llmgw_core.foundation import Foundation
-from llmgw_core.generation import Generation, load_models, load_plugins, own_parts
+from llmgw_core.generation import Generation, load_models, load_models_after, load_plugins, own_parts
 from llmgw_core.hooks.foreign import Foreign
 from llmgw_core.inprocess.caller import InProcess
 from llmgw_core.inprocess.calls import Calls
@@ -279,7 +279,7 @@ class Gateway(InProcess):
         changed = tuple(dict.fromkeys((*changed, *host.rewritten(old.host))))
         if not changed:
             return changed
-        models = load_models(config, host)
+        models = load_models_after((old, *reversed(self._retiring.values())), config, host)
         new = self._next = Generation(old.number + 1, config, host, models, self._foundation)
         try:
             await host.startup()

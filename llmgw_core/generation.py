@@ -17,6 +17,7 @@ from llmgw_core.backends.transport.registry import Way, way_of
 from llmgw_core.config.build import collect_models
 from llmgw_core.config.changes import ReloadResult
 from llmgw_core.config.errors import ConfigErrors, join, raise_all
+from llmgw_core.config.identity import with_identities
 from llmgw_core.config.outgoing import outgoing_of
 from llmgw_core.config.schema import Config, DeploymentConfig
 from llmgw_core.config.secret_files import secrets_of
@@ -35,7 +36,7 @@ from llmgw_core.pipeline.settlement import Books
 from llmgw_core.routing.balance import SmoothRoundRobin
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from llmgw_core.domain.deployment import Deployment, Model, Origin
@@ -206,6 +207,15 @@ def load_models(config: Config, host: PluginHost) -> dict[str, Model]:
     models, errors = examine_models(config, host)
     raise_all(errors)
     return models
+
+
+def load_models_after(
+    living: Iterable[Generation], config: Config, host: PluginHost
+) -> dict[str, Model]:
+    """As `load_models`; the deployments that `living` generations have as well, the newest first,
+    keep their identities. What a host has begun to clear away is not used again."""
+    known = (each for old in living if not old.host.closed for each in old.all_deployments())
+    return with_identities(load_models(config, host), known)
 
 
 def examine_models(config: Config, host: PluginHost) -> tuple[dict[str, Model], list[ConfigError]]:

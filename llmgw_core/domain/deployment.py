@@ -40,6 +40,10 @@ class Deployment(msgspec.Struct, frozen=True, eq=False):
     """One place that serves one model. `id` is unique in the installation
     (`MODEL/NAME`); `upstream_model` is what the backend calls the model; `options` is the
     backend's own typed settings.
+
+    A configuration that is loaded again makes new ones. Two of them have the same `identity`, one
+    object, as long as their `id` and everything that a backend may prepare from are the same:
+    backend, upstream model, credential and options. It is a key for what belongs to a deployment.
     """
 
     id: str
@@ -54,6 +58,7 @@ class Deployment(msgspec.Struct, frozen=True, eq=False):
     on_disconnect: str = "cancel"
     outgoing: Outgoing = DIRECT
     options: Any = None
+    identity: object = msgspec.field(default_factory=object)
 
     def __repr__(self) -> str:
         """Names only: `credential` and `options` may hold secrets."""

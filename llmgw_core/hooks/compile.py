@@ -46,6 +46,9 @@ _RETURNS: Final[dict[str, tuple[type, ...]]] = {
     "open_stream": (StreamFilter,),
 }
 
+_PATIENT: Final = frozenset({"startup", "deployments_added"})
+"""An engine may take its time to load."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -103,8 +106,7 @@ class CompiledHook(Foreign):
         self.is_coroutine = inspect.iscoroutinefunction(function)
         self.threads = threads
         self.returns = _RETURNS.get(hook, ())
-        # An engine may take its time to load.
-        self.timeout: float | None = None if hook == "startup" else config.timeout
+        self.timeout: float | None = None if hook in _PATIENT else config.timeout
         self.cleanup = CLEANUP_SECONDS
         self.clock = clock
         self.seconds = 0.0

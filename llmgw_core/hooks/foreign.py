@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 
 OnFailure = Literal["refuse", "continue", "stop"]
 """`refuse`: the call ends with `plugin_error`. `continue`: logged, and nothing else.
-`stop`: start-up ends with a `ConfigError`."""
+`stop`: start-up or the reload ends with a `ConfigError`."""
 
 FIXED_POLICY: Final[dict[str, OnFailure]] = {
     "register_backends": "stop",
     "register_balancers": "stop",
     "register_limiters": "stop",
     "startup": "stop",
+    "deployments_added": "stop",
+    "deployments_dropped": "continue",
     "shutdown": "continue",
     "authorize": "refuse",  # a denial that cannot be asked for is a denial
     "on_usage": "continue",

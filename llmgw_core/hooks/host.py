@@ -114,8 +114,8 @@ class PluginHost:
         `ConfigError`; nothing is started.
 
         `reuse` is the host before this one: plugins whose section and class are as they were are
-        taken from it as they are, running, unless they prepare deployments at start-up and a
-        backend of theirs is among the `changed` ones. They belong to this host from its
+        taken from it as they are, running, unless they prepare deployments at start-up only and
+        a backend of theirs is among the `changed` ones. They belong to this host from its
         `startup` on; then the other host's `shutdown` leaves them alone."""
         manager = pluggy.PluginManager(PROJECT)
         manager.add_hookspecs(GatewayHooks)
@@ -210,8 +210,10 @@ class PluginHost:
         for another host already see them when all have started."""
         self._deployments_of = deployments_of
         for plugin in self.plugins:
+            mine = [each for name in plugin.parts.backends for each in deployments_of(name)]
+            plugin.following.hold(self, mine)
             if plugin.state == "made":
-                plugin.context.bind(deployments_of)
+                self._bind(plugin)
 
     def bind_calls(self, handle: Handle) -> None:
         """Let plugins call models through the gateway, as `bind_deployments`."""
@@ -221,37 +223,50 @@ class PluginHost:
                 plugin.context.bind_calls(handle)
 
     async def startup(self) -> None:
-        """Start every plugin, in order. If one fails, those before it are shut down and
-        `ConfigError` is raised. No timeout: an engine may take its time to load."""
+        """Start every plugin, or have it prepare the deployments that are new, in order. If one
+        fails, those before it are shut down or drop them again, and `ConfigError` is raised. No
+        timeout: an engine may take its time to load."""
         try:
             for plugin in self.plugins:
                 if self not in plugin.holders:
                     plugin.holders.append(self)
                 await plugin.start()
+                await plugin.follow(self)
+            for plugin in self.plugins:
+                self._bind(plugin)
+            for plugin in self.plugins:
+                await plugin.follow(self)  # if it ended to stand by before it could see them
         except BaseException:
             await self.shutdown(_FAILED_START_SECONDS)
             raise
         for plugin in self.plugins:
-            self._bind(plugin)
             plugin.observe()
 
     async def shutdown(self, deadline: float) -> None:
         """Let go of every plugin. Those that no other host holds get what their observers still
-        wait for and are shut down in reverse order, in `deadline` seconds altogether. Failures
-        are logged. Idempotent."""
+        wait for and are shut down, others drop the deployments that only this host had, in
+        reverse order, in `deadline` seconds altogether. Failures are logged. Idempotent."""
         if self._closed:
             return
         self._closed = True
         clock = asyncio.get_running_loop().time
         end = clock() + deadline
         closing = [plugin for plugin in reversed(self.plugins) if self._let_go(plugin)]
+        ending = [p for p in reversed(self.plugins) if p in closing or p.following.unused()]
         # Half of the time, so that a slow observer does not keep others from closing properly.
         await asyncio.gather(*(plugin.drain(deadline / 2) for plugin in closing))
-        for left, plugin in zip(range(len(closing), 0, -1), closing, strict=True):
-            await plugin.close(max(0.0, end - clock()) / left)
+        for left, plugin in zip(range(len(ending), 0, -1), ending, strict=True):
+            end_it = plugin.close if plugin in closing else plugin.drop
+            await end_it(max(0.0, end - clock()) / left)
+
+    @property
+    def closed(self) -> bool:
+        """Whether `shutdown` has begun."""
+        return self._closed
 
     def _let_go(self, plugin: Plugin) -> bool:
         """Whether nobody holds the plugin any more."""
+        plugin.following.let_go(self)
         if self in plugin.holders:
             plugin.holders.remove(self)
         for holder in plugin.holders[-1:]:
@@ -259,6 +274,7 @@ class PluginHost:
         return not plugin.holders
 
     def _bind(self, plugin: Plugin) -> None:
+        plugin.following.bind(self)
         if self._deployments_of is not None:
             plugin.context.bind(self._deployments_of)
         if self._handle is not None:

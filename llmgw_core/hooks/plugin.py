@@ -14,6 +14,7 @@ from llmgw_core.config.changes import same
 from llmgw_core.domain.errors import ConfigError
 from llmgw_core.hooks.compile import compile_plugin
 from llmgw_core.hooks.dispatch import invoke
+from llmgw_core.hooks.following import Following
 from llmgw_core.hooks.foreign import Foreign
 from llmgw_core.hooks.observers import Observer
 from llmgw_core.hooks.once import InstallationLock
@@ -52,6 +53,8 @@ class Plugin:
         self.context = context
         self.state = "made"
         self.holders: list[PluginHost] = []
+        self.following = Following()
+        self._beginning = asyncio.Lock()
         self.takeover_seconds = TAKEOVER_SECONDS
         context.opened = False
         with Foreign(self.name, "__init__", "stop"):
@@ -76,13 +79,18 @@ class Plugin:
 
     def stays(self, enabled: Enabled, changed: Collection[str]) -> bool:
         """Whether this is what `enabled` would be made into. A plugin that prepares the
-        deployments of its backends when it starts has to start anew when they have `changed`."""
+        deployments of its backends when it starts has to start anew when they have `changed`,
+        unless it can follow them."""
         return (
             self.state != "closed"
             and self.enabled.plugin is enabled.plugin
             and same(self.enabled.section, enabled.section)
-            and not ("startup" in self.hooks and set(changed) & set(self.parts.backends))
+            and not (self._starts_deployments() and set(changed) & set(self.parts.backends))
         )
+
+    def _starts_deployments(self) -> bool:
+        """Whether it prepares deployments when it starts and at no other time."""
+        return "startup" in self.hooks and "deployments_added" not in self.hooks
 
     async def start(self) -> None:
         """Run `startup`, or wait for its turn when another process of the installation runs it.
@@ -102,10 +110,13 @@ class Plugin:
 
     async def _run(self) -> None:
         hook = self.hooks.get("startup")
-        if hook is not None:
-            await invoke(hook)
-        if self.state != "closed":
-            self.state = "started"
+        async with self._beginning:
+            seen = self.following.visible()
+            if hook is not None:
+                await invoke(hook)
+            self.following.learn(seen)
+            if self.state != "closed":
+                self.state = "started"
 
     def _first(self) -> bool:
         try:
@@ -128,6 +139,26 @@ class Plugin:
             except ConfigError:
                 logger.exception("The plugin %s cannot be taken over.", self.name)
                 self._release()
+
+    async def follow(self, holder: PluginHost) -> None:
+        """Have it prepare what is new among the deployments of `holder`. One that stands by has
+        prepared none and will see them all when its turn comes. Raises `ConfigError`."""
+        if self.state == "standby" and not self._beginning.locked():
+            return
+        async with self._beginning:
+            new = self.following.learn_new(holder) if self.state == "started" else ()
+            hook = self.hooks.get("deployments_added")
+            if new and hook is not None:
+                await invoke(hook, new)
+
+    async def drop(self, seconds: float) -> None:
+        """Have it clear away, within `seconds`, the deployments that no holder uses any more.
+        Failures are logged."""
+        unused = self.following.forget_unused()
+        hook = self.hooks.get("deployments_dropped")
+        if unused and hook is not None:
+            hook.timeout = seconds
+            await invoke(hook, unused)
 
     def observe(self) -> None:
         """Begin to hand records to its observers. Idempotent."""

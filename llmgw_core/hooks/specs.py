@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from llmgw_core.backends.port import Backend
     from llmgw_core.domain.access import Principal
     from llmgw_core.domain.call import Call, Head
+    from llmgw_core.domain.deployment import Deployment
     from llmgw_core.domain.reply import Reply
     from llmgw_core.domain.usage import EndedAttempt, UsageRecord
     from llmgw_core.hooks.filters import StreamFilter
@@ -59,6 +60,20 @@ class GatewayHooks:
     async def startup(self) -> None:
         """START, in order, before the first call: open what the plugin needs. No timeout. With
         `once_per = "installation"`, only in the process that holds the plugin's lock."""
+
+    @hookspec
+    async def deployments_added(self, deployments: Sequence[Deployment]) -> None:
+        """START, in order, in a reload, before the first call can use them: those deployments of
+        the plugin's backends that are new or have changed, told apart by their `identity`. Those
+        of the start are `startup`'s. The plugin goes on; without this hook, one with `startup` is
+        made anew when deployments of its backends change. No timeout. When the reload comes to
+        nothing, also because this failed, `deployments_dropped` gets the same ones."""
+
+    @hookspec
+    async def deployments_dropped(self, deployments: Sequence[Deployment]) -> None:
+        """In reverse order, after the last call that could use them: those deployments that
+        `startup` or `deployments_added` got and that no configuration in use has any more. What
+        is left when the plugin ends is `shutdown`'s. May run beside a `deployments_added`."""
 
     @hookspec
     async def shutdown(self) -> None:
@@ -116,6 +131,8 @@ HOOK_KINDS: dict[str, str] = {
     "register_balancers": "START",
     "register_limiters": "START",
     "startup": "START",
+    "deployments_added": "START",
+    "deployments_dropped": "START",
     "shutdown": "START",
     "pre_auth": "FOLD",
     "authenticate": "FIRST",
@@ -128,5 +145,5 @@ HOOK_KINDS: dict[str, str] = {
     "on_audit": "OBSERVE",
 }
 
-REVERSED: Final = frozenset({"post_process", "open_stream", "shutdown"})
+REVERSED: Final = frozenset({"post_process", "open_stream", "deployments_dropped", "shutdown"})
 """Hooks that run from the last plugin to the first."""

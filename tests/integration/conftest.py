@@ -319,7 +319,8 @@ class RealModels:
 
         backend = self.gateway.host.backends["llamacpp"]
         assert isinstance(backend, LlamaCppBackend)
-        return backend.engines[f"{model}/here"]
+        [deployment] = self.gateway.catalog[model].deployments
+        return backend.engines[deployment.identity]
 
     async def _records(self, key_id: str) -> list[UsageRecord]:
         await self.gateway.mover.move_once()

@@ -106,7 +106,7 @@ async def test_an_engine_that_dies_is_unavailable_until_it_is_back(
     host = host_for(tmp_path, target)
     await host.startup()
     try:
-        engine = backend_of(host).engines[target.id]
+        engine = backend_of(host).engines[target.identity]
         os.kill(engine.pid, signal.SIGKILL)
         await engine.reached(State.BACKOFF)
         with pytest.raises(UpstreamFailure) as raised:
@@ -125,12 +125,13 @@ async def test_one_engine_that_does_not_start_stops_the_others_and_the_gateway(
     tmp_path: Path, broken_model: Path
 ) -> None:
     host = host_for(tmp_path, deployment("good"), deployment("bad", gguf=str(broken_model)))
+    starting = asyncio.ensure_future(host.startup())
+    await asyncio.sleep(0)  # the task begins
+    good, bad = backend_of(host).engines.values()
     with pytest.raises(ConfigError, match="smollm2/bad ended while it was starting"):
-        await host.startup()
-    assert {engine.state for engine in backend_of(host).engines.values()} == {
-        State.STOPPED,
-        State.FAILED,
-    }
+        await starting
+    assert (good.state, bad.state) == (State.STOPPED, State.FAILED)
+    assert backend_of(host).engines == {}
 
 
 async def test_a_model_file_that_went_after_the_check_stops_the_start(
@@ -142,14 +143,15 @@ async def test_a_model_file_that_went_after_the_check_stops_the_start(
     broken_model.unlink()
     with pytest.raises(ConfigError, match="cannot be read"):
         await host.startup()
-    assert backend_of(host).engines["smollm2/good"].state is State.STOPPED
+    context = host.contexts["llamacpp"]
+    assert (context.metrics.gauges["engines"], context.tasks) == (0, 0)
 
 
 async def test_an_interrupted_start_leaves_no_engine(tmp_path: Path) -> None:
     host = host_for(tmp_path, deployment("one"))
     starting = asyncio.ensure_future(host.startup())
     await asyncio.sleep(0)  # the task begins
-    engine = backend_of(host).engines["smollm2/one"]
+    [engine] = backend_of(host).engines.values()
     await engine.reached(State.STARTING)
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -37,27 +37,29 @@ class LlamaCppBackend:
     Options: type[msgspec.Struct] = LlamaCppOptions
 
     def __init__(self) -> None:
-        self.engines: dict[str, Engine] = {}
-        self._origins: dict[str, Origin] = {}
+        self.engines: dict[object, Engine] = {}
+        """By the identity of their deployments: while calls of an older configuration run, one
+        name can have two."""
+        self._origins: dict[object, Origin] = {}
 
-    def changed(self, deployment_id: str) -> None:
-        """Take note of what the engine of a deployment now is."""
-        engine = self.engines[deployment_id]
-        if engine.state is State.READY:
-            self._origins[deployment_id] = Origin("http", HOST, engine.port)
+    def changed(self, deployment: Deployment) -> None:
+        """Take note of what the engine of a deployment now is, if it has one."""
+        engine = self.engines.get(deployment.identity)
+        if engine is not None and engine.state is State.READY:
+            self._origins[deployment.identity] = Origin("http", HOST, engine.port)
         else:
-            self._origins.pop(deployment_id, None)
+            self._origins.pop(deployment.identity, None)
 
     def origin(self, deployment: Deployment) -> Origin:
         """See the port: where the engine listens since its last start."""
-        origin = self._origins.get(deployment.id)
+        origin = self._origins.get(deployment.identity)
         if origin is None:
             raise UpstreamFailure("unavailable", f"the engine {deployment.id} is not ready")
         return origin
 
     def begin(self, call: Call, deployment: Deployment, credential: str) -> Session:
         """See the port. The credential is the engine's own random key."""
-        engine = self.engines.get(deployment.id)
+        engine = self.engines.get(deployment.identity)
         return CanonicalSession(call, deployment, engine.api_key if engine else "")
 
     def check(self, deployment: Deployment) -> None:
@@ -66,7 +68,7 @@ class LlamaCppBackend:
 
 
 class LlamaCppPlugin:
-    """Registers the backend and keeps its engines running between start-up and shutdown."""
+    """Registers the backend and keeps an engine running for every deployment that is in use."""
 
     class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Nothing to configure here: everything is an option of a deployment."""
@@ -75,6 +77,7 @@ class LlamaCppPlugin:
         self._context = context
         self._backend = LlamaCppBackend()
         self._timing = Timing(context.clock, asyncio.sleep, random.random)
+        self._restarts_of_gone = 0
 
     @hookimpl
     def register_backends(self) -> Sequence[Backend]:
@@ -83,22 +86,50 @@ class LlamaCppPlugin:
 
     @hookimpl
     async def startup(self) -> None:
-        """Start every engine at once and wait until all are ready.
+        """Start every engine. Raises `ConfigError`."""
+        await self._start(self._context.deployments(BACKEND))
 
-        Raises `ConfigError` when one does not start; the others are stopped first."""
-        try:
-            engines = [self._launch(each) for each in self._context.deployments(BACKEND)]
-            await asyncio.gather(*(engine.started() for engine in engines))
-        except BaseException as error:
-            await self.shutdown()
-            if isinstance(error, EngineError):
-                raise ConfigError(f"{error} What it said is in the log.") from error
-            raise
+    @hookimpl
+    async def deployments_added(self, deployments: Sequence[Deployment]) -> None:
+        """Start the engines of these. Raises `ConfigError`; then the others go on."""
+        await self._start(deployments)
+
+    @hookimpl
+    async def deployments_dropped(self, deployments: Sequence[Deployment]) -> None:
+        """Stop the engines of these and wait until the last of them is gone."""
+        await self._stop(deployments)
 
     @hookimpl
     async def shutdown(self) -> None:
         """Stop every engine and wait until the last is gone."""
         await asyncio.gather(*(engine.stop() for engine in self._backend.engines.values()))
+
+    async def _start(self, deployments: Sequence[Deployment]) -> None:
+        """Start the engines of these at once and wait until all are ready.
+
+        Raises `ConfigError` when one does not start; the others of these are stopped first."""
+        try:
+            engines = [self._launch(each) for each in deployments]
+            await asyncio.gather(*(engine.started() for engine in engines))
+        except BaseException as error:
+            await self._stop(deployments)
+            if isinstance(error, EngineError):
+                raise ConfigError(f"{error} What it said is in the log.") from error
+            raise
+
+    async def _stop(self, deployments: Sequence[Deployment]) -> None:
+        """Stop those engines of these that there are. Forgotten they are in any case: whoever
+        is out of patience leaves them to their supervisors."""
+        engines = self._backend.engines
+        try:
+            await asyncio.gather(
+                *(engines[each.identity].stop() for each in deployments if each.identity in engines)
+            )
+        finally:
+            for each in deployments:
+                gone = engines.pop(each.identity, None)
+                self._restarts_of_gone += gone.restarts if gone else 0
+                self._changed(each)
 
     def _launch(self, deployment: Deployment) -> Engine:
         options: LlamaCppOptions = deployment.options
@@ -113,16 +144,17 @@ class LlamaCppPlugin:
             stop_grace=options.stop_grace,
             logger=self._context.logger,
             timing=self._timing,
-            on_change=lambda: self._changed(deployment.id),
+            on_change=lambda: self._changed(deployment),
         )
-        self._backend.engines[deployment.id] = engine
+        self._backend.engines[deployment.identity] = engine
         self._context.spawn(engine.supervise(), f"engine {deployment.id}")
         return engine
 
-    def _changed(self, deployment_id: str) -> None:
-        self._backend.changed(deployment_id)
+    def _changed(self, deployment: Deployment) -> None:
+        self._backend.changed(deployment)
         engines = self._backend.engines.values()
         metrics = self._context.metrics
-        metrics.counters["engine_restarts_total"] = sum(engine.restarts for engine in engines)
+        restarts = sum(engine.restarts for engine in engines)
+        metrics.counters["engine_restarts_total"] = self._restarts_of_gone + restarts
         metrics.gauges["engines"] = len(engines)
         metrics.gauges["engines_ready"] = sum(engine.state is State.READY for engine in engines)
