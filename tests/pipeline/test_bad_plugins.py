@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 BEHAVIOURS = ("raises", "exits", "cancels", "rubbish", "hangs", "ignores", "blocks")
 CALL_HOOKS = ("pre_auth", "authenticate", "authorize", "pre_route", "open_stream", "post_process")
 OBSERVERS = ("on_usage", "on_attempt")
-LIFE = {"startup", "shutdown", "register_backends", "register_balancers", "register_limiters"}
+LIFE = {
+    *("startup", "deployments_added", "deployments_dropped", "shutdown"),
+    *("register_backends", "register_balancers", "register_limiters"),
+}
 """These have tests of their own, in tests/hooks."""
 
 SECRET = "a secret of the plugin"

@@ -12,9 +12,11 @@ from llmgw_core.domain.errors import GatewayError
 from llmgw_core.domain.reply import Reply
 from llmgw_core.hooks.specs import HOOK_KINDS, hookimpl
 from llmgw_core.tenancy.records import ORGANIZATION
+from llmgw_core.testing.canonical_plugin import CanonicalBackend
 from llmgw_core.testing.installation import at, served_by
 from llmgw_core.testing.model_server import completion
 from llmgw_core.testing.plugins import Recorder
+from llmgw_core.testing.reloads import settled, with_models
 from llmgw_core.testing.upstream import http_reply, repeating
 
 if TYPE_CHECKING:
@@ -103,7 +105,49 @@ async def test_every_hook_in_its_order_and_in_reverse_on_the_way_back(
         *both("on_audit"),
         *back("shutdown"),
     ]
-    assert {hook for _, hook in events} == set(HOOK_KINDS) - (set() if stream else {"open_stream"})
+    never = {"deployments_added", "deployments_dropped"} | (set() if stream else {"open_stream"})
+    assert {hook for _, hook in events} == set(HOOK_KINDS) - never
+
+
+def following(name: str, events: Events) -> type[Any]:
+    """A plugin with a backend of that name that notes what it hears of deployments."""
+
+    class Following:
+        def __init__(self, config: None, context: Any) -> None:
+            self.backend = CanonicalBackend()
+            self.backend.name = name
+
+        @hookimpl
+        def register_backends(self) -> Any:
+            return [self.backend]
+
+        @hookimpl
+        def startup(self) -> None:
+            events.append((name, "startup"))
+
+        @hookimpl
+        def deployments_added(self) -> None:
+            events.append((name, "deployments_added"))
+
+        @hookimpl
+        def deployments_dropped(self) -> None:
+            events.append((name, "deployments_dropped"))
+
+    return Following
+
+
+async def test_a_reload_adds_deployments_in_order_and_drops_them_in_reverse(
+    installed: Install, server: ModelServer
+) -> None:
+    def models(upstream: str) -> dict[str, Any]:
+        a = at(server, model=upstream)
+        return {f"m{name}": [msgspec.structs.replace(a, backend=name)] for name in "12"}
+
+    events: Events = []
+    here = await installed(models("a"), plugins=[(f"p{n}", following(n, events)) for n in "12"])
+    await here.gateway.reload(with_models(here, **models("b")))
+    await settled(lambda: here.gateway.generations == 1)
+    assert events == [*both("startup"), *both("deployments_added"), *back("deployments_dropped")]
 
 
 def passing(name: str, events: Events, answer: Any = None, *, pre: bool = True) -> type[Any]:
