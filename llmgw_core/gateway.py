@@ -26,7 +26,13 @@ from llmgw_core.config.validate import validate
 from llmgw_core.domain.access import Subject
 from llmgw_core.domain.errors import ConfigError, StoreUnavailable, unknown_caller
 from llmgw_core.foundation import Foundation
-from llmgw_core.generation import Generation, load_models, load_models_after, load_plugins, own_parts
+from llmgw_core.generation import (
+    Generation,
+    load_models,
+    load_models_after,
+    load_plugins,
+    own_parts,
+)
 from llmgw_core.hooks.foreign import Foreign
 from llmgw_core.inprocess.caller import InProcess
 from llmgw_core.inprocess.calls import Calls

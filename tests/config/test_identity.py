@@ -16,10 +16,12 @@ from llmgw_core.domain.deployment import Deployment, Model, Timeouts
 
 class Options(msgspec.Struct, frozen=True):
     gguf: str = "x"
+    more: Any = 1
 
 
 class Others(msgspec.Struct, frozen=True):
     gguf: str = "x"
+    more: Any = 1
 
 
 def deployment(**fields: Any) -> Deployment:
@@ -58,6 +60,7 @@ def test_what_no_backend_prepares_from_leaves_the_identity(fields: dict[str, Any
         {"upstream_model": "v"},
         {"credential": Credential("secret")},
         {"options": Options(gguf="y")},
+        {"options": Options(more=True)},
         {"options": Others()},
         {"options": None},
     ],

@@ -14,6 +14,7 @@ from llmgw_core.domain.deployment import Deployment
 from llmgw_core.domain.errors import ConfigError
 from llmgw_core.hooks.host import PluginHost
 from llmgw_core.hooks.specs import hookimpl
+from llmgw_core.testing.canonical_plugin import CanonicalBackend
 from llmgw_core.testing.plugins import contexts_in
 from llmgw_core.testing.reloads import settled
 
@@ -22,19 +23,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     Load = Callable[..., PluginHost]
-
-
-class FakeBackend:
-    Options = msgspec.Struct
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def origin(self, deployment: Any) -> Any: ...
-
-    def begin(self, call: Any, deployment: Any, credential: str) -> Any: ...
-
-    def check(self, deployment: Any) -> None: ...
 
 
 class Plain:
@@ -58,7 +46,9 @@ class Plain:
 
     @hookimpl
     def register_backends(self) -> Any:
-        return [FakeBackend(self.context.name)]
+        backend = CanonicalBackend()
+        backend.name = self.context.name
+        return [backend]
 
     @hookimpl
     async def shutdown(self) -> None:
