@@ -14,7 +14,7 @@ from llmgw_core.domain.errors import ConfigError
 from llmgw_core.testing.installation import install
 from llmgw_core.testing.reloads import Watched, with_models
 from llmgw_llamacpp.plugin import LlamaCppBackend, LlamaCppPlugin
-from llmgw_llamacpp.supervision import FINAL
+from llmgw_llamacpp.supervision import FINAL, State
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -25,6 +25,18 @@ if TYPE_CHECKING:
 
 PATIENCE = 60.0
 PLUGINS = [("llamacpp", LlamaCppPlugin)]
+
+
+class Slow(Watched):
+    """Takes the first part of a reply, and the rest when it is let."""
+
+    def __init__(self) -> None:
+        self.going_on = asyncio.Event()
+        super().__init__()
+
+    async def _note(self, data: bytes) -> None:
+        await super()._note(data)
+        await self.going_on.wait()
 
 
 def engine_for(name: str = "here", **options: Any) -> DeploymentConfig:
@@ -88,19 +100,17 @@ async def test_only_the_engine_of_what_changes_is_started_or_stopped(
 async def test_a_stream_ends_on_the_old_engine_which_stops_then_and_not_before(
     here: Installation, gone: Callable[[int, float], bool]
 ) -> None:
-    sink = Watched()
+    sink = Slow()
     old = engine_of(here, "changes")
     process = os.pidfd_open(old.pid)
-    stream = asyncio.create_task(
-        here.client.chat("changes", sink=sink, stream=True, max_tokens=60, ignore_eos=True)
-    )
+    stream = asyncio.create_task(here.client.chat("changes", sink=sink, stream=True, max_tokens=9))
     await sink.begun.wait()
     await here.gateway.reload(
         with_models(here, keeps=[engine_for()], changes=[engine_for(context=256)])
     )
-    assert not stream.done()
-    assert gauges(here) == (3, 3)
     assert (await here.client.chat("changes", max_tokens=1)).status == 200
+    assert (gauges(here), old.state, stream.done()) == ((3, 3), State.READY, False)
+    sink.going_on.set()
     await stream
     assert sink.body.endswith(b"data: [DONE]\n\n")
     await old.reached(*FINAL)
