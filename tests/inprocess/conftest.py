@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 from contextlib import AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,6 +31,15 @@ T = TypeVar("T")
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
 WORD = event(chat_chunk({"content": "Hello"}))
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """Ctrl-C is an exception, also where whoever has started the tests ignores it, as a shell does
+    for what it runs in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 async def one_word(peer: Peer) -> None:
