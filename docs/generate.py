@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args, get_type_hints
 
 import msgspec
 
-from llmgw_core.config import schema
+from llmgw_core.config import schema, schema_routing
 from llmgw_core.domain import errors
 from llmgw_core.domain.access import Limits
 from llmgw_core.domain.deployment import Timeouts
@@ -58,7 +58,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "store": schema.StoreConfig,
     "accounting": schema.AccountingConfig,
     "requests": schema.RequestLimits,
-    "routing": schema.RoutingConfig,
+    "routing": schema_routing.RoutingConfig,
     "limits": schema.LimitsConfig,
     "reload": schema.ReloadConfig,
 }

@@ -7,8 +7,9 @@ reload leaves it alone. What follows from one configuration is a `Generation`.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from llmgw_core.access.principals import PrincipalCache
 from llmgw_core.accounting.journal import Journal
@@ -19,18 +20,39 @@ from llmgw_core.config.secret_files import SecretWatch
 from llmgw_core.domain.errors import ConfigError
 from llmgw_core.limits.estimate import TokenEstimator
 from llmgw_core.pipeline.stats import Stats
+from llmgw_core.routing.state import RoutingMemory
 from llmgw_core.store.engine import Store
 from llmgw_core.store.ledger import Ledger
 from llmgw_core.store.principals import StorePrincipals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Set
+    from collections.abc import Callable, Collection, Iterable, Set
     from contextlib import AsyncExitStack
 
+    from llmgw_core.backends.transport.registry import Way
     from llmgw_core.config.schema import Config
+    from llmgw_core.domain.deployment import Origin
     from llmgw_core.hooks.registry import Parts
 
 T = TypeVar("T")
+
+
+class Living(Protocol):
+    """What a generation says about what it uses."""
+
+    factories: Set[Callable[[], Any]]
+
+    def identities(self) -> Set[object]:
+        """Of its deployments."""
+        ...
+
+    def ways(self) -> Set[Way]:
+        """How its calls go out."""
+        ...
+
+    def origins(self) -> Set[Origin]:
+        """Where its calls may go now."""
+        ...
 
 
 class Foundation:
@@ -59,6 +81,7 @@ class Foundation:
         self.stats = Stats()
         self.estimator = TokenEstimator(config.requests.default_output_tokens)
         self.transports = TransportRegistry()
+        self.memory = RoutingMemory(time.monotonic)
         self.secrets = SecretWatch()
         self._made: dict[Callable[[], Any], Any] = {}
 
@@ -81,12 +104,31 @@ class Foundation:
             self._made[factory] = factory()
         return cast("T", self._made[factory])
 
-    async def retain(self, factories: Set[Callable[[], Any]]) -> None:
-        """Close what other factories than these have made."""
+    def close_with(self, stack: AsyncExitStack) -> None:
+        """Have `stack` close what calls need to the end."""
+        stack.push_async_callback(self.transports.aclose)
+        stack.push_async_callback(self.secrets.aclose)
+        stack.push_async_callback(self.mover.aclose)
+
+    def start(self, stack: AsyncExitStack) -> None:
+        """Begin what runs in the background. The first call comes after this."""
+        stack.push_async_callback(self.principals.aclose)
+        self.principals.start()
+        self.mover.start()
+        self.secrets.start()
+
+    async def retain(self, alive: Collection[Living]) -> None:
+        """Forget and close what no generation has any more."""
+        self.memory.retain(_all(each.identities() for each in alive))
+        factories = _all(each.factories for each in alive)
         for factory in [factory for factory in self._made if factory not in factories]:
             made = self._made.pop(factory)
             if hasattr(made, "aclose"):  # balancers have nothing to close
                 await made.aclose()
+
+        await self.transports.retain(
+            _all(each.ways() for each in alive), _all(each.origins() for each in alive)
+        )
 
     def configure(self, config: Config) -> None:
         """Take over what a new configuration says about these parts. Cannot fail."""
@@ -115,3 +157,7 @@ def _open_books(config: Config) -> tuple[SoleGateway, Journal]:
     except OSError as error:
         message = f"the journal cannot be kept in {root}: {error.strerror}."
         raise ConfigError(message, path="accounting.journal") from None
+
+
+def _all(sets: Iterable[Set[T]]) -> set[T]:
+    return set().union(*sets)

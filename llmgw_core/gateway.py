@@ -140,18 +140,13 @@ class Gateway(InProcess):
         foundation = self._foundation
         # Calls that come later than the end of the generations are settled just before the
         # journal closes, and after that none is admitted.
-        stack.push_async_callback(foundation.retain, frozenset())
+        stack.push_async_callback(foundation.retain, ())
         stack.callback(self._close_books)
-        stack.push_async_callback(foundation.transports.aclose)
-        stack.push_async_callback(foundation.secrets.aclose)
-        stack.push_async_callback(foundation.mover.aclose)
+        foundation.close_with(stack)
         # While observers and the mover are still there.
         stack.push_async_callback(self._close_generations)
         await self.host.startup()
-        stack.push_async_callback(foundation.principals.aclose)
-        foundation.principals.start()
-        foundation.mover.start()
-        foundation.secrets.start()
+        foundation.start(stack)
         stack.push_async_callback(self.calls.aclose)
 
     @property
@@ -292,7 +287,7 @@ class Gateway(InProcess):
             self._swap(old, new)
         except BaseException:
             self._next = None
-            await self._retain(self._generation, *self._retiring.values())
+            await self._foundation.retain((self._generation, *self._retiring.values()))
             raise
         self._next = None
         return changed
@@ -345,15 +340,7 @@ class Gateway(InProcess):
         await old.aclose(_SHUTDOWN_SECONDS)
         others = [each for each in self._retiring.values() if each is not old]
         coming = () if self._next is None else (self._next,)
-        await self._retain(self._generation, *others, *coming)
-
-    async def _retain(self, *alive: Generation) -> None:
-        """Close what was made and opened for other generations than those that are `alive`."""
-        await self._foundation.retain({factory for each in alive for factory in each.factories})
-        await self._foundation.transports.retain(
-            set().union(*(each.ways() for each in alive)),
-            set().union(*(each.origins() for each in alive)),
-        )
+        await self._foundation.retain((self._generation, *others, *coming))
 
     def _retired(self, task: asyncio.Task[None]) -> None:
         old = self._retiring.pop(task)

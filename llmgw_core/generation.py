@@ -36,7 +36,7 @@ from llmgw_core.pipeline.settlement import Books
 from llmgw_core.routing.balance import SmoothRoundRobin
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
     from pathlib import Path
 
     from llmgw_core.domain.deployment import Deployment, Model, Origin
@@ -74,12 +74,13 @@ class Generation:
             clock=time.monotonic,
             currency=config.accounting.currency,
         )
-        self.factories = (
+        self.factories: Set[Callable[[], Any]] = {
             host.limiters[config.limits.limiter],
             host.balancers[config.routing.balancer],
-        )
+        }
         self.limiter: Limiter = foundation.made(host.limiters[config.limits.limiter])
         self.balancer: Balancer = foundation.made(host.balancers[config.routing.balancer])
+        foundation.memory.adopt(self.all_deployments())
         self.entrance = self._assemble(foundation)
         foundation.secrets.add(secrets_of(self.all_deployments()))
         host.bind_deployments(self.deployments)
@@ -92,6 +93,10 @@ class Generation:
     def all_deployments(self) -> tuple[Deployment, ...]:
         """Every configured deployment."""
         return tuple(each for model in self.models.values() for each in model.deployments)
+
+    def identities(self) -> set[object]:
+        """Of every configured deployment."""
+        return {deployment.identity for deployment in self.all_deployments()}
 
     def ways(self) -> set[Way]:
         """How its calls go out."""
@@ -145,6 +150,7 @@ class Generation:
                 host=host,
                 transports=foundation.transports.take(self.all_deployments()),
                 balancer=self.balancer,
+                memory=foundation.memory,
                 budget=limits.attempts,
                 reply_bytes=limits.reply_bytes,
                 refuse_unpriced=refuse_unpriced,

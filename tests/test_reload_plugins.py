@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from llmgw_core.config.schema import Config, PluginConfig, ReloadConfig, RoutingConfig
+from llmgw_core.config.schema import Config, PluginConfig, ReloadConfig
+from llmgw_core.config.schema_routing import RoutingConfig
 from llmgw_core.domain.errors import ConfigError
 from llmgw_core.gateway import Gateway
 from llmgw_core.hooks.specs import hookimpl

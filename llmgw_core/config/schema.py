@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from llmgw_core.config.schema_routing import RoutingConfig
 from llmgw_core.domain.access import NO_LIMITS, Limits
 from llmgw_core.domain.deployment import Timeouts
 
@@ -248,13 +249,6 @@ class ServerConfig(Section, frozen=True):
     def __repr__(self) -> str:
         """Without `admin_key`."""
         return f"ServerConfig(host={self.host!r}, port={self.port!r}, server={self.server!r})"
-
-
-class RoutingConfig(Section, frozen=True):
-    """`balancer`: who chooses among the deployments of a model. `round_robin` is the gateway's
-    own (by weight, smooth); plugins may register others."""
-
-    balancer: str = "round_robin"
 
 
 class LimitsConfig(Section, frozen=True):

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 ITSELF: Final = "the gateway itself"
 _METHODS: Final = {
-    "register_balancers": ("order",),
+    "register_balancers": ("order", "took"),
     "register_limiters": ("bind", "reserve", "state", "aclose"),
 }
 

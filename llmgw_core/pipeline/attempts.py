@@ -7,7 +7,7 @@ routing policy says what happens. Foreign errors of the transport are mapped her
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from llmgw_core.backends.transport.port import Transport, TransportError
@@ -16,6 +16,7 @@ from llmgw_core.domain.errors import GatewayError, overloaded, permission_denied
 from llmgw_core.domain.failure import UpstreamFailure
 from llmgw_core.limits.port import Exceeded
 from llmgw_core.pipeline.failures import classified, report, stale
+from llmgw_core.routing.plan import plan
 from llmgw_core.routing.policy import next_step
 from llmgw_core.wire.refusal import HIDDEN, refusal_body
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from llmgw_core.pipeline.exchange import Exchange
     from llmgw_core.routing.balance import Balancer
     from llmgw_core.routing.plan import Candidates
+    from llmgw_core.routing.state import RoutingMemory
 
 Deliver = Callable[["Exchange", "Session", "UpstreamReply"], Awaitable[None]]
 """Reads a 2xx reply and hands it to the client. Raises `UpstreamFailure` or `TransportError`
@@ -44,6 +46,7 @@ class Attempts:
         host: PluginHost,
         transports: Mapping[str, Transport],
         balancer: Balancer,
+        memory: RoutingMemory,
         budget: int,
         reply_bytes: int,
         refuse_unpriced: bool,
@@ -51,6 +54,7 @@ class Attempts:
         self._host = host
         self._transports = transports
         self._balancer = balancer
+        self._memory = memory
         self._budget = budget
         self._reply_bytes = reply_bytes
         self._refuse_unpriced = refuse_unpriced
@@ -64,12 +68,18 @@ class Attempts:
         candidates, extra = lane.candidates, lane.extra
         if self._host.authorize or not candidates.tiers:
             candidates = self._permitted(candidates, call)
-        ordered = candidates.order(self._balancer)
+        ordered = self._planned(call, candidates)
         left = candidates.count - 1
+        states, reserved = self._memory.states, exchange.reserved
         refuse_unpriced = self._refuse_unpriced
-        deployment = next(ordered)
+        deployment = next(ordered, None)
+        if deployment is None:
+            raise _verdict(UpstreamFailure("unavailable", "every deployment is switched off"))
         fresh = False
         while True:
+            state = states[deployment.identity]
+            state.in_flight += 1
+            state.tokens_in_flight += reserved
             price = settlement.begin(deployment)
             try:
                 if price is None and refuse_unpriced:
@@ -85,6 +95,9 @@ class Attempts:
             except UpstreamFailure as error:
                 again = error.status == 401 and not fresh and await _renewed(deployment.credential)
                 failure = error
+            finally:
+                state.in_flight -= 1
+                state.tokens_in_flight -= reserved
             step = next_step(
                 failure.kind,
                 stale_connection=again,
@@ -105,7 +118,15 @@ class Attempts:
                 raise _verdict(failure)
             fresh = False
             left -= 1
-            deployment = next(ordered)
+            deployment = next(ordered, None)
+            if deployment is None:
+                raise _verdict(failure)
+
+    def _planned(self, call: Call, candidates: Candidates) -> Iterator[Deployment]:
+        balancer = self._balancer
+        for round in plan(call, candidates, self._memory, balancer):
+            balancer.took(round.ordered[0], round.eligible)
+            yield from round.ordered
 
     def _told(
         self, failure: UpstreamFailure, call: Call, deployment: Deployment

@@ -7,16 +7,17 @@ a price; whatever fails one of these is dropped with its reason and never reache
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import TYPE_CHECKING
 
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
+    from llmgw_core.domain.call import Call
     from llmgw_core.domain.deployment import Deployment, Model
     from llmgw_core.routing.balance import Balancer
+    from llmgw_core.routing.state import RoutingMemory
 
 
 class Dropped(msgspec.Struct, frozen=True):
@@ -56,15 +57,6 @@ class Candidates(msgspec.Struct, frozen=True):
         kept = (tier for tier in self.tiers if tier.model.name not in models)
         return Candidates.of(kept, self.dropped)
 
-    def order(self, balancer: Balancer) -> Iterator[Deployment]:
-        """The candidates of one call in the order in which they are tried. A tier takes its turn
-        at the balancer when it is reached and not before: fallbacks that are not needed would
-        otherwise shift the shares of the calls that ask for them."""
-        tiers = self.tiers
-        if len(tiers) == 1:
-            return iter(balancer.order(tiers[0].deployments))
-        return chain.from_iterable(balancer.order(tier.deployments) for tier in tiers)
-
 
 class Rights(msgspec.Struct, frozen=True):
     """What routing asks about a candidate. Each answers with a reason to drop it, or None."""
@@ -96,3 +88,52 @@ def candidates(name: str, models: Mapping[str, Model], rights: Rights) -> Candid
         if allowed:
             tiers.append(Tier(model, tuple(allowed)))
     return Candidates.of(tiers, dropped)
+
+
+class Round(msgspec.Struct, frozen=True):
+    """What a call tries of one tier: `ordered` from `eligible`, the pick first. `dropped` are
+    those in whose way something stands at the moment."""
+
+    tier: Tier
+    eligible: Sequence[Deployment]
+    ordered: Sequence[Deployment]
+    dropped: tuple[Dropped, ...] = ()
+
+
+def plan(
+    call: Call, found: Candidates, memory: RoutingMemory, balancer: Balancer
+) -> Iterator[Round]:
+    """What `call` tries, tier by tier; a round is made when it is reached and not before, since
+    the state may be another by then. Changes nothing, so that `explain` can ask as well; a call
+    tells the balancer when it takes a pick."""
+    for tier in found.tiers:
+        if memory.troubled:
+            round = _careful(call, tier, memory, balancer)
+            if round.ordered:
+                yield round
+        else:
+            deployments = tier.deployments
+            yield Round(tier, deployments, balancer.order(call, deployments))
+
+
+def _careful(call: Call, tier: Tier, memory: RoutingMemory, balancer: Balancer) -> Round:
+    """The round of a tier when something stands in the way of some deployments. When that is so
+    for all of them, the one that is soonest free is tried rather than nobody."""
+    now = memory.clock()
+    eligible: list[Deployment] = []
+    soft: list[tuple[float, Deployment]] = []
+    dropped: list[Dropped] = []
+    for deployment in tier.deployments:
+        obstacle = memory.obstacle(deployment, now)
+        if obstacle is None:
+            eligible.append(deployment)
+            continue
+        dropped.append(Dropped(deployment.id, obstacle.reason))
+        if not obstacle.hard:
+            soft.append((obstacle.until, deployment))
+    if not eligible and soft:
+        least = min(soft, key=lambda each: each[0])[1]
+        eligible = [least]
+        dropped = [each for each in dropped if each.deployment != least.id]
+    ordered = balancer.order(call, eligible) if eligible else ()
+    return Round(tier, eligible, ordered, tuple(dropped))

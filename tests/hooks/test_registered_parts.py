@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llmgw_core.config.schema import Config, LimitsConfig, RoutingConfig
+from llmgw_core.config.schema import Config, LimitsConfig
+from llmgw_core.config.schema_routing import RoutingConfig
 from llmgw_core.domain.errors import ConfigError
 from llmgw_core.gateway import Gateway, load_plugins
 from llmgw_core.hooks.specs import hookimpl
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
 
 
 class Alphabetical:
-    def order(self, deployments: Sequence[Deployment]) -> Sequence[Deployment]:
+    def order(self, call: Any, deployments: Sequence[Deployment]) -> Sequence[Deployment]:
         return deployments
+
+    def took(self, picked: Deployment, deployments: Sequence[Deployment]) -> None:
+        pass
 
 
 class Closing(MemoryLimiter):
@@ -135,7 +139,10 @@ def broken() -> Any:
                 " `reserve`, `state`"
             ),
         ),
-        (bringing({"x": dict}), "`register_balancers`: TypeError: made dict, which has no `order`"),
+        (
+            bringing({"x": dict}),
+            "`register_balancers`: TypeError: made dict, which has no `order`, `took`",
+        ),
         (
             bringing(limiters={"x": broken}),
             "`register_limiters`: FileNotFoundError: [Errno 2] no server",

@@ -5,13 +5,16 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmgw_core.domain.call import Call, Head
 from llmgw_core.domain.deployment import Deployment, Model
 from llmgw_core.routing.balance import SmoothRoundRobin
-from llmgw_core.routing.plan import Candidates, Dropped, Rights, candidates
+from llmgw_core.routing.plan import Candidates, Dropped, Rights, Round, candidates, plan
+from llmgw_core.routing.state import Obstacle, RoutingMemory
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
 
+CALL = Call("c", "chat.completions", Head("POST", "/v1/chat/completions", ()), 0.0, 0)
 ZONES = ("onprem", "eu", "world")
 
 
@@ -37,7 +40,13 @@ def rights(
 
 
 def ids(found: Candidates) -> list[str]:
-    return [d.id for d in found.order(SmoothRoundRobin())]
+    return [d.id for d in ordered(found, SmoothRoundRobin())]
+
+
+def ordered(found: Candidates, balancer: SmoothRoundRobin) -> Iterator[Deployment]:
+    for round in plan(CALL, found, RoutingMemory(lambda: 0.0), balancer):
+        balancer.took(round.ordered[0], round.eligible)
+        yield from round.ordered
 
 
 MODELS = {
@@ -114,6 +123,67 @@ def test_a_fallback_that_is_not_needed_does_not_lose_its_turn() -> None:
     b = candidates("b", models, rights(models="ab"))
     picks = []
     for _ in range(4):
-        next(a.order(balancer))
-        picks.append(next(b.order(balancer)).id)
+        next(ordered(a, balancer))
+        picks.append(next(ordered(b, balancer)).id)
     assert picks == ["b/0", "b/1", "b/0", "b/1"]
+
+
+def four() -> tuple[Model, RoutingMemory]:
+    one = model("a", "eu", "eu", "eu", "eu")
+    memory = RoutingMemory(lambda: 100.0)
+    memory.adopt(one.deployments)
+    return one, memory
+
+
+def rounds(one: Model, memory: RoutingMemory) -> list[Round]:
+    found = candidates("a", {"a": one}, rights(models="a"))
+    return list(plan(CALL, found, memory, SmoothRoundRobin()))
+
+
+def test_a_deployment_in_whose_way_something_stands_is_dropped_with_the_reason() -> None:
+    one, memory = four()
+    memory.put(one.deployments[1], Obstacle("breaker", "ejected", until=101.0))
+    (round,) = rounds(one, memory)
+    assert [each.id for each in round.ordered] == ["a/0", "a/2", "a/3"]
+    assert round.dropped == (Dropped("a/1", "ejected"),)
+
+
+def test_what_stood_in_the_way_until_now_does_so_no_more() -> None:
+    one, memory = four()
+    memory.put(one.deployments[1], Obstacle("breaker", "ejected", until=100.0))
+    assert [len(round.ordered) for round in rounds(one, memory)] == [4]
+    memory.put(one.deployments[2], Obstacle("switch", "off", hard=True))
+    memory.clear(one.deployments[2], "switch")
+    memory.clear(one.deployments[1], "breaker")
+    assert not memory.troubled
+
+
+def test_when_all_are_blocked_the_one_that_is_soonest_free_is_tried() -> None:
+    one, memory = four()
+    for number, deployment in enumerate(one.deployments):
+        memory.put(deployment, Obstacle("breaker", "ejected", until=200.0 - number))
+    memory.put(one.deployments[3], Obstacle("switch", "off", hard=True))
+    (round,) = rounds(one, memory)
+    assert [each.id for each in round.ordered] == ["a/2"]
+    assert {each.deployment: each.reason for each in round.dropped} == {
+        "a/0": "ejected",
+        "a/1": "ejected",
+        "a/3": "off",
+    }
+
+
+def test_a_tier_that_is_switched_off_is_passed_over() -> None:
+    one, memory = four()
+    for deployment in one.deployments:
+        memory.put(deployment, Obstacle("switch", "off", hard=True))
+    assert rounds(one, memory) == []
+
+
+def test_a_deployment_that_is_gone_is_forgotten_with_what_stood_in_its_way() -> None:
+    one, memory = four()
+    gone, *left = one.deployments
+    memory.put(gone, Obstacle("breaker", "ejected", until=101.0))
+    memory.retain({each.identity for each in left})
+    memory.put(gone, Obstacle("breaker", "ejected", until=101.0))
+    memory.clear(gone, "breaker")
+    assert (len(memory.states), memory.troubled) == (3, {})
