@@ -21,6 +21,7 @@ from llmgw_core.domain.errors import ConfigError
 from llmgw_core.limits.estimate import TokenEstimator
 from llmgw_core.pipeline.stats import Stats
 from llmgw_core.routing.state import RoutingMemory
+from llmgw_core.store.control import ControlWatch
 from llmgw_core.store.engine import Store
 from llmgw_core.store.ledger import Ledger
 from llmgw_core.store.principals import StorePrincipals
@@ -68,6 +69,8 @@ class Foundation:
         self.own = own
         """What the gateway itself brings to what plugins may register."""
         self.store = store
+        self.control = ControlWatch(store, staleness=config.store.staleness)
+        """Reads what the command line has put into the store."""
         self.ledger = Ledger(store)
         self.journal = journal
         self.mover = Mover(
@@ -113,7 +116,9 @@ class Foundation:
     def start(self, stack: AsyncExitStack) -> None:
         """Begin what runs in the background. The first call comes after this."""
         stack.push_async_callback(self.principals.aclose)
+        stack.push_async_callback(self.control.aclose)
         self.principals.start()
+        self.control.start()
         self.mover.start()
         self.secrets.start()
 
@@ -132,6 +137,7 @@ class Foundation:
 
     def configure(self, config: Config) -> None:
         """Take over what a new configuration says about these parts. Cannot fail."""
+        self.control.configure(staleness=config.store.staleness)
         self.principals.configure(
             staleness=config.store.staleness, serve_stale=config.store.serve_stale
         )

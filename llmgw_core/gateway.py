@@ -145,6 +145,7 @@ class Gateway(InProcess):
         foundation.close_with(stack)
         # While observers and the mover are still there.
         stack.push_async_callback(self._close_generations)
+        await foundation.control.refresh()
         await self.host.startup()
         foundation.start(stack)
         stack.push_async_callback(self.calls.aclose)
