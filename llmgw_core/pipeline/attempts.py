@@ -125,8 +125,9 @@ class Attempts:
     def _planned(self, call: Call, candidates: Candidates) -> Iterator[Deployment]:
         balancer = self._balancer
         for round in plan(call, candidates, self._memory, balancer):
-            balancer.took(round.ordered[0], round.eligible)
-            yield from round.ordered
+            if round.ordered:
+                balancer.took(round.ordered[0], round.eligible)
+                yield from round.ordered
 
     def _told(
         self, failure: UpstreamFailure, call: Call, deployment: Deployment

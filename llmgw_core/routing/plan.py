@@ -92,7 +92,8 @@ def candidates(name: str, models: Mapping[str, Model], rights: Rights) -> Candid
 
 class Round(msgspec.Struct, frozen=True):
     """What a call tries of one tier: `ordered` from `eligible`, the pick first. `dropped` are
-    those in whose way something stands at the moment."""
+    those in whose way something stands at the moment; when that is final for all of a tier,
+    `ordered` is empty."""
 
     tier: Tier
     eligible: Sequence[Deployment]
@@ -108,9 +109,7 @@ def plan(
     tells the balancer when it takes a pick."""
     for tier in found.tiers:
         if memory.troubled:
-            round = _careful(call, tier, memory, balancer)
-            if round.ordered:
-                yield round
+            yield _careful(call, tier, memory, balancer)
         else:
             deployments = tier.deployments
             yield Round(tier, deployments, balancer.order(call, deployments))
