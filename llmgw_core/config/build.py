@@ -10,6 +10,7 @@ from llmgw_core.config.decode import decode
 from llmgw_core.config.errors import ConfigErrors, join, listed, raise_all, suggestion
 from llmgw_core.config.outgoing import missing_files, outgoing_of
 from llmgw_core.config.secret_files import credential_of
+from llmgw_core.domain.alias import Alias
 from llmgw_core.domain.deployment import Deployment, Model
 from llmgw_core.domain.errors import ConfigError
 from llmgw_core.domain.outgoing import DIRECT
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import msgspec
 
     from llmgw_core.config.schema import Config, DeploymentConfig, ModelConfig
+    from llmgw_core.config.schema_aliases import AliasConfig
     from llmgw_core.domain.outgoing import Outgoing
 
 
@@ -45,7 +47,24 @@ def collect_models(
     deployment that is wrong are None."""
     builder = _Builder(config, options_of, os.environ if env is None else env)
     models = {name: builder.model(name, model) for name, model in config.models.items()}
+    for name, alias in config.aliases.items():
+        models.setdefault(name, alias_model(name, alias, models))
     return models, builder.errors
+
+
+def alias_model(name: str, alias: AliasConfig, models: Mapping[str, Model]) -> Model:
+    """The public name of an alias: of the kind of what it leads to."""
+    kinds = [models[each.model].kind for each in alias.variants if each.model in models]
+    return Model(
+        name=name,
+        deployments=(),
+        tags=alias.tags,
+        limits=alias.limits,
+        kind=kinds[0] if kinds else "chat",
+        created=_epoch(alias.created),
+        life=alias.life,
+        alias=Alias(alias.variants, alias.sticky, alias.session_header.lower(), alias.canary),
+    )
 
 
 class _Builder:
@@ -73,6 +92,8 @@ class _Builder:
             limits=model.limits,
             kind=model.kind,
             created=_epoch(model.created),
+            life=model.life,
+            dimensions=model.dimensions,
         )
 
     def _deployment(self, model: str, config: DeploymentConfig, path: str) -> Deployment:

@@ -88,7 +88,7 @@ def changes(old: Config, new: Config) -> tuple[str, ...]:
 def _changes(old: Config, new: Config) -> Iterator[str]:
     for section in new.__struct_fields__:
         before, after = getattr(old, section), getattr(new, section)
-        if section == "models":
+        if section in {"models", "aliases"}:
             found = list(_keys(section, before, after))
             if not found and list(before) != list(after):
                 found = [section]  # nothing but the order in which they are listed

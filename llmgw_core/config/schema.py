@@ -12,9 +12,11 @@ from typing import Any, Literal
 
 import msgspec
 
+from llmgw_core.config.schema_aliases import AliasConfig  # noqa: TC001 -- as above
 from llmgw_core.config.schema_routing import RoutingConfig
 from llmgw_core.domain.access import NO_LIMITS, Limits
 from llmgw_core.domain.deployment import Timeouts
+from llmgw_core.domain.life import ACTIVE, Life
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -96,7 +98,8 @@ class DeploymentConfig(Section, frozen=True):
 
 
 class ModelConfig(Section, frozen=True):
-    """One public model name."""
+    """One public model name. `life` says whether it is a preview, deprecated or retired. Callers
+    who get embeddings of an alias can rely on their `dimensions`, where they are given."""
 
     deployments: tuple[DeploymentConfig, ...]
     kind: Literal["chat", "embedding"] = "chat"
@@ -105,6 +108,8 @@ class ModelConfig(Section, frozen=True):
     limits: Limits = NO_LIMITS
     prices: tuple[PriceEntry, ...] = ()
     created: datetime.date | None = None
+    life: Life = ACTIVE
+    dimensions: int | None = None
 
 
 class PluginConfig(Section, frozen=True):
@@ -262,6 +267,7 @@ class Config(Section, frozen=True):
     """The whole file."""
 
     models: dict[str, ModelConfig] = {}
+    aliases: dict[str, AliasConfig] = {}
     plugins: tuple[PluginConfig, ...] = ()
     server: ServerConfig = ServerConfig()
     store: StoreConfig = StoreConfig()

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from llmgw_core.config.errors import join, listed, suggestion
 from llmgw_core.config.outgoing import section_errors
+from llmgw_core.config.validate_names import name_errors
 from llmgw_core.config.validate_server import server_errors
+from llmgw_core.domain.access import NO_ZONE, valid_zone
 from llmgw_core.domain.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ def validate(config: Config, *, today: dt.date) -> list[ConfigError]:
     return [
         *_models(config, today),
         *_fallbacks(config),
+        *name_errors(config),
         *_plugins(config),
         *section_errors(config.outgoing, None, "outgoing"),
         *server_errors(config.server),
@@ -46,7 +49,7 @@ def _models(config: Config, today: dt.date) -> Iterator[ConfigError]:
         path = join("models", name)
         if not name:
             yield ConfigError("a model needs a name.", path=path)
-        if not model.deployments:
+        if not model.deployments and model.life.state != "retired":
             yield ConfigError("a model needs at least one deployment.", path=path)
         yield from _limits(model.limits, join(path, "limits"))
         yield from _prices(model.prices, join(path, "prices"))
@@ -70,6 +73,9 @@ def _deployment(deployment: DeploymentConfig, path: str) -> Iterator[ConfigError
         yield ConfigError(message, path=join(path, "name"))
     if not deployment.zone.strip():
         message = "a deployment must say in which zone it is, e.g. `onprem`, `eu` or `world`."
+        yield ConfigError(message, path=join(path, "zone"))
+    elif not valid_zone(deployment.zone):
+        message = f"is no zone that could be granted: {NO_ZONE}"
         yield ConfigError(message, path=join(path, "zone"))
     if deployment.weight < 1:
         message = "must be at least 1; to take a deployment out of use, remove it."
@@ -139,6 +145,9 @@ def _fallbacks(config: Config) -> Iterator[ConfigError]:
             target = config.models.get(fallback)
             if fallback == name:
                 yield ConfigError("a model cannot fall back to itself.", path=place)
+            elif fallback in config.aliases and target is None:
+                message = f"`{fallback}` is an alias; name the model that it leads to."
+                yield ConfigError(message, path=place)
             elif target is None:
                 hint = suggestion(fallback, config.models) or (
                     f"; there are {listed(config.models)}."

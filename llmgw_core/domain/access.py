@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Literal, Self
 
 import msgspec
@@ -9,6 +10,9 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+_ZONE = re.compile(r"[A-Za-z0-9._-]{1,50}")
+NO_ZONE = "one consists of 1 to 50 letters, digits and . _ -"
+"""What is said of a text that is no name of a zone."""
 LevelKind = Literal["organization", "team", "user", "key"]
 
 
@@ -106,3 +110,8 @@ class Subject(msgspec.Struct, frozen=True):
 def valid_id(value: object) -> bool:
     """Whether the books can hold this id of an organisation, team, user or key."""
     return isinstance(value, str) and 0 < len(value) <= 80 and value.isprintable()
+
+
+def valid_zone(value: str) -> bool:
+    """Whether this can be the name of a zone: of a deployment, in a grant, in a header."""
+    return _ZONE.fullmatch(value) is not None

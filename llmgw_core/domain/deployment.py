@@ -7,7 +7,9 @@ from typing import Any
 import msgspec
 
 from llmgw_core.domain.access import NO_LIMITS, Limits
+from llmgw_core.domain.alias import Alias  # noqa: TC001 -- msgspec reads the annotations
 from llmgw_core.domain.credential import NO_CREDENTIAL, Credential
+from llmgw_core.domain.life import ACTIVE, Life
 from llmgw_core.domain.outgoing import DIRECT, Outgoing
 
 
@@ -66,7 +68,8 @@ class Deployment(msgspec.Struct, frozen=True, eq=False):
 
 
 class Model(msgspec.Struct, frozen=True, eq=False):
-    """A public name and what serves it. `fallbacks` are public names of other models."""
+    """A public name and what serves it: deployments, or for an alias other models. `fallbacks` are
+    public names of other models."""
 
     name: str
     deployments: tuple[Deployment, ...]
@@ -77,6 +80,11 @@ class Model(msgspec.Struct, frozen=True, eq=False):
     """`chat` or `embedding`."""
     created: int = 0
     """Seconds since the epoch, as `/v1/models` shows it."""
+    life: Life = ACTIVE
+    dimensions: int | None = None
+    """Of its embeddings, as far as the configuration says."""
+    alias: Alias | None = None
+    """Where an alias leads, which has no deployments of its own."""
 
     def weights(self) -> dict[str, int]:
         """The weights by deployment id."""

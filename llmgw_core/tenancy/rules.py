@@ -8,6 +8,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from llmgw_core.access import patterns
+from llmgw_core.domain.access import NO_ZONE, valid_zone
 from llmgw_core.tenancy.errors import TenancyError
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from llmgw_core.domain.access import Limits
     from llmgw_core.tenancy.records import Role
 
-_ZONE = re.compile(r"[A-Za-z0-9._-]{1,50}")
 _LOOKS_LIKE_ID = re.compile(r"(org|team|user|key)_[0-9A-Za-z]{22}")
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+")
 _ROLES: dict[str, Role] = {"admin": "admin", "member": "member"}
@@ -74,10 +74,8 @@ def zones(values: Sequence[str] | None) -> list[str] | None:
     """Names of zones, without repetitions, in their order; None inherits."""
     listed = _listed(values, "zones")
     for zone in listed or ():
-        if not _ZONE.fullmatch(zone):
-            raise TenancyError(
-                f"'{zone[:200]}' is no zone: one consists of 1 to 50 letters, digits and . _ -"
-            )
+        if not valid_zone(zone):
+            raise TenancyError(f"'{zone[:200]}' is no zone: {NO_ZONE}")
     return listed
 
 
