@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Any, cast, get_args, get_type_hints
 
 import msgspec
 
-from llmgw_core.config import schema, schema_routing
+from llmgw_core.config import schema, schema_aliases, schema_routing
 from llmgw_core.domain import errors
 from llmgw_core.domain.access import Limits
+from llmgw_core.domain.alias import CanaryRules, Variant
 from llmgw_core.domain.deployment import Timeouts
+from llmgw_core.domain.life import Life
 from llmgw_core.hooks import check, specs
 from llmgw_core.hooks.foreign import FIXED_POLICY
 from llmgw_core.hooks.host import PluginHost
@@ -46,6 +48,12 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "models.NAME.deployments[]": schema.DeploymentConfig,
     "models.NAME.deployments[].timeouts": Timeouts,
     "models.NAME.limits": Limits,
+    "models.NAME.life": Life,
+    "aliases.NAME": schema_aliases.AliasConfig,
+    "aliases.NAME.variants[]": Variant,
+    "aliases.NAME.limits": Limits,
+    "aliases.NAME.life": Life,
+    "aliases.NAME.canary": CanaryRules,
     "outgoing": schema.OutgoingConfig,
     "models.NAME.prices[]": schema.PriceEntry,
     "models.NAME.prices[].cost": schema.TokenPrices,
