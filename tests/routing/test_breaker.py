@@ -1,13 +1,10 @@
-"""The table of the breaker, its counters at their bounds, and random histories against both."""
+"""The table of the breaker, and its counters at their bounds."""
 
 from __future__ import annotations
 
 import itertools
 
 import pytest
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from llmgw_core.routing.breaker import (
     CLOSED,
@@ -329,91 +326,3 @@ def test_other_settings_keep_health_and_move_it_to_the_new_pool() -> None:
     healthy.configure(THREE, new)
     healthy.release()
     assert (old.ejected, new.ejected) == (0, 0)
-
-
-class Histories(RuleBasedStateMachine):
-    """Two deployments of a pool, calls that begin and end in any order, against a model that
-    counts by itself."""
-
-    @initialize(
-        consecutive=st.integers(1, 3),
-        probes=st.integers(1, 3),
-        share=st.sampled_from([0.5, 1.0]),
-    )
-    def begin(self, consecutive: int, probes: int, share: float) -> None:
-        self.now = 1000.0
-        self.limits = BreakerSettings(
-            consecutive, 0.0, probes=probes, ejection=4.0, max_ejection=16.0, max_ejected=share
-        )
-        self.pool = Pool(2)
-        self.told: list[list[BreakerChange]] = [[], []]
-        self.breakers = [
-            Breaker(self.limits, self.pool, self.now, self.told[which].append) for which in (0, 1)
-        ]
-        self.running: list[tuple[int, int]] = []
-
-    @rule(seconds=st.sampled_from([0.0, 1.0, 4.0, 20.0, 200.0]))
-    def wait(self, seconds: float) -> None:
-        self.now += seconds
-
-    @rule(which=st.integers(0, 1), forced=st.booleans())
-    def call(self, which: int, forced: bool) -> None:
-        made = self.breakers[which]
-        welcome = made.admits(self.now)
-        term = made.enter(self.now, forced=forced)
-        assert (term == REFUSED) is (not welcome and not forced)
-        if welcome:
-            assert term == made.term
-        if term != REFUSED:
-            self.running.append((which, term))
-
-    @rule(data=st.data(), outcome=st.sampled_from(["succeeded", "failed", "abandoned"]))
-    def end(self, data: st.DataObject, outcome: str) -> None:
-        if not self.running:
-            return
-        which, term = self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
-        made = self.breakers[which]
-        before, stale = made.state, term != made.term
-        if outcome == "abandoned":
-            made.abandoned(term)
-        else:
-            getattr(made, outcome)(term, self.now)
-        if stale:
-            assert made.state is before
-        elif before is HALF_OPEN and outcome == "failed":
-            assert made.state is OPEN
-
-    @rule(which=st.integers(0, 1))
-    def found_ready(self, which: int) -> None:
-        self.breakers[which].hasten(self.now)
-
-    @invariant()
-    def changes_follow_the_table(self) -> None:
-        for told in getattr(self, "told", ()):
-            state = CLOSED
-            for change in told:
-                assert change.before is state
-                assert change.after in {
-                    after for (before, _), after in TRANSITIONS.items() if before is state
-                }
-                assert (change.seconds > 0) is (change.after is OPEN)
-                assert change.seconds <= self.limits.max_ejection
-                state = change.after
-
-    @invariant()
-    def counts_are_right(self) -> None:
-        if not hasattr(self, "breakers"):
-            return
-        assert self.pool.ejected == sum(not each.closed for each in self.breakers)
-        assert self.pool.ejected <= max(1, int(2 * self.limits.max_ejected))
-        for which, made in enumerate(self.breakers):
-            assert made.closed is (made.state is CLOSED)
-            if made.state is HALF_OPEN:
-                trying = self.running.count((which, made.term))
-                assert trying <= self.limits.probes
-
-
-TestHistories = Histories.TestCase
-TestHistories.settings = hypothesis_settings(
-    max_examples=150, stateful_step_count=40, deadline=None
-)
