@@ -53,6 +53,13 @@ def actor(value: str) -> str:
     return value
 
 
+def reason(value: str) -> str:
+    """Why something is switched: 1 to 500 printable characters."""
+    if not 1 <= len(value.strip()) <= 500 or not value.isprintable():
+        raise TenancyError("A switch needs a reason of 1 to 500 printable characters.")
+    return value.strip()
+
+
 def role(value: str) -> Role:
     """`admin` or `member`."""
     known = _ROLES.get(value)
@@ -105,6 +112,13 @@ def expiry(value: float | None, now: float) -> float | None:
             "The expiry of a key must lie before the year 10000; or let it never end."
         )
     return float(value)
+
+
+def switch_expiry(value: float | None, now: float) -> float | None:
+    """When a switch ends: a moment in the future, in seconds since the epoch."""
+    if value is not None and not now < value < _LATEST_EXPIRY:  # also what is no number
+        raise TenancyError("The end of a switch must lie in the future, before the year 10000.")
+    return None if value is None else float(value)
 
 
 def _listed(values: Sequence[str] | None, what: str) -> list[str] | None:
