@@ -21,7 +21,7 @@ from llmgw_core.domain.errors import (
     overloaded,
 )
 from llmgw_core.wire.envelope import error_body, error_headers
-from llmgw_server.admin import AdminPages
+from llmgw_server.admin.assembly import AdminPages
 from llmgw_server.asgi import CallEndpoint
 from llmgw_server.identity import refuse
 from llmgw_server.pages import Pages

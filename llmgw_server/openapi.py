@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import html
 import inspect
+import re
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,6 +46,7 @@ _KEYS = {
     "api_key": "A key made with `llmgw-server keys create`.",
     "admin_key": "The value of `server.admin_key`.",
 }
+_NAMED = re.compile(r"\{(\w+)\}")
 _STYLE = (
     "body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}"
     "table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.4em;"
@@ -53,6 +57,7 @@ _STYLE = (
 def document(pages: Iterable[Page], *, calls: bool) -> dict[str, Any]:
     """The OpenAPI 3.1 description of `pages`, and of calls if they are served."""
     paths: dict[str, dict[str, Any]] = {}
+    schemas: dict[str, Any] = {"Error": _ERROR}
     if calls:
         for method, path, text, has_body in _CALLS:
             paths.setdefault(path, {})[method] = _operation(text, "api_key", path, body=has_body)
@@ -62,8 +67,10 @@ def document(pages: Iterable[Page], *, calls: bool) -> dict[str, Any]:
         text = " ".join((inspect.getdoc(page.endpoint) or "").split())
         key = "admin_key" if page.access == "admin" else None
         for method in sorted((page.methods or set()) - {"HEAD"}):
-            operation = _operation(text, key, page.path, body=False)
-            paths.setdefault(page.path, {})[method.lower()] = operation
+            path = page.path_format
+            operation = _operation(text, key, path, body=False)
+            _describe_request(operation, page, schemas)
+            paths.setdefault(path, {})[method.lower()] = operation
     used = {"api_key"} if calls else set()
     used |= {"admin_key" for page in pages if page.access == "admin"}
     schemes = {
@@ -75,7 +82,7 @@ def document(pages: Iterable[Page], *, calls: bool) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "llmgw", "version": "1"},
         "paths": paths,
-        "components": {"schemas": {"Error": _ERROR}, "securitySchemes": schemes},
+        "components": {"schemas": schemas, "securitySchemes": schemes},
     }
 
 
@@ -90,13 +97,31 @@ def _operation(text: str, key: str | None, path: str, *, body: bool) -> dict[str
     }
     if key is not None:
         operation["security"] = [{key: []}]
-    if "{model}" in path:
-        parameter = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
-        operation["parameters"] = [parameter]
+    if parameters := _NAMED.findall(path):
+        operation["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            for name in parameters
+        ]
     if body:
         content = {"application/json": {"schema": {"type": "object"}}}
         operation["requestBody"] = {"required": True, "content": content}
     return operation
+
+
+def _describe_request(operation: dict[str, Any], page: Page, schemas: dict[str, Any]) -> None:
+    """Add what the page takes beside its path."""
+    for name, text in page.query.items():
+        parameter = {"name": name, "in": "query", "description": text, "schema": {"type": "string"}}
+        operation.setdefault("parameters", []).append(parameter)
+    if page.body is not None:
+        (schema,), found = msgspec.json.schema_components(
+            [page.body], ref_template="#/components/schemas/{name}"
+        )
+        schemas |= found
+        operation["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": schema}},
+        }
 
 
 def page(description: dict[str, Any]) -> bytes:

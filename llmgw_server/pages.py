@@ -22,7 +22,7 @@ from llmgw_server.openapi import document
 from llmgw_server.openapi import page as readable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from prometheus_client import CollectorRegistry
     from starlette.requests import Request
@@ -57,12 +57,18 @@ class Page(Route):
         methods: tuple[str, ...] = ("GET",),
         admin_key: str = "",
         listed: bool = True,
+        body: type[msgspec.Struct] | None = None,
+        query: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(path, endpoint, methods=list(methods))
         self.access = access
         self.part = part
         self.listed = listed
         """Whether descriptions show it."""
+        self.body = body
+        """The JSON object that it takes."""
+        self.query = dict(query or {})
+        """The parameters in its address: name → what it says."""
         self._digest = hashlib.sha256(admin_key.encode()).digest() if admin_key else b""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,21 +1,15 @@
-"""The admin pages: what is loaded and how it is, for whoever has the admin key.
-
-They exist only when a key is configured: an operator who has not asked for them has nothing to
-guard.
-"""
+"""What is loaded and how it is: plugins, status, the history of configurations, and the reload."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-from starlette.exceptions import HTTPException
-
 from llmgw_core.config.history import History
 from llmgw_core.domain.errors import ConfigError, GatewayError
-from llmgw_server.pages import Page, as_error, as_json
+from llmgw_server.admin.actions import Action
+from llmgw_server.pages import as_error, as_json
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -24,42 +18,22 @@ if TYPE_CHECKING:
     from llmgw_server.app import Application
     from llmgw_server.pages import Pages
 
-logger = logging.getLogger(__name__)
 
-PREFIX = "/admin/v1"
-
-
-class AdminPages:
-    """The admin pages of one application."""
+class RunningPages:
+    """See the module."""
 
     def __init__(self, application: Application, pages: Pages) -> None:
         self._application = application
         self._gateway = application.gateway
         self._pages = pages
-        self._key = self._gateway.config.server.admin_key
-        self._told = False
 
-    def routes(self) -> list[Page]:
-        """Every admin page; without a key, one that says in the log how to have them."""
-        if not self._key:
-            return [
-                Page("/admin/{path:path}", self._off, access="public", part="admin", listed=False)
-            ]
+    def actions(self) -> list[Action]:
+        """Every page of this group."""
         return [
-            Page(
-                PREFIX + path,
-                endpoint,
-                access="admin",
-                part="admin",
-                methods=(method,),
-                admin_key=self._key,
-            )
-            for method, path, endpoint in (
-                ("GET", "/plugins", self.plugins),
-                ("GET", "/status", self.status),
-                ("POST", "/reload", self.reload),
-                ("GET", "/config/history", self.history),
-            )
+            Action("GET", "/plugins", self.plugins),
+            Action("GET", "/status", self.status),
+            Action("POST", "/reload", self.reload),
+            Action("GET", "/config/history", self.history),
         ]
 
     async def plugins(self, request: Request) -> Response:
@@ -97,16 +71,6 @@ class AdminPages:
         return as_json(
             {"data": [{name: getattr(entry, name) for name in fields} for entry in entries]}
         )
-
-    async def _off(self, request: Request) -> Response:
-        if not self._told:
-            self._told = True
-            logger.warning(
-                "Somebody asked for %s, but the admin pages are off: give server.admin_key to"
-                " have them.",
-                request.url.path[:200],
-            )
-        raise HTTPException(404)
 
 
 def _version() -> str:

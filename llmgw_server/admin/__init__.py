@@ -1,0 +1,1 @@
+"""The admin pages: one module for each subject, put together in `assembly`."""
