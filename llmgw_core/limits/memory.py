@@ -59,33 +59,38 @@ class MemoryLimiter:
         return bound
 
     async def reserve(self, bound: BoundMeters, tokens: int) -> Ticket:
+        """See the port. Never suspends."""
+        return self.reserve_now(bound, tokens)
+
+    def reserve_now(self, bound: BoundMeters, tokens: int) -> Ticket:
         """Count 1 request, `tokens` tokens and 1 parallel call in all meters, or in none.
 
-        Raises `Exceeded` for the meter with the longest wait. Never suspends.
+        Raises `Exceeded` for the meter with the longest wait.
         """
         now = self._clock()
         tick = int(now * TICKS_PER_SECOND)
+        if bound.tick != tick:
+            bound.advance(tick)
         if bound.barred or tokens < 0:
             _refuse(now, tokens, bound)
         for window, limit in bound.requests:
-            if window.tick != tick:
-                window.advance(tick)
             if window.total >= limit:
                 _refuse(now, tokens, bound)
         for window, limit in bound.tokens:
-            if window.tick != tick:
-                window.advance(tick)
             if window.total + tokens > limit:
                 _refuse(now, tokens, bound)
         for parallel, limit in bound.parallel:
             if parallel.used >= limit:
                 _refuse(now, tokens, bound)
         bound.count(tokens)
-        return Ticket(self._clock, bound, tick, tokens)
+        return Ticket(self._clock, bound, tick, tick, tokens)
 
     def state(self, bound: BoundMeters) -> tuple[MeterState | None, MeterState | None]:
         """The meters with the least remaining of requests, and of tokens."""
         now = self._clock()
+        tick = int(now * TICKS_PER_SECOND)
+        if bound.tick != tick:
+            bound.advance(tick)
         return tightest(bound.requests, now), tightest(bound.tokens, now)
 
     async def aclose(self) -> None:

@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from llmgw_core.limits.port import Exceeded, MeterSpec, MeterState, MeterUnit
-from llmgw_core.limits.window import TICKS_PER_SECOND, Window, tick_of
+from llmgw_core.limits.window import Window, tick_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -49,9 +49,10 @@ class Meter:
 
 
 class BoundMeters:
-    """Meters that apply to one principal and model, sorted by unit for the hot path."""
+    """Meters that apply to one principal and model, sorted by unit for the hot path. `tick` is the
+    time up to which all windows hold at least; call `advance` first when time has moved on."""
 
-    __slots__ = ("barred", "meters", "parallel", "requests", "tokens")
+    __slots__ = ("barred", "meters", "parallel", "requests", "tick", "tokens")
 
     def __init__(self, meters: Sequence[tuple[MeterSpec, Meter]]) -> None:
         self.meters = tuple(meters)
@@ -59,12 +60,23 @@ class BoundMeters:
         self.tokens = tuple((m.window, s.limit) for s, m in meters if s.unit == "tokens")
         self.parallel = tuple((m.parallel, s.limit) for s, m in meters if s.unit == "parallel")
         self.barred = any(spec.limit <= 0 for spec, _ in meters)
+        self.tick = -1
         for _, meter in meters:
             meter.users += 1
 
     def __del__(self) -> None:
         for _, meter in self.meters:
             meter.users -= 1
+
+    def advance(self, tick: int) -> None:
+        """Let time move on to `tick` in all windows. They are shared, and may be ahead."""
+        self.tick = tick
+        for window, _ in self.requests:
+            if window.tick != tick:
+                window.advance(tick)
+        for window, _ in self.tokens:
+            if window.tick != tick:
+                window.advance(tick)
 
     def count(self, tokens: int) -> None:
         """Count 1 request, `tokens` tokens and 1 parallel call; the windows are up to date."""
@@ -122,15 +134,13 @@ def _wait_for_slot(spec: MeterSpec, parallel: Parallel) -> float:
 
 
 def tightest(meters: tuple[tuple[Window, int], ...], now: float) -> MeterState | None:
-    """The state of the meter with the least remaining; `None` when there are none."""
+    """The state of the meter with the least remaining; `None` when there are none. The windows
+    are up to date."""
     if not meters:
         return None
-    tick = int(now * TICKS_PER_SECOND)
     found, limit_of = meters[0]
     least = sys.maxsize
     for window, limit in meters:
-        if window.tick != tick:
-            window.advance(tick)
         remaining = limit - window.total
         if remaining < least:
             found, least, limit_of = window, remaining, limit

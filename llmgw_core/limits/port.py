@@ -62,7 +62,9 @@ class Reservation(Protocol):
 
 
 class Limiter(Protocol):
-    """Counts and decides. `bind` is called once per principal and model, `reserve` per call."""
+    """Counts and decides. `bind` is called once per principal and model, `reserve` per call; a
+    limiter that never has to wait may have `reserve_now`, too, which is `reserve` as a plain
+    function and saves time."""
 
     def bind(self, specs: Sequence[MeterSpec]) -> Any:
         """Prepare a set of meters; the result is what `reserve` takes (and may be cached)."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from llmgw_core.limits.meters import BoundMeters, check
 from llmgw_core.limits.port import Exceeded
 from llmgw_core.limits.window import TICKS_PER_SECOND, Window, correct_all, tick_of
@@ -19,24 +21,19 @@ if TYPE_CHECKING:
     from llmgw_core.limits.port import MeterSpec
 
 
-class Ticket:
+class Ticket(msgspec.Struct, eq=False):
     """Implements `llmgw_core.limits.port.Reservation`; the meters have counted it already.
 
     Its tokens are booked at one tick in all its meters, its requests where they were admitted.
     """
 
-    __slots__ = ("_booked", "_bound", "_clock", "_extra", "_open", "_tick", "_tokens")
-
-    def __init__(
-        self, clock: Callable[[], float], bound: BoundMeters, tick: int, tokens: int
-    ) -> None:
-        self._clock = clock
-        self._bound = bound
-        self._tick = tick
-        self._booked = tick
-        self._tokens = tokens
-        self._extra: tuple[tuple[BoundMeters, int], ...] = ()
-        self._open = True
+    _clock: Callable[[], float]
+    _bound: BoundMeters
+    _tick: int
+    _booked: int
+    _tokens: int
+    _extra: tuple[tuple[BoundMeters, int], ...] = ()
+    _open: bool = True
 
     async def amend(self, tokens: int, extra: Any = None) -> None:
         """Reserve `tokens` instead, and add the meters of `extra` that are not held yet.
@@ -68,7 +65,10 @@ class Ticket:
             if self._extra:
                 self._correct(tick, amount)
             else:
-                correct_all(self._bound.tokens, self._booked, tick, amount)
+                bound = self._bound
+                if bound.tick != tick:
+                    bound.advance(tick)
+                correct_all(bound.tokens, self._booked, amount)
         if self._bound.parallel or self._extra:
             self._end_parallel()
 
@@ -103,9 +103,9 @@ class Ticket:
                 parallel.used -= 1
 
     def _correct(self, tick: int, amount: int) -> None:
-        correct_all(self._bound.tokens, self._booked, tick, amount)
-        for bound, _ in self._extra:
-            correct_all(bound.tokens, self._booked, tick, amount)
+        for bound, _ in self._all():
+            bound.advance(tick)
+            correct_all(bound.tokens, self._booked, amount)
 
     def _not_held(self, extra: BoundMeters) -> BoundMeters | None:
         held = {meter.id for bound, _ in self._all() for _, meter in bound.meters}

@@ -29,14 +29,10 @@ def tick_of(now: float) -> int:
     return int(now * TICKS_PER_SECOND)
 
 
-def correct_all(
-    windows: tuple[tuple[Window, int], ...], booked: int, tick: int, amount: int
-) -> None:
-    """Let time move on to `tick` and change in all `windows` what was booked at tick `booked` by
+def correct_all(windows: tuple[tuple[Window, int], ...], booked: int, amount: int) -> None:
+    """Change in all `windows`, which are up to date, what was booked at tick `booked` by
     `amount`. Nearly always that slot is still the present one, which costs no call."""
     for window, _ in windows:
-        if window.tick != tick:
-            window.advance(tick)
         if booked >> window.shift != window.slot:
             window.correct(booked, amount)
             continue
