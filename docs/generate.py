@@ -23,7 +23,6 @@ from llmgw_core.config import schema, schema_aliases, schema_routing
 from llmgw_core.domain import errors
 from llmgw_core.domain.access import Limits
 from llmgw_core.domain.alias import CanaryRules, Variant
-from llmgw_core.domain.deployment import Timeouts
 from llmgw_core.domain.life import Life
 from llmgw_core.hooks import check, specs
 from llmgw_core.hooks.foreign import FIXED_POLICY
@@ -46,7 +45,11 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "The file": schema.Config,
     "models.NAME": schema.ModelConfig,
     "models.NAME.deployments[]": schema.DeploymentConfig,
-    "models.NAME.deployments[].timeouts": Timeouts,
+    "models.NAME.timeouts": schema_routing.TimeoutsConfig,
+    "models.NAME.timeouts.stream": schema_routing.StreamTimeoutsConfig,
+    "models.NAME.routing": schema_routing.ModelRouting,
+    "models.NAME.routing.failures": schema_routing.TreatmentConfig,
+    "models.NAME.deployments[].routing": schema_routing.DeploymentRouting,
     "models.NAME.limits": Limits,
     "models.NAME.life": Life,
     "aliases.NAME": schema_aliases.AliasConfig,

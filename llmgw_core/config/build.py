@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 from llmgw_core.config.decode import decode
 from llmgw_core.config.errors import ConfigErrors, join, listed, raise_all, suggestion
 from llmgw_core.config.outgoing import missing_files, outgoing_of
+from llmgw_core.config.rules import call_rules, streaming
+from llmgw_core.config.schema_routing import inherit
 from llmgw_core.config.secret_files import credential_of
 from llmgw_core.domain.alias import Alias
-from llmgw_core.domain.deployment import Deployment, Model
+from llmgw_core.domain.deployment import Deployment, Model, Timeouts
 from llmgw_core.domain.errors import ConfigError
 from llmgw_core.domain.outgoing import DIRECT
+from llmgw_core.domain.rules import Rules
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,6 +78,7 @@ class _Builder:
         env: Mapping[str, str],
     ) -> None:
         self.errors: list[ConfigError] = []
+        self._config = config
         self._general = config.outgoing
         self._env = env
         self._options_of = options_of
@@ -84,10 +88,13 @@ class _Builder:
         return Model(
             name=name,
             deployments=tuple(
-                self._deployment(name, deployment, join(path, index))
+                self._deployment(name, model, deployment, join(path, index))
                 for index, deployment in enumerate(model.deployments)
             ),
             fallbacks=model.fallbacks,
+            context_fallbacks=model.context_fallbacks,
+            content_policy_fallbacks=model.content_policy_fallbacks,
+            rules=call_rules(self._config, model),
             tags=model.tags,
             limits=model.limits,
             kind=model.kind,
@@ -96,17 +103,27 @@ class _Builder:
             dimensions=model.dimensions,
         )
 
-    def _deployment(self, model: str, config: DeploymentConfig, path: str) -> Deployment:
+    def _deployment(
+        self, name: str, model: ModelConfig, config: DeploymentConfig, path: str
+    ) -> Deployment:
+        general = self._config.routing
+        secrets = (config.credential, *config.credentials)
+        credentials = tuple(credential_of(each) for each in secrets if each)
+        timeouts = (config.timeouts, model.timeouts, general.timeouts)
         return Deployment(
-            id=f"{model}/{config.name}",
-            model=model,
+            id=f"{name}/{config.name}",
+            model=name,
             backend=config.backend,
             zone=config.zone,
-            upstream_model=config.model or model,
+            upstream_model=config.model or name,
             weight=config.weight,
-            credential=credential_of(config.credential),
+            credential=credentials[0] if credentials else credential_of(""),
+            credentials=credentials if len(credentials) > 1 else (),
             transport=config.transport,
-            timeouts=config.timeouts,
+            timeouts=inherit(Timeouts, *timeouts),
+            streaming=streaming(*timeouts),
+            context_window=config.context_window or model.context_window,
+            rules=inherit(Rules, config.routing, model.routing, general),
             on_disconnect=config.on_disconnect,
             outgoing=self._outgoing(config, path),
             options=self._options(config, path),

@@ -57,7 +57,7 @@ def _prepared(config: Config) -> dict[str, dict[tuple[str, str], tuple[Any, ...]
     found: dict[str, dict[tuple[str, str], tuple[Any, ...]]] = {}
     for name, model in config.models.items():
         for each in model.deployments:
-            told = (each.model or name, each.credential, each.options)
+            told = (each.model or name, each.credential, each.credentials, each.options)
             found.setdefault(each.backend, {})[name, each.name] = told
     return found
 

@@ -41,5 +41,6 @@ def _prepared(deployment: Deployment) -> tuple[object, ...]:
         deployment.backend,
         deployment.upstream_model,
         deployment.credential,
+        deployment.credentials,
         deployment.options,
     )

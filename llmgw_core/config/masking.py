@@ -26,7 +26,9 @@ _WORDS: Final = (
 )
 _SECRET_KEY: Final = re.compile(rf"(?i){_WORDS}$")
 _HEADERS: Final = re.compile(r"(?i)headers$")
-_NO_SECRET: Final = re.compile(r"(?:^|\.)(?:tls\.key|client_key|auth_header)$")
+_NO_SECRET: Final = re.compile(
+    r"(?:^|\.)(?:tls\.key|client_key|auth_header|failures\.credentials|stream\.first_token)$"
+)
 _COUNTED: Final = re.compile(r"(?i)tokens$")
 _REFERENCE: Final = re.compile(r"file:.+|(?:(?:Bearer|Basic) )?(?:\$\{[^}]*\})+")
 _USER: Final = re.compile(r"(?<=://)(?:([^/\s?#:]*):)?([^/\s?#]+)(?=@)")

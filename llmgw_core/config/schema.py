@@ -13,9 +13,13 @@ from typing import Any, Literal
 import msgspec
 
 from llmgw_core.config.schema_aliases import AliasConfig  # noqa: TC001 -- as above
-from llmgw_core.config.schema_routing import RoutingConfig
+from llmgw_core.config.schema_routing import (
+    DeploymentRouting,
+    ModelRouting,
+    RoutingConfig,
+    TimeoutsConfig,
+)
 from llmgw_core.domain.access import NO_LIMITS, Limits
-from llmgw_core.domain.deployment import Timeouts
 from llmgw_core.domain.life import ACTIVE, Life
 
 
@@ -77,7 +81,10 @@ class DeploymentConfig(Section, frozen=True):
     public one). `prices`, if given, replace the model's. `transport: aiohttp` opens a connection
     for every request: aiohttp cannot tell a reply that nobody asked for from the next one.
     `on_disconnect: drain` reads a reply to its end although the client has left, so that its
-    usage is exact. A `credential` from a file (`file:PATH`) follows the file's changes."""
+    usage is exact. A `credential` from a file (`file:PATH`) follows the file's changes; with
+    several `credentials` calls take turns at them, and one that is refused or rate limited is left
+    alone for a while. `context_window` (tokens), if given, replaces the model's. `timeouts` and
+    `routing`: what differs from the model's."""
 
     name: str
     backend: str
@@ -85,8 +92,11 @@ class DeploymentConfig(Section, frozen=True):
     model: str = ""
     weight: int = 1
     credential: str = ""
+    credentials: tuple[str, ...] = ()
     transport: Literal["httptools", "aiohttp"] = "httptools"
-    timeouts: Timeouts = Timeouts()
+    timeouts: TimeoutsConfig = TimeoutsConfig()
+    routing: DeploymentRouting = DeploymentRouting()
+    context_window: int | None = None
     on_disconnect: Literal["cancel", "drain"] = "cancel"
     prices: tuple[PriceEntry, ...] = ()
     outgoing: OutgoingConfig | None = None
@@ -99,11 +109,21 @@ class DeploymentConfig(Section, frozen=True):
 
 class ModelConfig(Section, frozen=True):
     """One public model name. `life` says whether it is a preview, deprecated or retired. Callers
-    who get embeddings of an alias can rely on their `dimensions`, where they are given."""
+    who get embeddings of an alias can rely on their `dimensions`, where they are given.
+
+    `fallbacks` are models that serve when this one cannot. `context_fallbacks` serve requests that
+    are too long for it (only those with a larger `context_window`, in tokens, where both are
+    given), `content_policy_fallbacks` those whose content its provider refuses. `timeouts` and
+    `routing`: what differs from the section `routing`."""
 
     deployments: tuple[DeploymentConfig, ...]
     kind: Literal["chat", "embedding"] = "chat"
     fallbacks: tuple[str, ...] = ()
+    context_fallbacks: tuple[str, ...] = ()
+    content_policy_fallbacks: tuple[str, ...] = ()
+    context_window: int | None = None
+    timeouts: TimeoutsConfig = TimeoutsConfig()
+    routing: ModelRouting = ModelRouting()
     tags: tuple[str, ...] = ()
     limits: Limits = NO_LIMITS
     prices: tuple[PriceEntry, ...] = ()

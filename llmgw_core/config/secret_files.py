@@ -119,7 +119,8 @@ def secrets_of(deployments: Iterable[Deployment]) -> list[Credential]:
     for deployment in deployments:
         outgoing = deployment.outgoing
         proxies = (outgoing.http_proxy, outgoing.https_proxy)
-        found += (deployment.credential, *(proxy.password for proxy in proxies if proxy))
+        found += (deployment.credential, *deployment.credentials)
+        found += (proxy.password for proxy in proxies if proxy)
     return list({id(each): each for each in found}.values())
 
 

@@ -23,7 +23,7 @@ _REFERENCE: Final = re.compile(r"\$\$\{|\$\{([^}]*)(\}?)")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PLUGIN_VALUE: Final = re.compile(r"models\..+\.deployments\[\d+\]\.options|plugins\[\d+\]\.config")
 _CREDENTIAL: Final = re.compile(
-    r"models\..+\.deployments\[\d+\]\.credential"
+    r"models\..+\.deployments\[\d+\]\.credential(?:s\[\d+\])?"
     r"|(?:models\..+\.deployments\[\d+\]\.)?outgoing\.(?:proxy|proxy_password)"
     r"|server\.admin_key|server\.(?:admin\.|metrics\.)?tls\.key_password"
 )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from llmgw_core.config.errors import join, listed, suggestion
 from llmgw_core.config.outgoing import section_errors
 from llmgw_core.config.validate_names import name_errors
+from llmgw_core.config.validate_routing import routing_errors
 from llmgw_core.config.validate_server import server_errors
 from llmgw_core.domain.access import NO_ZONE, valid_zone
 from llmgw_core.domain.errors import ConfigError
@@ -36,6 +37,7 @@ def validate(config: Config, *, today: dt.date) -> list[ConfigError]:
     return [
         *_models(config, today),
         *_fallbacks(config),
+        *routing_errors(config),
         *name_errors(config),
         *_plugins(config),
         *section_errors(config.outgoing, None, "outgoing"),
@@ -80,9 +82,6 @@ def _deployment(deployment: DeploymentConfig, path: str) -> Iterator[ConfigError
     if deployment.weight < 1:
         message = "must be at least 1; to take a deployment out of use, remove it."
         yield ConfigError(message, path=join(path, "weight"))
-    for field in deployment.timeouts.__struct_fields__:
-        place = join(join(path, "timeouts"), field)
-        yield from _positive(getattr(deployment.timeouts, field), place, "seconds")
     yield from _prices(deployment.prices, join(path, "prices"))
 
 
@@ -136,11 +135,15 @@ def _priced(
     yield ConfigError(f"{problem}: {remedy}", path=path)
 
 
+_LISTS = ("fallbacks", "context_fallbacks", "content_policy_fallbacks")
+
+
 def _fallbacks(config: Config) -> Iterator[ConfigError]:
-    for name, model in config.models.items():
-        path = join(join("models", name), "fallbacks")
-        yield from _duplicates(model.fallbacks, path)
-        for index, fallback in enumerate(model.fallbacks):
+    for (name, model), key in itertools.product(config.models.items(), _LISTS):
+        path = join(join("models", name), key)
+        fallbacks: tuple[str, ...] = getattr(model, key)
+        yield from _duplicates(fallbacks, path)
+        for index, fallback in enumerate(fallbacks):
             place = join(path, index)
             target = config.models.get(fallback)
             if fallback == name:

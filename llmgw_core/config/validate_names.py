@@ -36,7 +36,8 @@ def name_errors(config: Config) -> Iterator[ConfigError]:
         path = join("models", name)
         yield from _life(name, model.life, names, config, join(path, "life"))
         yield from _dimensions(model, config, path)
-        yield from _retired(model.fallbacks, config, join(path, "fallbacks"))
+        for key in ("fallbacks", "context_fallbacks", "content_policy_fallbacks"):
+            yield from _retired(getattr(model, key), config, join(path, key))
     for name, alias in config.aliases.items():
         path = join("aliases", name)
         yield from _alias(name, alias, config, path)

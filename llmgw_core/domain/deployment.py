@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -11,6 +12,7 @@ from llmgw_core.domain.alias import Alias  # noqa: TC001 -- msgspec reads the an
 from llmgw_core.domain.credential import NO_CREDENTIAL, Credential
 from llmgw_core.domain.life import ACTIVE, Life
 from llmgw_core.domain.outgoing import DIRECT, Outgoing
+from llmgw_core.domain.rules import CALL_RULES, RULES, CallRules, Rules
 
 
 class Origin(msgspec.Struct, frozen=True, cache_hash=True):
@@ -38,6 +40,18 @@ class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     total: float = 600.0
 
 
+PATIENCE = Timeouts()
+
+
+class Streaming(msgspec.Struct, frozen=True):
+    """What is different for streams. `first_token`: seconds from the start of an attempt to the
+    first content; `total`: of the whole stream."""
+
+    timeouts: Timeouts = PATIENCE
+    first_token: float = math.inf
+    total: float = math.inf
+
+
 class Deployment(msgspec.Struct, frozen=True, eq=False):
     """One place that serves one model. `id` is unique in the installation
     (`MODEL/NAME`); `upstream_model` is what the backend calls the model; `options` is the
@@ -45,7 +59,10 @@ class Deployment(msgspec.Struct, frozen=True, eq=False):
 
     A configuration that is loaded again makes new ones. Two of them have the same `identity`, one
     object, as long as their `id` and everything that a backend may prepare from are the same:
-    backend, upstream model, credential and options. It is a key for what belongs to a deployment.
+    backend, upstream model, credentials and options. It is a key for what belongs to a deployment.
+
+    `credentials` are all of them, `credential` included, when there are several. `streaming`: the
+    timeouts of streams where they are others. `context_window` is in tokens, None when unknown.
     """
 
     id: str
@@ -56,7 +73,11 @@ class Deployment(msgspec.Struct, frozen=True, eq=False):
     weight: int = 1
     credential: Credential = NO_CREDENTIAL
     transport: str = "httptools"
-    timeouts: Timeouts = Timeouts()
+    credentials: tuple[Credential, ...] = ()
+    timeouts: Timeouts = PATIENCE
+    streaming: Streaming | None = None
+    context_window: int | None = None
+    rules: Rules = RULES
     on_disconnect: str = "cancel"
     outgoing: Outgoing = DIRECT
     options: Any = None
@@ -85,6 +106,11 @@ class Model(msgspec.Struct, frozen=True, eq=False):
     """Of its embeddings, as far as the configuration says."""
     alias: Alias | None = None
     """Where an alias leads, which has no deployments of its own."""
+    context_fallbacks: tuple[str, ...] = ()
+    """Models with larger windows, for requests that are too long for this one."""
+    content_policy_fallbacks: tuple[str, ...] = ()
+    """Models for requests whose content this one's provider refuses."""
+    rules: CallRules = CALL_RULES
 
     def weights(self) -> dict[str, int]:
         """The weights by deployment id."""

@@ -14,14 +14,17 @@ FailureKind = Literal[
     "rate_limited",  # 429
     "credentials",  # 401, 402, 403 from upstream
     "client",  # 400, 404, 413, 422...: the caller's request is at fault; passed through
+    "context_window",  # too long for this model; passed through when no larger one takes it
+    "content_policy",  # the provider refuses the content; passed through likewise
     "server",  # other 5xx, or an error object in a 200
 ]
 
 
 class UpstreamFailure(Exception):
     """An attempt failed, classified. `status` is the upstream's (0 if none). For kind
-    `client`, `body` is a JSON object with the upstream's words; see `wire.refusal` for what of it
-    is told. `retry_after` is in seconds. The text is for logs and never for clients.
+    `client`, `context_window` and `content_policy`, `body` is a JSON object with the upstream's
+    words; see `wire.refusal` for what of it is told. `retry_after` is in seconds. The text is for
+    logs and never for clients.
     """
 
     def __init__(

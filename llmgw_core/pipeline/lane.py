@@ -42,7 +42,7 @@ class Lane:
         self.token_limit = min(token_limits) if token_limits else None
         self.extra: dict[str, Any] = {
             tier.model.name: limiter.bind(meters)
-            for tier in found.tiers
+            for tier in found.every_tier()
             if tier.model is not model and (meters := model_meters(tier.model))
         }
 

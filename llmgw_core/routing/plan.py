@@ -7,6 +7,7 @@ a price; whatever fails one of these is dropped with its reason and never reache
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -37,25 +38,42 @@ class Tier(msgspec.Struct, frozen=True):
 class Candidates(msgspec.Struct, frozen=True):
     """Who may serve a model for one principal: the model's own tier first, then one tier per
     fallback model. Computed once per principal and model, since nothing in it changes between
-    two calls."""
+    two calls.
+
+    `larger` serve, in the place of all others, a request that turns out to be too long, and
+    `lenient` one whose content is refused."""
 
     tiers: tuple[Tier, ...]
     dropped: tuple[Dropped, ...]
     count: int
-    """How many there are."""
+    """How many there are in `tiers`."""
+    larger: tuple[Tier, ...] = ()
+    lenient: tuple[Tier, ...] = ()
 
     @classmethod
-    def of(cls, tiers: Iterable[Tier], dropped: Iterable[Dropped] = ()) -> Candidates:
+    def of(
+        cls,
+        tiers: Iterable[Tier],
+        dropped: Iterable[Dropped] = (),
+        larger: Iterable[Tier] = (),
+        lenient: Iterable[Tier] = (),
+    ) -> Candidates:
         """The candidates in `tiers`."""
         tiers = tuple(tiers)
-        return cls(tiers, tuple(dropped), sum(len(tier.deployments) for tier in tiers))
+        count = sum(len(tier.deployments) for tier in tiers)
+        return cls(tiers, tuple(dropped), count, tuple(larger), tuple(lenient))
+
+    def every_tier(self) -> Iterator[Tier]:
+        """All that a call may come to, whatever happens to it."""
+        return itertools.chain(self.tiers, self.larger, self.lenient)
 
     def without(self, models: Collection[str]) -> Candidates:
         """These, but none of `models`."""
         if not models:
             return self
-        kept = (tier for tier in self.tiers if tier.model.name not in models)
-        return Candidates.of(kept, self.dropped)
+        lists = (self.tiers, self.larger, self.lenient)
+        kept = [[tier for tier in tiers if tier.model.name not in models] for tiers in lists]
+        return Candidates.of(kept[0], self.dropped, *kept[1:])
 
 
 class Rights(msgspec.Struct, frozen=True):
@@ -71,23 +89,31 @@ def candidates(name: str, models: Mapping[str, Model], rights: Rights) -> Candid
     asked model's own list: a fallback's fallbacks do not count, so that the list in the
     configuration is the list that is tried."""
     asked = models[name]
-    tiers: list[Tier] = []
-    dropped: list[Dropped] = []
-    for model_name in dict.fromkeys((name, *asked.fallbacks)):
-        model = models[model_name]
-        allowed = []
-        refusal = rights.model(model_name)
-        for deployment in model.deployments:
-            reason = (
-                refusal or rights.zone(deployment.zone) or rights.price(model_name, deployment.id)
-            )
-            if reason:
-                dropped.append(Dropped(deployment.id, reason))
-            else:
-                allowed.append(deployment)
-        if allowed:
-            tiers.append(Tier(model, tuple(allowed)))
-    return Candidates.of(tiers, dropped)
+    dropped: dict[str, Dropped] = {}
+
+    def tiers(names: Iterable[str]) -> Iterator[Tier]:
+        for each in dict.fromkeys(names):
+            tier = _tier(models[each], rights, dropped)
+            if tier is not None:
+                yield tier
+
+    own = tuple(tiers((name, *asked.fallbacks)))
+    larger = tuple(tiers(asked.context_fallbacks))
+    lenient = tuple(tiers(asked.content_policy_fallbacks))
+    return Candidates.of(own, dropped.values(), larger, lenient)
+
+
+def _tier(model: Model, rights: Rights, dropped: dict[str, Dropped]) -> Tier | None:
+    """What may be used of `model`; None when that is nothing. Adds to `dropped`."""
+    allowed = []
+    refusal = rights.model(model.name)
+    for deployment in model.deployments:
+        reason = refusal or rights.zone(deployment.zone) or rights.price(model.name, deployment.id)
+        if reason:
+            dropped[deployment.id] = Dropped(deployment.id, reason)
+        else:
+            allowed.append(deployment)
+    return Tier(model, tuple(allowed)) if allowed else None
 
 
 class Round(msgspec.Struct, frozen=True):

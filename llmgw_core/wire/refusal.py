@@ -41,24 +41,26 @@ _TRACEBACK = "Traceback (most recent call last)"
 _SILENT = "The model's backend refused the request."
 
 
-def refusal_body(body: bytes, request_id: str, words: Mapping[str, str]) -> bytes:
+def refusal_body(
+    body: bytes, request_id: str, words: Mapping[str, str], code: str = "upstream_refused"
+) -> bytes:
     """OpenAI's envelope with what `body` says, a JSON object of whatever shape. `words` are
-    what must not be told, with what is said instead."""
-    found = _error_of(body)
-    code = found.get("code")
+    what must not be told, with what is said instead; `code` is for an upstream that has none."""
+    found = error_object(body)
+    own = found.get("code")
     param = found.get("param")
     kind = found.get("type")
     error = {
-        "message": _told(_sentence(found), words) or _SILENT,
+        "message": _told(sentence(found), words) or _SILENT,
         "type": _told(kind, words) if isinstance(kind, str) else "invalid_request_error",
         "param": _told(param, words) if isinstance(param, str) else None,
-        "code": _told(code, words) if isinstance(code, str) else "upstream_refused",
+        "code": _told(own, words) if isinstance(own, str) else code,
         "request_id": request_id,
     }
     return msgspec.json.encode({"error": error})
 
 
-def _error_of(body: bytes) -> dict[str, Any]:
+def error_object(body: bytes) -> dict[str, Any]:
     """The part that speaks: `error` in OpenAI's form, the document itself in that of others."""
     try:
         document = msgspec.json.decode(body, type=dict[str, Any])
@@ -70,7 +72,7 @@ def _error_of(body: bytes) -> dict[str, Any]:
     return {"message": error} if isinstance(error, str) else document
 
 
-def _sentence(found: dict[str, Any]) -> str:
+def sentence(found: dict[str, Any]) -> str:
     """`message`, or `detail` as web frameworks say it: a text or a list of complaints."""
     for name in ("message", "detail"):
         value = found.get(name)

@@ -135,7 +135,7 @@ models:
     values = effective(load_file(file))
     first, second = values["models"]["m"]["deployments"]
     assert (first["credential"], first["options"]) == ("${KEY}", {"x": "file:password"})
-    assert (second["credential"], second["timeouts"]["connect"]) == (MASK, 5.0)
+    assert (second["credential"], second["timeouts"]["connect"]) == (MASK, None)
     assert values["plugins"][0]["config"] == {
         "url": f"http://u:{MASK}@h/",
         "api_key": MASK,
