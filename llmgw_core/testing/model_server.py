@@ -1,8 +1,8 @@
 """An upstream that speaks OpenAI's API, on a real socket, for tests.
 
 `ModelServer` answers chat (streamed or not) and embeddings with what a test tells it to, counts
-the tokens that it reported, and records every request. Faults are the business of the scripts of
-`llmgw_core.testing.upstream`, which it is built on.
+the tokens that it reported, and records every request. Upstreams that fail are
+`llmgw_core.testing.faults`, or scripts of `llmgw_core.testing.upstream`, which both are built on.
 """
 
 from __future__ import annotations
@@ -80,9 +80,9 @@ def chat_events(
 
 class ModelServer:
     """An asynchronous context manager; `port` is known inside. Change `reply` and `events` at
-    any time: they hold for the requests that come then."""
+    any time: they hold for the requests that come then. `listening` goes to `Upstream`."""
 
-    def __init__(self) -> None:
+    def __init__(self, **listening: Any) -> None:
         self.reply: bytes = msgspec.json.encode(completion())
         self.embeddings: bytes = msgspec.json.encode(
             {
@@ -96,7 +96,12 @@ class ModelServer:
         self.status = 200
         self.headers: tuple[tuple[bytes, bytes], ...] = ()
         self.keep_open = True
-        self._upstream = Upstream(self._serve)
+        self._upstream = Upstream(self._serve, **listening)
+
+    @property
+    def host(self) -> str:
+        """Where it listens."""
+        return self._upstream.host
 
     @property
     def port(self) -> int:

@@ -25,6 +25,11 @@ class RecordedRequest(msgspec.Struct, frozen=True):
         """The value of the first header line of that (lower case) name."""
         return next((value for known, value in self.headers if known == name), None)
 
+    @property
+    def last(self) -> bool:
+        """The client says that it wants nothing more on this connection."""
+        return (self.header(b"connection") or b"").lower() == b"close"
+
 
 def parse_head(head: bytes) -> tuple[str, str, tuple[tuple[bytes, bytes], ...]]:
     """Method, target and header lines of a well-formed request head. `ValueError` else."""

@@ -110,15 +110,24 @@ class Peer:
     def reset(self) -> None:
         """Close at once with RST; what the client has not read yet may be lost. A client that
         was faster has closed the connection already."""
-        if self._writer.transport.is_closing():
-            return
-        sock: socket.socket = self._writer.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._writer.transport.abort()
+        _reset(self._writer)
 
     async def stall(self) -> None:
         """Do nothing until `Upstream.release()`."""
         await self._upstream.released.wait()
+
+    async def hold(self) -> None:
+        """Do nothing until the client has closed the connection, or `Upstream.release()`; what
+        the client still sends is dropped."""
+        both = {
+            asyncio.ensure_future(self.gone()),
+            asyncio.ensure_future(self._upstream.released.wait()),
+        }
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in both:
+                task.cancel()
 
     async def gone(self) -> None:
         """Return when the client has closed the connection; what it still sends is dropped."""
@@ -134,16 +143,19 @@ class Peer:
 
 
 class Upstream:
-    """The server; an asynchronous context manager. `ssl_context` makes it speak TLS."""
+    """The server; an asynchronous context manager. `ssl_context` makes it speak TLS; port 0 is
+    any that is free, and `port` says which one it is."""
 
     def __init__(
         self,
         script: Callable[[Peer], Awaitable[None]],
         *,
         ssl_context: ssl.SSLContext | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
     ) -> None:
-        self.host = "127.0.0.1"
-        self.port = 0
+        self.host = host
+        self.port = port
         self.requests: list[RecordedRequest] = []
         """Every request that was read to its end."""
         self.accepted = 0
@@ -154,6 +166,7 @@ class Upstream:
         self._script = script
         self._ssl_context = ssl_context
         self._server: asyncio.Server | None = None
+        self._closed: socket.socket | None = None
         self._tasks: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._failures: list[Exception] = []
         self._changed = asyncio.Event()
@@ -175,12 +188,37 @@ class Upstream:
         self._changed.set()
         return request
 
-    async def __aenter__(self) -> Self:
-        sock = socket.create_server((self.host, 0), backlog=1024)
+    def refuse(self) -> None:
+        """From now on connections are refused, and those that are open are reset. The port stays
+        ours, so that `listen` can have it again. Idempotent."""
+        if self._server is None or self._closed is not None:
+            return
+        self._server.close()
+        for writer in self._tasks.values():
+            _reset(writer)
+        # Bound, but not listening: the kernel refuses for us, and gives the port to nobody else.
+        self._closed = socket.socket(self._family())
+        self._closed.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._closed.bind((self.host, self.port))
+
+    async def listen(self) -> None:
+        """Accept connections again after `refuse`. Idempotent."""
+        if self._closed is not None:
+            sock, self._closed = self._closed, None
+            await self._listen(sock)
+
+    async def _listen(self, sock: socket.socket) -> None:
         self._server = await asyncio.start_server(
-            self._accept, sock=sock, ssl=self._ssl_context, limit=_READ_LIMIT
+            self._accept, sock=sock, ssl=self._ssl_context, limit=_READ_LIMIT, backlog=1024
         )
+
+    def _family(self) -> socket.AddressFamily:
+        return socket.AF_INET6 if ":" in self.host else socket.AF_INET
+
+    async def __aenter__(self) -> Self:
+        sock = socket.create_server((self.host, self.port), family=self._family(), backlog=1024)
         self.port = sock.getsockname()[1]
+        await self._listen(sock)
         return self
 
     async def __aexit__(
@@ -191,6 +229,8 @@ class Upstream:
     ) -> None:
         assert self._server is not None
         self._server.close()
+        if self._closed is not None:
+            self._closed.close()
         tasks = dict(self._tasks)
         for task, writer in tasks.items():
             task.cancel()
@@ -228,6 +268,14 @@ class Upstream:
             if isinstance(error, Exception):
                 self._failures.append(error)
         self._changed.set()
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    if writer.transport.is_closing():
+        return
+    sock: socket.socket = writer.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
 
 
 def repeating(*replies: bytes) -> Callable[[Peer], Awaitable[None]]:

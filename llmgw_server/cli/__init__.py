@@ -26,6 +26,7 @@ COMMANDS = {
     "keys": ("keys", "manage API keys"),
     "models": ("catalog", "list the configured models"),
     "plugins": ("plugins", "what is installed and enabled, with hooks, times and failures"),
+    "faults": ("faults", "an upstream that fails as it is told to, to try out what happens"),
     "usage": ("usage", "what was used and what it cost"),
 }
 """Command → its module in this package and its summary."""
