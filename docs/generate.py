@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args, get_type_hints
 
 import msgspec
 
-from llmgw_core.config import schema, schema_aliases, schema_routing
+from llmgw_core.config import schema, schema_aliases, schema_routing, schema_streams
 from llmgw_core.domain import errors
 from llmgw_core.domain.access import Limits
 from llmgw_core.domain.alias import CanaryRules, Variant
@@ -70,6 +70,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "accounting": schema.AccountingConfig,
     "requests": schema.RequestLimits,
     "routing": schema_routing.RoutingConfig,
+    "routing.streams": schema_streams.StreamsConfig,
     "limits": schema.LimitsConfig,
     "reload": schema.ReloadConfig,
 }

@@ -31,7 +31,9 @@ from llmgw_core.limits.memory import MemoryLimiter
 from llmgw_core.pipeline.admission import Admission
 from llmgw_core.pipeline.attempts import Attempts
 from llmgw_core.pipeline.delivery import Delivery
+from llmgw_core.pipeline.endings import Held
 from llmgw_core.pipeline.entrance import Entrance
+from llmgw_core.pipeline.keep_alive import kept_alive
 from llmgw_core.pipeline.settlement import Books
 from llmgw_core.routing.balance import SmoothRoundRobin
 
@@ -133,8 +135,15 @@ class Generation:
 
     def _assemble(self, foundation: Foundation) -> Entrance:
         config, host, books = self.config, self.host, self.books
-        limits = config.requests
+        limits, streams = config.requests, config.routing.streams
         refuse_unpriced = config.accounting.unpriced == "refuse"
+        delivery = Delivery(
+            host=host,
+            limiter=self.limiter,
+            reply_bytes=limits.reply_bytes,
+            held=Held(streams.held_bytes, streams.held_events),
+            clock=time.monotonic,
+        )
         return Entrance(
             admission=Admission(
                 host=host,
@@ -146,21 +155,20 @@ class Generation:
                 body_bytes=limits.body_bytes,
                 refuse_unpriced=refuse_unpriced,
             ),
-            attempts=Attempts(
-                host=host,
-                transports=foundation.transports.take(self.all_deployments()),
-                balancer=self.balancer,
-                memory=foundation.memory,
-                budget=limits.attempts,
-                reply_bytes=limits.reply_bytes,
-                refuse_unpriced=refuse_unpriced,
+            attempts=kept_alive(
+                Attempts(
+                    host=host,
+                    transports=foundation.transports.take(self.all_deployments()),
+                    balancer=self.balancer,
+                    memory=foundation.memory,
+                    budget=limits.attempts,
+                    reply_bytes=limits.reply_bytes,
+                    refuse_unpriced=refuse_unpriced,
+                ),
+                delivery,
+                streams.keep_alive_seconds,
             ),
-            delivery=Delivery(
-                host=host,
-                limiter=self.limiter,
-                reply_bytes=limits.reply_bytes,
-                clock=time.monotonic,
-            ),
+            delivery=delivery,
             host=host,
             stats=foundation.stats,
             clock=time.monotonic,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from llmgw_core.config.schema_streams import StreamsConfig
 from llmgw_core.domain.deployment import PATIENCE
 from llmgw_core.domain.rules import CALL_RULES, RULES, Redirect, Treatment
 
@@ -111,6 +112,7 @@ class RoutingConfig(ModelRouting, frozen=True, forbid_unknown_fields=True):
     `models.NAME.timeouts`."""
 
     balancer: str = "round_robin"
+    streams: StreamsConfig = StreamsConfig()
     timeouts: GeneralTimeouts = GeneralTimeouts()
     retries: int = RULES.retries
     retry_within_ms: int = RULES.retry_within_ms

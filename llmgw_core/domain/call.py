@@ -68,7 +68,8 @@ class Sink(Protocol):
     """Where the reply goes. `gone` turns true when the client has left; from then on writes
     are no-ops. `on_gone`, if set, is called once at that moment. Two things a sink may have, which
     save time: `task`, the task in which the call is handled, and `start_lines`, which takes what
-    `start` does as lines of an HTTP/1.1 head, each with its end.
+    `start` does as lines of an HTTP/1.1 head, each with its end. One with a true `local` needs no
+    comments to know that its stream still lives: there is no connection.
     """
 
     gone: bool

@@ -32,6 +32,7 @@ class Pipe:
         "status",
         "task",
     )
+    local = True
 
     def __init__(self) -> None:
         self.gone = False

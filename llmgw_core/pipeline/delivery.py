@@ -19,7 +19,7 @@ from llmgw_core.domain.failure import UpstreamFailure
 from llmgw_core.hooks.foreign import plugin_error
 from llmgw_core.hooks.judging import StreamJudges
 from llmgw_core.limits.headers import ratelimit_headers, ratelimit_lines
-from llmgw_core.pipeline.endings import END, HELD_BYTES, broken, drain
+from llmgw_core.pipeline.endings import END, Held, broken, drain
 from llmgw_core.pipeline.failures import classified
 from llmgw_core.pipeline.filtered import FilteredStream, judged_whole
 from llmgw_core.wire.envelope import JSON
@@ -64,11 +64,13 @@ class Delivery:
         host: PluginHost,
         limiter: Limiter,
         reply_bytes: int,
+        held: Held,
         clock: Callable[[], float],
     ) -> None:
         self._host = host
         self._limiter = limiter
         self._reply_bytes = reply_bytes
+        self._held = held
         self._clock = clock
 
     def deliver(
@@ -112,8 +114,19 @@ class Delivery:
         lane = exchange.lane
         return _NO_METERS if lane is None else self._limiter.state(lane.bound)
 
+    async def start_stream(self, exchange: Exchange) -> None:
+        """Send the head of a stream before there is anything in it (the status commit)."""
+        await self._send_head(exchange, _SSE)
+
     async def _start(self, exchange: Exchange, kind: _Kind) -> None:
-        """Send the head of a good reply."""
+        """Send the head of a good reply, unless a comment has brought it already."""
+        if exchange.comments is not None:
+            await exchange.comments.stop()
+            if exchange.replied:
+                return
+        await self._send_head(exchange, kind)
+
+    async def _send_head(self, exchange: Exchange, kind: _Kind) -> None:
         exchange.replied = True
         sink, id = exchange.sink, exchange.call.id.encode()
         lane = exchange.lane
@@ -186,11 +199,17 @@ class Delivery:
             elif judges.links:
                 start = partial(self._start, exchange, _SSE)
                 await FilteredStream(
-                    exchange, reply, reader, chain, start=start, clock=self._clock
+                    exchange,
+                    reply,
+                    reader,
+                    chain,
+                    start=start,
+                    held=self._held,
+                    clock=self._clock,
                 ).deliver()
                 return
         except GatewayError as error:
-            settlement.stopped(error, committed=False)
+            settlement.stopped(error, committed=False, replied=exchange.replied)
             raise
         finally:
             judges.close()
@@ -242,6 +261,6 @@ class Delivery:
                 # An end without any content: legitimate only if the reader says so.
                 return held + reader.end().removesuffix(END)
             held += reader.feed(data)
-            if len(held) > HELD_BYTES:
+            if self._held.exceeded(held):
                 break
         return held

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from llmgw_core.backends.transport.port import TransportError
 from llmgw_core.domain.errors import upstream_failed
 from llmgw_core.pipeline.failures import report
@@ -16,11 +18,25 @@ if TYPE_CHECKING:
     from llmgw_core.pipeline.exchange import Exchange
 
 END = b"data: [DONE]\n\n"
-HELD_BYTES = 64 * 1024
-"""Of leading events without content: beyond it the stream is handed over as it is."""
+_BLANK_LINES = (b"\n\n", b"\r\n\r\n", b"\r\r")
 DRAIN_SECONDS = 1.0
 """How long the end of an upstream's body is waited for after the client has everything, so that
 its connection can be used again."""
+
+
+class Held(msgspec.Struct, frozen=True):
+    """How much of leading events without content is held (`size` in bytes); beyond it a stream
+    is handed over as it is."""
+
+    size: int = 64 * 1024
+    events: int = 512
+
+    def exceeded(self, held: bytes) -> bool:
+        """Whether these are too many. Events are counted by their blank lines."""
+        size = len(held)
+        if not self.events < size <= self.size:
+            return size > self.size
+        return max(map(held.count, _BLANK_LINES)) > self.events
 
 
 async def broken(exchange: Exchange, accepted: bytes, failure: UpstreamFailure) -> None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from llmgw_core.pipeline.admission import Admission
     from llmgw_core.pipeline.attempts import Attempts
     from llmgw_core.pipeline.delivery import Delivery
+    from llmgw_core.pipeline.keep_alive import KeptAlive
     from llmgw_core.pipeline.stats import Stats
 
 log = logging.getLogger("llmgw.pipeline")
@@ -49,7 +50,7 @@ class Entrance:
         self,
         *,
         admission: Admission,
-        attempts: Attempts,
+        attempts: Attempts | KeptAlive,
         delivery: Delivery,
         host: PluginHost,
         stats: Stats,
@@ -188,7 +189,8 @@ class Entrance:
         else:
             # A call that a hook or a limit stopped before any attempt is refused, else failed.
             failed = settlement.attempts or settlement.attempt or error.status >= 500
-            settlement.unsuccessful("failed" if failed else "refused", error.status, error.code)
+            status = 200 if exchange.replied else error.status
+            settlement.unsuccessful("failed" if failed else "refused", status, error.code)
         if exchange.replied:
             await exchange.sink.finish(error_event(error, request_id))
             return
@@ -200,7 +202,11 @@ class Entrance:
     async def _pass_through(self, exchange: Exchange, failure: UpstreamFailure) -> None:
         """The upstream says that the request is at fault: the client gets its own words."""
         exchange.work_on_when_gone()
-        exchange.ticket.unsuccessful("refused", failure.status, "upstream_refused")
+        status = 200 if exchange.replied else failure.status
+        exchange.ticket.unsuccessful("refused", status, "upstream_refused")
+        if exchange.replied:
+            await exchange.sink.finish(b"data: %b\n\n" % failure.body)
+            return
         headers = [
             JSON,
             (b"x-request-id", exchange.call.id.encode()),

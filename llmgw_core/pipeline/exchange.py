@@ -10,6 +10,7 @@ from llmgw_core.domain.call import ClientGone
 if TYPE_CHECKING:
     from llmgw_core.domain.call import Call, Headers, Sink
     from llmgw_core.limits.port import Reservation
+    from llmgw_core.pipeline.keep_alive import KeepAlive
     from llmgw_core.pipeline.lane import Lane, Lanes
     from llmgw_core.pipeline.settlement import Settlement
 
@@ -20,12 +21,14 @@ class Exchange:
     `reserved` is the number of tokens in the reservation; `metered` are the fallback models whose
     own meters have joined it; `replied` turns true when the head of a reply has been sent,
     `stopped` when the call was cancelled because its client has left, which `leaving` does.
+    `comments` keep the connection of a waiting client open, if it gets any.
     """
 
     __slots__ = (
         "_others",
         "_task",
         "call",
+        "comments",
         "lane",
         "lanes",
         "leaving",
@@ -48,6 +51,7 @@ class Exchange:
         self.metered: set[str] = set()
         self.settlement: Settlement | None = None
         self.replied = False
+        self.comments: KeepAlive | None = None
         self._task: asyncio.Task[object] | None = None
         self.stopped = False
         self.leaving: asyncio.Handle | None = None

@@ -17,7 +17,7 @@ from llmgw_core.backends.transport.port import TransportError
 from llmgw_core.domain.errors import GatewayError
 from llmgw_core.domain.failure import UpstreamFailure
 from llmgw_core.domain.reply import Reply
-from llmgw_core.pipeline.endings import HELD_BYTES, broken, drain
+from llmgw_core.pipeline.endings import broken, drain
 from llmgw_core.pipeline.failures import classified
 from llmgw_core.wire.sse import EventSplitter, event_data
 from llmgw_core.wire.stream_event import UNREADABLE, StreamEvent, read_event
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from llmgw_core.backends.transport.port import UpstreamReply
     from llmgw_core.hooks.filters import FilterChain
     from llmgw_core.hooks.judging import StreamJudges
+    from llmgw_core.pipeline.endings import Held
     from llmgw_core.pipeline.exchange import Exchange
 
 
@@ -38,8 +39,10 @@ class FilteredStream:
     __slots__ = (
         "_chain",
         "_clock",
+        "_committed",
         "_exchange",
         "_held",
+        "_limit",
         "_reader",
         "_reply",
         "_splitter",
@@ -55,6 +58,7 @@ class FilteredStream:
         chain: FilterChain,
         *,
         start: Callable[[], Awaitable[None]],
+        held: Held,
         clock: Callable[[], float],
     ) -> None:
         """`start` sends the head of the reply."""
@@ -65,8 +69,10 @@ class FilteredStream:
         self._start_reply = start
         self._clock = clock
         self._splitter = EventSplitter()
+        self._limit = held
         self._held: list[bytes] = []
         self._substantial = False
+        self._committed = False
 
     async def deliver(self) -> None:
         """Hand the stream over. Before the content commit it raises what a stream without
@@ -78,11 +84,11 @@ class FilteredStream:
         except GatewayError as error:
             self._reply.abort()
             await self._hand_over()
-            exchange.ticket.stopped(error, committed=exchange.replied)
+            exchange.ticket.stopped(error, committed=self._committed, replied=exchange.replied)
             raise
         if marker is None:
             return
-        if not exchange.replied:  # a reply without content
+        if not self._committed:  # a reply without content
             await self._start()
         exchange.ticket.complete(reader.usage, reader.output_bytes, gone=exchange.sink.gone)
         await exchange.sink.finish(self._taken() + marker)
@@ -102,7 +108,7 @@ class FilteredStream:
             await self._take_left()
             await self._chain.finish(self._let_out)
         except (TransportError, UpstreamFailure) as error:
-            if not self._exchange.replied:
+            if not self._committed:
                 raise
             await self._break(error)
             return None
@@ -135,15 +141,17 @@ class FilteredStream:
 
     async def _hand_over(self) -> None:
         """Give the client what has left the chain; before the first content, nothing."""
-        if not self._exchange.replied:
-            size = sum(map(len, self._held))
-            if not self._substantial and size <= HELD_BYTES:
+        if not self._committed:
+            limit = self._limit
+            small = sum(map(len, self._held)) <= limit.size and len(self._held) <= limit.events
+            if not self._substantial and small:
                 return
             await self._start()
         if self._held:
             await self._exchange.sink.write(self._taken())
 
     async def _start(self) -> None:
+        self._committed = True
         self._exchange.ticket.first_content = self._clock()
         await self._start_reply()
 

@@ -174,12 +174,13 @@ class Settlement:
         used = self._used(usage, output_bytes)
         self._settle("refused", "rejected", error.status, used, error.code)
 
-    def stopped(self, error: GatewayError, *, committed: bool) -> None:
+    def stopped(self, error: GatewayError, *, committed: bool, replied: bool) -> None:
         """A stream filter does not let a stream go on: what the upstream has done is paid. Once
-        content has reached the client (`committed`), what it has is an incomplete reply."""
+        content has reached the client (`committed`), what it has is an incomplete reply; the head
+        of one may have reached it before (`replied`)."""
         status: CallStatus = "incomplete" if committed else "refused"
         used = self._delivered()
-        self._settle(status, "rejected", 200 if committed else error.status, used, error.code)
+        self._settle(status, "rejected", 200 if replied else error.status, used, error.code)
 
     def incomplete(self, outcome: str, error_code: str) -> None:
         """The running attempt broke after the content commit: what was delivered is charged."""

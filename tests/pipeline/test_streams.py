@@ -9,7 +9,7 @@ import pytest
 
 from llmgw_core.config.schema import RequestLimits
 from llmgw_core.domain.deployment import Timeouts
-from llmgw_core.pipeline.endings import HELD_BYTES
+from llmgw_core.pipeline.endings import Held
 from llmgw_core.testing.client import MemorySink
 from llmgw_core.testing.installation import INPUT_PRICE, OUTPUT_PRICE, at
 from llmgw_core.testing.model_server import (
@@ -227,7 +227,7 @@ async def test_events_without_content_are_held_up_to_a_bound(
     installed: Install, scripted: Scripted
 ) -> None:
     filler = b": " + b"x" * 1000 + b"\n\n"
-    count = HELD_BYTES // len(filler) + 2
+    count = Held().size // len(filler) + 2
     upstream = await scripted(streaming(*[filler] * count, ending="cut"))
     here = await installed({"m": [at(upstream)]})
     reply = await here.client.chat("m", stream=True)
