@@ -27,6 +27,7 @@ from llmgw_core.config.schema import (
     ServerConfig,
     TokenPrices,
 )
+from llmgw_core.config.schema_routing import RoutingConfig
 from llmgw_core.gateway import Gateway
 from llmgw_core.testing.canonical_plugin import CanonicalPlugin
 from llmgw_core.testing.client import Client
@@ -88,6 +89,7 @@ async def install(
     requests: RequestLimits | None = None,
     accounting: AccountingConfig | None = None,
     server: ServerConfig | None = None,
+    routing: RoutingConfig | None = None,
     limiter_clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[Installation]:
     """Start a gateway whose data lie in `directory`, which exists. `tenant` are arguments of
@@ -101,6 +103,7 @@ async def install(
         plugins=tuple(sections),
         requests=requests or RequestLimits(),
         server=server or ServerConfig(),
+        routing=routing or RoutingConfig(),
         accounting=accounting or AccountingConfig(move_interval=3600.0, segment_bytes=1 << 20),
     )
     enabled = [("canonical", CanonicalPlugin), *plugins]

@@ -1,0 +1,402 @@
+"""Comments to clients that wait: a status commit that is no content commit, and truthful ends."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from llmgw_core.config.schema_routing import RoutingConfig
+from llmgw_core.config.schema_streams import StreamsConfig
+from llmgw_core.domain.errors import GatewayError
+from llmgw_core.hooks.specs import hookimpl
+from llmgw_core.pipeline.keep_alive import COMMENT
+from llmgw_core.testing.client import MemorySink
+from llmgw_core.testing.installation import at
+from llmgw_core.testing.model_server import DONE, JSON, SSE, chat_chunk, completion, event
+from llmgw_core.testing.stream_filters import Hold, Pass, filtering
+from llmgw_core.testing.upstream import Peer, chunk, chunked_head, http_reply
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from llmgw_core.domain.reply import Reply
+    from llmgw_core.testing.installation import Install, Installation
+    from llmgw_core.testing.model_server import ModelServer
+    from llmgw_core.testing.upstream import Upstream
+
+    Script = Callable[[Peer], Awaitable[None]]
+    Scripted = Callable[[Script], Awaitable[Upstream]]
+
+ROLE = event(chat_chunk({"role": "assistant", "content": ""}))
+WORD = event(chat_chunk({"content": "Hello"}))
+STOP = event(chat_chunk({}, "stop"))
+KEPT = RoutingConfig(streams=StreamsConfig(keep_alive_seconds=0.005))
+
+
+class Listening(MemorySink):
+    """Knows how many comments have come."""
+
+    def __init__(self) -> None:
+        self.comments = 0
+        self._more = asyncio.Event()
+        super().__init__(self._noted)
+
+    async def _noted(self, data: bytes) -> None:
+        self.comments += data == COMMENT
+        self._more.set()
+
+    async def more(self) -> None:
+        """Wait until something has come."""
+        self._more.clear()
+        await self._more.wait()
+
+    async def heard(self, comments: int) -> None:
+        """Wait for so many."""
+        while self.comments < comments:
+            await self.more()
+
+
+def without_comments(sink: MemorySink) -> bytes:
+    return sink.body.replace(COMMENT, b"")
+
+
+async def only_record(here: Installation) -> Any:
+    [record] = await here.records()
+    return record
+
+
+def error_of(sink: MemorySink) -> Any:
+    """The error in the last event, which no end marker follows."""
+    assert b"[DONE]" not in sink.body
+    return msgspec.json.decode(sink.events()[-1])["error"]
+
+
+def after(sink: Listening, *pieces: bytes, ending: str = "end", at: str = "head") -> Script:
+    """An upstream that sends `pieces` when its client has heard two comments: the head as well
+    (`at="head"`), or the head and a role before."""
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        if at == "role":
+            await peer.send(chunked_head(200, SSE) + chunk(ROLE))
+        await sink.heard(sink.comments + 2)
+        if at == "head":
+            await peer.send(chunked_head(200, SSE))
+        for piece in pieces:
+            await peer.send(chunk(piece))
+        if ending == "end":
+            await peer.send(chunk(b""))
+
+    return script
+
+
+@pytest.mark.parametrize("place", ["head", "role"])
+async def test_a_client_that_waits_gets_comments_and_then_its_stream(
+    installed: Install, scripted: Scripted, place: str
+) -> None:
+    sink = Listening()
+    upstream = await scripted(after(sink, WORD, STOP, DONE, at=place))
+    here = await installed({"m": [at(upstream)]}, routing=KEPT)
+    await here.client.chat("m", stream=True, sink=sink)
+    role = ROLE if place == "role" else b""
+    assert sink.status == 200
+    assert sink.headers["content-type"].startswith("text/event-stream")
+    assert sink.body == COMMENT * sink.comments + role + WORD + STOP + DONE
+    assert sink.comments >= 2
+    record = await only_record(here)
+    assert (record.status, record.http_status) == ("completed", 200)
+
+
+async def test_after_the_first_content_there_are_no_comments(
+    installed: Install, scripted: Scripted
+) -> None:
+    sink = Listening()
+
+    async def slow(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(chunked_head(200, SSE) + chunk(WORD))
+        while WORD not in sink.body:
+            await sink.more()
+        before = sink.comments
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.03):
+                await sink.heard(before + 1)
+        await peer.send(chunk(STOP) + chunk(DONE) + chunk(b""))
+
+    here = await installed({"m": [at(await scripted(slow))]}, routing=KEPT)
+    await here.client.chat("m", stream=True, sink=sink)
+    assert without_comments(sink) == WORD + STOP + DONE
+
+
+async def test_a_stream_that_begins_at_once_has_no_comments(
+    installed: Install, server: ModelServer
+) -> None:
+    kept = RoutingConfig(streams=StreamsConfig(keep_alive_seconds=60.0))
+    here = await installed({"m": [at(server)]}, routing=kept)
+    reply = await here.client.chat("m", stream=True)
+    assert COMMENT not in reply.body
+    assert reply.body.endswith(DONE)
+
+
+async def test_without_the_setting_nothing_is_sent_before_the_first_content(
+    installed: Install, scripted: Scripted
+) -> None:
+    sink = Listening()
+
+    async def slow(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(chunked_head(200, SSE) + chunk(ROLE))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.03):
+                await sink.heard(1)
+        assert sink.status == 0
+        await peer.send(chunk(WORD) + chunk(DONE) + chunk(b""))
+
+    here = await installed({"m": [at(await scripted(slow))]})
+    await here.client.chat("m", stream=True, sink=sink)
+    assert sink.body == ROLE + WORD + DONE
+
+
+async def test_after_a_comment_a_failure_still_goes_to_the_sibling(
+    installed: Install, scripted: Scripted, server: ModelServer
+) -> None:
+    sink = Listening()
+    bad = at(await scripted(after(sink, ending="cut", at="role")), "bad", weight=9)
+    here = await installed({"m": [bad, at(server, "good")]}, routing=KEPT)
+    await here.client.chat("m", stream=True, sink=sink)
+    *body, _, end = server.events
+    assert without_comments(sink) == b"".join(body) + end
+    record = await only_record(here)
+    assert [attempt.outcome for attempt in record.attempts] == ["cut", "ok"]
+    assert (record.status, record.http_status) == ("completed", 200)
+
+
+async def test_after_a_comment_a_failure_for_good_is_an_error_event_and_no_end_marker(
+    installed: Install, scripted: Scripted
+) -> None:
+    sink = Listening()
+    upstream = await scripted(after(sink, ending="cut", at="role"))
+    here = await installed({"m": [at(upstream)]}, routing=KEPT)
+    await here.client.chat("m", stream=True, sink=sink)
+    assert (sink.status, sink.finished) == (200, True)
+    assert ROLE not in sink.body
+    assert error_of(sink)["code"] == "upstream_error"
+    record = await only_record(here)
+    assert (record.status, record.http_status) == ("failed", 200)
+    assert record.error_code == "upstream_error"
+    assert record.first_content_us == 0
+
+
+async def test_after_a_comment_the_upstreams_refusal_is_an_error_event(
+    installed: Install, scripted: Scripted
+) -> None:
+    sink = Listening()
+
+    async def refuses(peer: Peer) -> None:
+        await peer.request()
+        await sink.heard(1)
+        body = b'{"error":{"message":"max_tokens is\\ntoo large","code":"too_large"}}'
+        await peer.send(http_reply(400, body, JSON))
+
+    here = await installed({"m": [at(await scripted(refuses))]}, routing=KEPT)
+    await here.client.chat("m", stream=True, sink=sink)
+    assert sink.status == 200
+    assert error_of(sink)["message"] == "max_tokens is\ntoo large"
+    record = await only_record(here)
+    assert (record.status, record.http_status) == ("refused", 200)
+    assert record.error_code == "upstream_refused"
+
+
+async def test_a_document_in_answer_to_a_stream_request_follows_the_comments(
+    installed: Install, scripted: Scripted
+) -> None:
+    sink = Listening()
+
+    async def document(peer: Peer) -> None:
+        await peer.request()
+        await sink.heard(1)
+        await peer.send(http_reply(200, msgspec.json.encode(completion("Whole")), JSON))
+
+    here = await installed({"m": [at(await scripted(document))]}, routing=KEPT)
+    await here.client.chat("m", stream=True, sink=sink)
+    assert sink.comments
+    assert sink.chunks()[0]["choices"][0]["delta"]["content"] == "Whole"
+    assert sink.body.endswith(DONE)
+
+
+@pytest.mark.parametrize("make", [Pass, Hold])
+async def test_what_a_filter_holds_is_waited_for_with_comments(
+    installed: Install, scripted: Scripted, make: type[Pass]
+) -> None:
+    sink = Listening()
+    upstream = await scripted(after(sink, WORD, STOP, DONE, at="role"))
+    plugins = [("filter", filtering(make))]
+    here = await installed({"m": [at(upstream)]}, plugins=plugins, routing=KEPT)
+    await here.client.chat("m", stream=True, sink=sink)
+    assert sink.comments
+    assert without_comments(sink) == ROLE + WORD + STOP + DONE
+    assert (await only_record(here)).status == "completed"
+
+
+@pytest.mark.parametrize("committed", [False, True])
+async def test_a_filter_that_rejects_after_comments_is_told_in_an_error_event(
+    installed: Install, scripted: Scripted, committed: bool
+) -> None:
+    class Rejects(Pass):
+        def feed(self, event_: Any) -> Any:
+            if event_.choices and event_.choices[0].finish_reason:
+                raise GatewayError(403, "not_said", "It must not be said.")
+            return event_ if committed else None
+
+    sink = Listening()
+    upstream = await scripted(after(sink, WORD, STOP, DONE))
+    plugins = [("filter", filtering(Rejects))]
+    here = await installed({"m": [at(upstream)]}, plugins=plugins, routing=KEPT)
+    await here.client.chat("m", stream=True, sink=sink)
+    assert error_of(sink)["code"] == "not_said"
+    assert (WORD in sink.body) == committed
+    record = await only_record(here)
+    expected = "incomplete" if committed else "refused"
+    assert (record.status, record.http_status) == (expected, 200)
+
+
+async def test_a_filtered_stream_that_breaks_after_comments_goes_to_the_sibling(
+    installed: Install, scripted: Scripted, server: ModelServer
+) -> None:
+    sink = Listening()
+    bad = at(await scripted(after(sink, WORD, ending="cut")), "bad", weight=9)
+    here = await installed(
+        {"m": [bad, at(server, "good")]}, plugins=[("filter", filtering(Hold))], routing=KEPT
+    )
+    await here.client.chat("m", stream=True, sink=sink)
+    *body, _, end = server.events
+    assert without_comments(sink) == b"".join(body) + end
+    assert [attempt.outcome for attempt in (await only_record(here)).attempts] == ["cut", "ok"]
+
+
+async def test_a_judge_of_complete_replies_is_waited_for_with_comments(
+    installed: Install, server: ModelServer
+) -> None:
+    sink = Listening()
+
+    class Judge:
+        def __init__(self, config: None, context: Any) -> None:
+            pass
+
+        @hookimpl
+        async def post_process(self, reply: Reply) -> None:
+            await sink.heard(2)
+            raise GatewayError(403, "not_said", "It must not be said.")
+
+    here = await installed({"m": [at(server)]}, plugins=[("judge", Judge)], routing=KEPT)
+    await here.client.chat("m", stream=True, sink=sink)
+    assert error_of(sink)["code"] == "not_said"
+    record = await only_record(here)
+    assert (record.status, record.http_status, record.usage.source) == (
+        "refused",
+        200,
+        "provider",
+    )
+
+
+async def test_a_client_that_leaves_between_comments_stops_the_upstreams_work(
+    installed: Install, scripted: Scripted
+) -> None:
+    sink = Listening()
+    gone = asyncio.Event()
+
+    async def patient(peer: Peer) -> None:
+        await peer.request()
+        await sink.heard(2)
+        sink.leave()
+        await peer.gone()
+        gone.set()
+
+    here = await installed({"m": [at(await scripted(patient))]}, routing=KEPT)
+    await here.client.chat("m", stream=True, sink=sink)
+    await gone.wait()
+    record = await only_record(here)
+    assert (record.status, record.http_status) == ("client_left", 499)
+
+
+async def test_a_client_that_takes_no_comment_ends_with_its_call(
+    installed: Install, scripted: Scripted
+) -> None:
+    """The comment is still being written when the client leaves."""
+    stuck = asyncio.Event()
+
+    async def takes_nothing(data: bytes) -> None:
+        stuck.set()
+        await asyncio.Event().wait()
+
+    async def patient(peer: Peer) -> None:
+        await peer.request()
+        await peer.gone()
+
+    sink = MemorySink(takes_nothing)
+    here = await installed({"m": [at(await scripted(patient))]}, routing=KEPT)
+    call = asyncio.ensure_future(here.client.chat("m", stream=True, sink=sink))
+    await stuck.wait()
+    sink.leave()
+    await call
+    assert (await only_record(here)).status == "client_left"
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "llmgw keep-alive"]
+
+
+async def test_what_comes_first_waits_for_the_comment_that_is_being_written(
+    installed: Install, scripted: Scripted
+) -> None:
+    writing, go_on, together = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def slowly(data: bytes) -> None:
+        if writing.is_set() and not go_on.is_set():
+            together.set()
+        if data == COMMENT:
+            writing.set()
+            await go_on.wait()
+
+    async def upstream_script(peer: Peer) -> None:
+        await peer.request()
+        await writing.wait()
+        await peer.send(chunked_head(200, SSE) + chunk(WORD) + chunk(DONE) + chunk(b""))
+        await peer.gone()
+
+    sink = MemorySink(slowly)
+    upstream = await scripted(upstream_script)
+    here = await installed({"m": [at(upstream)]}, routing=KEPT)
+    call = asyncio.ensure_future(here.client.chat("m", stream=True, sink=sink))
+    await writing.wait()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.03):
+            await together.wait()
+    go_on.set()
+    await call
+    assert sink.body == COMMENT + WORD + DONE
+
+
+async def test_complete_replies_and_callers_in_the_process_get_no_comments(
+    installed: Install, scripted: Scripted
+) -> None:
+    async def slow(peer: Peer) -> None:
+        while True:
+            request = await peer.request()
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.03):
+                    await peer.stall()
+            if b'"stream":true' in request.body:
+                await peer.send(http_reply(500, b"{}", JSON))
+            else:
+                body = msgspec.json.encode(completion("Whole"))
+                await peer.send(http_reply(200, body, JSON))
+
+    here = await installed({"m": [at(await scripted(slow))]}, routing=KEPT)
+    assert (await here.client.chat("m")).json()["choices"][0]["message"]["content"] == "Whole"
+    messages = [{"role": "user", "content": "Hi"}]
+    stream = here.gateway.chat_stream(model="m", messages=messages, key=here.tenant.key)
+    with pytest.raises(GatewayError) as caught:
+        async with stream:
+            pass
+    assert caught.value.status == 502
