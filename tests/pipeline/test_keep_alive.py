@@ -17,6 +17,7 @@ from llmgw_core.testing.client import MemorySink
 from llmgw_core.testing.installation import at
 from llmgw_core.testing.model_server import DONE, JSON, SSE, chat_chunk, completion, event
 from llmgw_core.testing.stream_filters import Hold, Pass, filtering
+from llmgw_core.testing.waiting_clients import KEPT, ROLE, Listening, after, error_of, without_comments
 from llmgw_core.testing.upstream import Peer, chunk, chunked_head, http_reply
 
 if TYPE_CHECKING:
@@ -25,72 +26,19 @@ if TYPE_CHECKING:
     from llmgw_core.domain.reply import Reply
     from llmgw_core.testing.installation import Install, Installation
     from llmgw_core.testing.model_server import ModelServer
-    from llmgw_core.testing.upstream import Upstream
+    from llmgw_core.testing.waiting_clients import KEPT, ROLE, Listening, after, error_of, without_comments
+from llmgw_core.testing.upstream import Upstream
 
     Script = Callable[[Peer], Awaitable[None]]
     Scripted = Callable[[Script], Awaitable[Upstream]]
 
-ROLE = event(chat_chunk({"role": "assistant", "content": ""}))
 WORD = event(chat_chunk({"content": "Hello"}))
 STOP = event(chat_chunk({}, "stop"))
-KEPT = RoutingConfig(streams=StreamsConfig(keep_alive_seconds=0.005))
-
-
-class Listening(MemorySink):
-    """Knows how many comments have come."""
-
-    def __init__(self) -> None:
-        self.comments = 0
-        self._more = asyncio.Event()
-        super().__init__(self._noted)
-
-    async def _noted(self, data: bytes) -> None:
-        self.comments += data == COMMENT
-        self._more.set()
-
-    async def more(self) -> None:
-        """Wait until something has come."""
-        self._more.clear()
-        await self._more.wait()
-
-    async def heard(self, comments: int) -> None:
-        """Wait for so many."""
-        while self.comments < comments:
-            await self.more()
-
-
-def without_comments(sink: MemorySink) -> bytes:
-    return sink.body.replace(COMMENT, b"")
 
 
 async def only_record(here: Installation) -> Any:
     [record] = await here.records()
     return record
-
-
-def error_of(sink: MemorySink) -> Any:
-    """The error in the last event, which no end marker follows."""
-    assert b"[DONE]" not in sink.body
-    return msgspec.json.decode(sink.events()[-1])["error"]
-
-
-def after(sink: Listening, *pieces: bytes, ending: str = "end", at: str = "head") -> Script:
-    """An upstream that sends `pieces` when its client has heard two comments: the head as well
-    (`at="head"`), or the head and a role before."""
-
-    async def script(peer: Peer) -> None:
-        await peer.request()
-        if at == "role":
-            await peer.send(chunked_head(200, SSE) + chunk(ROLE))
-        await sink.heard(sink.comments + 2)
-        if at == "head":
-            await peer.send(chunked_head(200, SSE))
-        for piece in pieces:
-            await peer.send(chunk(piece))
-        if ending == "end":
-            await peer.send(chunk(b""))
-
-    return script
 
 
 @pytest.mark.parametrize("place", ["head", "role"])
@@ -225,81 +173,6 @@ async def test_a_document_in_answer_to_a_stream_request_follows_the_comments(
     assert sink.comments
     assert sink.chunks()[0]["choices"][0]["delta"]["content"] == "Whole"
     assert sink.body.endswith(DONE)
-
-
-@pytest.mark.parametrize("make", [Pass, Hold])
-async def test_what_a_filter_holds_is_waited_for_with_comments(
-    installed: Install, scripted: Scripted, make: type[Pass]
-) -> None:
-    sink = Listening()
-    upstream = await scripted(after(sink, WORD, STOP, DONE, at="role"))
-    plugins = [("filter", filtering(make))]
-    here = await installed({"m": [at(upstream)]}, plugins=plugins, routing=KEPT)
-    await here.client.chat("m", stream=True, sink=sink)
-    assert sink.comments
-    assert without_comments(sink) == ROLE + WORD + STOP + DONE
-    assert (await only_record(here)).status == "completed"
-
-
-@pytest.mark.parametrize("committed", [False, True])
-async def test_a_filter_that_rejects_after_comments_is_told_in_an_error_event(
-    installed: Install, scripted: Scripted, committed: bool
-) -> None:
-    class Rejects(Pass):
-        def feed(self, event_: Any) -> Any:
-            if event_.choices and event_.choices[0].finish_reason:
-                raise GatewayError(403, "not_said", "It must not be said.")
-            return event_ if committed else None
-
-    sink = Listening()
-    upstream = await scripted(after(sink, WORD, STOP, DONE))
-    plugins = [("filter", filtering(Rejects))]
-    here = await installed({"m": [at(upstream)]}, plugins=plugins, routing=KEPT)
-    await here.client.chat("m", stream=True, sink=sink)
-    assert error_of(sink)["code"] == "not_said"
-    assert (WORD in sink.body) == committed
-    record = await only_record(here)
-    expected = "incomplete" if committed else "refused"
-    assert (record.status, record.http_status) == (expected, 200)
-
-
-async def test_a_filtered_stream_that_breaks_after_comments_goes_to_the_sibling(
-    installed: Install, scripted: Scripted, server: ModelServer
-) -> None:
-    sink = Listening()
-    bad = at(await scripted(after(sink, WORD, ending="cut")), "bad", weight=9)
-    here = await installed(
-        {"m": [bad, at(server, "good")]}, plugins=[("filter", filtering(Hold))], routing=KEPT
-    )
-    await here.client.chat("m", stream=True, sink=sink)
-    *body, _, end = server.events
-    assert without_comments(sink) == b"".join(body) + end
-    assert [attempt.outcome for attempt in (await only_record(here)).attempts] == ["cut", "ok"]
-
-
-async def test_a_judge_of_complete_replies_is_waited_for_with_comments(
-    installed: Install, server: ModelServer
-) -> None:
-    sink = Listening()
-
-    class Judge:
-        def __init__(self, config: None, context: Any) -> None:
-            pass
-
-        @hookimpl
-        async def post_process(self, reply: Reply) -> None:
-            await sink.heard(2)
-            raise GatewayError(403, "not_said", "It must not be said.")
-
-    here = await installed({"m": [at(server)]}, plugins=[("judge", Judge)], routing=KEPT)
-    await here.client.chat("m", stream=True, sink=sink)
-    assert error_of(sink)["code"] == "not_said"
-    record = await only_record(here)
-    assert (record.status, record.http_status, record.usage.source) == (
-        "refused",
-        200,
-        "provider",
-    )
 
 
 async def test_a_client_that_leaves_between_comments_stops_the_upstreams_work(
