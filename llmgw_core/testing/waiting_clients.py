@@ -1,4 +1,4 @@
-"""For tests of clients that wait for the first content of their stream: what they get until then."""
+"""For tests of clients that wait for the first content: what they get until then."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from llmgw_core.testing.upstream import Peer, chunk, chunked_head
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    Script = Callable[[Peer], Awaitable[None]]
 
 KEPT: Final = RoutingConfig(streams=StreamsConfig(keep_alive_seconds=0.005))
 """Comments in quick succession."""
@@ -56,9 +58,7 @@ def error_of(sink: MemorySink) -> Any:
     return msgspec.json.decode(sink.events()[-1])["error"]
 
 
-def after(
-    sink: Listening, *pieces: bytes, ending: str = "end", at: str = "head"
-) -> Callable[[Peer], Awaitable[None]]:
+def after(sink: Listening, *pieces: bytes, ending: str = "end", at: str = "head") -> Script:
     """An upstream that sends `pieces` when its client has heard two comments: the head as well
     (`at="head"`), or the head and a role before."""
 

@@ -11,23 +11,26 @@ import pytest
 from llmgw_core.config.schema_routing import RoutingConfig
 from llmgw_core.config.schema_streams import StreamsConfig
 from llmgw_core.domain.errors import GatewayError
-from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.pipeline.keep_alive import COMMENT
 from llmgw_core.testing.client import MemorySink
 from llmgw_core.testing.installation import at
 from llmgw_core.testing.model_server import DONE, JSON, SSE, chat_chunk, completion, event
-from llmgw_core.testing.stream_filters import Hold, Pass, filtering
-from llmgw_core.testing.waiting_clients import KEPT, ROLE, Listening, after, error_of, without_comments
 from llmgw_core.testing.upstream import Peer, chunk, chunked_head, http_reply
+from llmgw_core.testing.waiting_clients import (
+    KEPT,
+    ROLE,
+    Listening,
+    after,
+    error_of,
+    without_comments,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from llmgw_core.domain.reply import Reply
     from llmgw_core.testing.installation import Install, Installation
     from llmgw_core.testing.model_server import ModelServer
-    from llmgw_core.testing.waiting_clients import KEPT, ROLE, Listening, after, error_of, without_comments
-from llmgw_core.testing.upstream import Upstream
+    from llmgw_core.testing.upstream import Upstream
 
     Script = Callable[[Peer], Awaitable[None]]
     Scripted = Callable[[Script], Awaitable[Upstream]]
