@@ -11,7 +11,6 @@ from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.testing.installation import at
 from llmgw_core.testing.model_server import DONE, chat_chunk, event
 from llmgw_core.testing.stream_filters import Hold, Pass, filtering
-from llmgw_core.testing.upstream import Peer
 from llmgw_core.testing.waiting_clients import (
     KEPT,
     ROLE,
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from llmgw_core.domain.reply import Reply
     from llmgw_core.testing.installation import Install, Installation
     from llmgw_core.testing.model_server import ModelServer
-    from llmgw_core.testing.upstream import Upstream
+    from llmgw_core.testing.upstream import Peer, Upstream
 
     Script = Callable[[Peer], Awaitable[None]]
     Scripted = Callable[[Script], Awaitable[Upstream]]
