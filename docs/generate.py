@@ -19,7 +19,13 @@ from typing import TYPE_CHECKING, Any, cast, get_args, get_type_hints
 
 import msgspec
 
-from llmgw_core.config import schema, schema_aliases, schema_routing, schema_streams
+from llmgw_core.config import (
+    schema,
+    schema_aliases,
+    schema_health,
+    schema_routing,
+    schema_streams,
+)
 from llmgw_core.domain import errors
 from llmgw_core.domain.access import Limits
 from llmgw_core.domain.alias import CanaryRules, Variant
@@ -49,6 +55,8 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "models.NAME.timeouts.stream": schema_routing.StreamTimeoutsConfig,
     "models.NAME.routing": schema_routing.ModelRouting,
     "models.NAME.routing.failures": schema_routing.TreatmentConfig,
+    "models.NAME.routing.breaker": schema_health.BreakerConfig,
+    "models.NAME.routing.probes": schema_health.ProbesConfig,
     "models.NAME.deployments[].routing": schema_routing.DeploymentRouting,
     "models.NAME.limits": Limits,
     "models.NAME.life": Life,

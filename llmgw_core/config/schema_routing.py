@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from llmgw_core.config.schema_health import BreakerConfig, ProbesConfig
 from llmgw_core.config.schema_streams import StreamsConfig
 from llmgw_core.domain.deployment import PATIENCE
 from llmgw_core.domain.rules import CALL_RULES, RULES, Redirect, Treatment
@@ -48,7 +49,7 @@ class DeploymentRouting(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     `cooldown_seconds` (2): how long a deployment that answers 429 without a time is left alone,
     doubling while that goes on. `cooldown_max_seconds` (600): and at most, whatever it asks for.
     `credential_rest_seconds` (300): how long a refused credential is not used, unless its secret
-    changes."""
+    changes. `breaker` and `probes`: how the health of deployments is watched."""
 
     failures: TreatmentConfig = TreatmentConfig()
     retries: int | None = None
@@ -58,6 +59,8 @@ class DeploymentRouting(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     cooldown_seconds: float | None = None
     cooldown_max_seconds: float | None = None
     credential_rest_seconds: float | None = None
+    breaker: BreakerConfig = BreakerConfig()
+    probes: ProbesConfig = ProbesConfig()
 
 
 class ModelRouting(DeploymentRouting, frozen=True, forbid_unknown_fields=True):

@@ -9,6 +9,7 @@ import math
 from typing import TYPE_CHECKING, Final
 
 from llmgw_core.config.errors import join
+from llmgw_core.config.validate_health import breaker_errors, probe_errors
 from llmgw_core.domain.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import msgspec
 
     from llmgw_core.config.schema import Config, DeploymentConfig, ModelConfig
+    from llmgw_core.config.schema_routing import DeploymentRouting
 
 _AT_LEAST: Final = {"attempts": 1, "retries": 0, "context_window": 1}
 _AMOUNTS: Final = (
@@ -34,7 +36,7 @@ _SECONDS: Final = ("deadline_seconds", "connect", "first_byte", "first_token", "
 
 def routing_errors(config: Config) -> Iterator[ConfigError]:
     """Every error in the sections `routing` and `timeouts`."""
-    yield from _section(config.routing, "routing")
+    yield from _routing(config.routing, "routing")
     yield from _timeouts(config.routing.timeouts, "routing.timeouts")
     for name, model in config.models.items():
         path = join("models", name)
@@ -45,18 +47,24 @@ def routing_errors(config: Config) -> Iterator[ConfigError]:
 
 def _model(model: ModelConfig, path: str) -> Iterator[ConfigError]:
     yield from _section(model, path)
-    yield from _section(model.routing, join(path, "routing"))
+    yield from _routing(model.routing, join(path, "routing"))
     yield from _timeouts(model.timeouts, join(path, "timeouts"))
 
 
 def _deployment(deployment: DeploymentConfig, path: str) -> Iterator[ConfigError]:
     yield from _section(deployment, path)
-    yield from _section(deployment.routing, join(path, "routing"))
+    yield from _routing(deployment.routing, join(path, "routing"))
     yield from _timeouts(deployment.timeouts, join(path, "timeouts"))
     for index, credential in enumerate(deployment.credentials):
         if not credential:
             message = "a credential in the list must not be empty."
             yield ConfigError(message, path=join(join(path, "credentials"), index))
+
+
+def _routing(section: DeploymentRouting, path: str) -> Iterator[ConfigError]:
+    yield from _section(section, path)
+    yield from breaker_errors(section.breaker, join(path, "breaker"))
+    yield from probe_errors(section.probes, join(path, "probes"))
 
 
 def _timeouts(section: msgspec.Struct, path: str) -> Iterator[ConfigError]:

@@ -8,6 +8,8 @@ from typing import Literal
 
 import msgspec
 
+from llmgw_core.domain.health import BreakerSettings, ProbeSettings
+
 Treatment = Literal["retry", "elsewhere", "stop"]
 """`retry`: another deployment, and when none is left, after a pause, the same one again.
 `elsewhere`: another deployment and never the same one again. `stop`: the caller is told."""
@@ -50,7 +52,7 @@ class Rules(msgspec.Struct, frozen=True):
     `cooldown_seconds`: how long a deployment that says 429 without saying until when is left
     alone; it doubles while that goes on. `cooldown_max_seconds` bounds what it may ask for.
     `credential_rest_seconds`: how long a credential that was refused is left alone, unless its
-    secret changes before."""
+    secret changes before. `breaker` and `probes`: how its health is watched."""
 
     failures: Treatments = Treatments()
     retries: int = 1
@@ -60,6 +62,8 @@ class Rules(msgspec.Struct, frozen=True):
     cooldown_seconds: float = 2.0
     cooldown_max_seconds: float = 600.0
     credential_rest_seconds: float = 300.0
+    breaker: BreakerSettings = BreakerSettings()
+    probes: ProbeSettings = ProbeSettings()
 
 
 class CallRules(msgspec.Struct, frozen=True):

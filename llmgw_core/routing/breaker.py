@@ -22,6 +22,8 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from llmgw_core.domain.health import BreakerSettings
+
 _SLOTS: Final = 10
 _ROUNDING: Final = 1e-9
 REFUSED: Final = -1
@@ -67,30 +69,6 @@ TRANSITIONS: Final[dict[tuple[BreakerState, BreakerEvent], BreakerState]] = {
     (HALF_OPEN, BreakerEvent.PROVED): CLOSED,
 }
 """Every change there is. A pair that is not here changes nothing."""
-
-
-class BreakerSettings(msgspec.Struct, frozen=True):
-    """When a deployment is ejected, and for how long. Times in seconds.
-
-    `consecutive`: failures in a row (0: not looked at). `failure_share`: share of failures among
-    the calls of the last `window`, once there were `minimum_calls` (0: not looked at). `probes`:
-    calls let through on trial, all of which must succeed. `ejection`: the first one lasts so long,
-    every further one twice as long as the one before, up to `max_ejection`; `decay`: so long a
-    time of health makes up for one of them. `max_ejected`: at most this share of a model's
-    deployments is ejected, but always one (0: none)."""
-
-    consecutive: int = 5
-    failure_share: float = 0.5
-    window: float = 30.0
-    minimum_calls: int = 20
-    probes: int = 1
-    ejection: float = 5.0
-    max_ejection: float = 60.0
-    decay: float = 60.0
-    max_ejected: float = 0.75
-
-
-DEFAULT_SETTINGS: Final = BreakerSettings()
 
 
 class BreakerChange(msgspec.Struct, frozen=True):
@@ -152,19 +130,26 @@ class OutcomeWindow:
         self.good = self.bad = 0
 
 
+def _nobody(breaker: Breaker, change: BreakerChange | None) -> None:
+    """Who watches when nobody else does."""
+
+
 class Breaker:
     """Made closed. An attempt asks `enter` before it is made and reports what came of it, with the
     term that it was given: `succeeded`, `failed`, or `abandoned` when it says nothing about the
-    deployment. While `closed` is true `term` itself may stand for `enter`."""
+    deployment. While `closed` is true `term` itself may stand for `enter`.
+
+    `watch` is called after every change of state, and, without a change, whenever the number of
+    probes that may be made is another one."""
 
     __slots__ = (
-        "_changed",
         "_level",
         "_pool",
         "_probing",
         "_proofs",
         "_run",
         "_since",
+        "_watch",
         "_window",
         "closed",
         "ejections",
@@ -179,7 +164,7 @@ class Breaker:
         settings: BreakerSettings,
         pool: Pool,
         now: float,
-        changed: Callable[[BreakerChange], None] = lambda change: None,
+        watch: Callable[[Breaker, BreakerChange | None], None] = _nobody,
     ) -> None:
         self.settings = settings
         self.state = CLOSED
@@ -190,7 +175,7 @@ class Breaker:
         self.ejections = 0
         """How many there have been."""
         self._pool = pool
-        self._changed = changed
+        self._watch = watch
         self._window = OutcomeWindow(settings.window)
         self._since = now
         """When it was closed."""
@@ -213,9 +198,11 @@ class Breaker:
         self.settings, self._pool = settings, pool
 
     def release(self) -> None:
-        """The deployment is gone: it is none of the pool's any more."""
+        """The deployment is gone: it is none of the pool's any more, and nobody is told what else
+        comes of its last attempts."""
         if not self.closed:
             self._pool.ejected -= 1
+        self._pool, self._watch = Pool(1), _nobody
 
     def admits(self, now: float) -> bool:
         """Whether `enter` would let an attempt through. Changes nothing."""
@@ -245,6 +232,7 @@ class Breaker:
         elif not self.admits(now):
             return UNCOUNTED if forced else REFUSED
         self._probing += 1
+        self._watch(self, None)
         return self.term
 
     def succeeded(self, term: int, now: float) -> None:
@@ -287,12 +275,14 @@ class Breaker:
         up by its caller. If it was a probe, another call may be one."""
         if term == self.term and self.state is HALF_OPEN:
             self._probing -= 1
+            self._watch(self, None)
 
     def hasten(self, now: float) -> None:
         """It has been found ready again: the next call may try it, whatever is left of its
         ejection."""
         if self.state is OPEN:
             self.until = min(self.until, now)
+            self._watch(self, None)
 
     def _exceeded(self, now: float) -> str:
         """The limit that has been reached, in words."""
@@ -322,7 +312,7 @@ class Breaker:
             self._since = now
             self._window.clear()
             self._pool.ejected -= 1
-        self._changed(BreakerChange(before, after, reason, seconds))
+        self._watch(self, BreakerChange(before, after, reason, seconds))
 
     def _eject(self, before: BreakerState, now: float) -> float:
         settings = self.settings

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
     from llmgw_core.domain.deployment import Deployment
+    from llmgw_core.domain.load import EngineLoad
+    from llmgw_core.routing.breaker import Breaker
 
 
 class Obstacle(msgspec.Struct, frozen=True):
@@ -35,9 +37,20 @@ class Obstacle(msgspec.Struct, frozen=True):
 class DeploymentState:
     """What is remembered about one deployment. `in_flight` are the attempts that run on it,
     `tokens_in_flight` what they have reserved; `latency` is a moving average of the seconds to the
-    first content (0: nothing is known); `since` is when it became a candidate, or one again."""
+    first content (0: nothing is known); `since` is when it became a candidate, or one again.
+    `breaker` is None when there is none; `load` is the engine's last report of itself, if there is
+    one that is not too old, and `others` are the requests in it that are not ours."""
 
-    __slots__ = ("in_flight", "latency", "obstacles", "since", "tokens_in_flight")
+    __slots__ = (
+        "breaker",
+        "in_flight",
+        "latency",
+        "load",
+        "obstacles",
+        "others",
+        "since",
+        "tokens_in_flight",
+    )
 
     def __init__(self, since: float) -> None:
         self.in_flight = 0
@@ -45,6 +58,9 @@ class DeploymentState:
         self.latency = 0.0
         self.since = since
         self.obstacles: dict[str, Obstacle] = {}
+        self.breaker: Breaker | None = None
+        self.load: EngineLoad | None = None
+        self.others = 0
 
 
 class RoutingMemory:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from typing import TYPE_CHECKING
 
 import pytest
 
+from llmgw_core.domain.health import BreakerSettings
 from llmgw_core.routing.breaker import (
     CLOSED,
     HALF_OPEN,
@@ -16,11 +18,13 @@ from llmgw_core.routing.breaker import (
     Breaker,
     BreakerChange,
     BreakerEvent,
-    BreakerSettings,
     BreakerState,
     OutcomeWindow,
     Pool,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 THREE = BreakerSettings(
     consecutive=3,
@@ -36,6 +40,15 @@ SHARE = BreakerSettings(consecutive=0, failure_share=0.5, window=10.0, minimum_c
 
 def breaker(settings: BreakerSettings = THREE, pool: Pool | None = None) -> Breaker:
     return Breaker(settings, pool or Pool(1), 0.0)
+
+
+def into(told: list[BreakerChange]) -> Callable[[Breaker, BreakerChange | None], None]:
+    def watch(breaker: Breaker, change: BreakerChange | None) -> None:
+        if change is not None:
+            assert breaker.state is change.after
+            told.append(change)
+
+    return watch
 
 
 def in_state(state: BreakerState, settings: BreakerSettings = THREE) -> Breaker:
@@ -99,7 +112,10 @@ STEPS = {
 def test_what_happens_to_a_breaker_is_what_its_table_says(
     state: BreakerState, event: BreakerEvent, after: BreakerState
 ) -> None:
-    made = in_state(state, BreakerSettings(3, 0.0, probes=2, ejection=10.0, max_ejected=1.0))
+    made = in_state(
+        state,
+        BreakerSettings(consecutive=3, failure_share=0.0, probes=2, ejection=10.0, max_ejected=1.0),
+    )
     STEPS[event](made)
     assert made.state is after
     if event is not BreakerEvent.EXCEEDED or state is CLOSED:
@@ -107,7 +123,10 @@ def test_what_happens_to_a_breaker_is_what_its_table_says(
 
 
 def test_half_open_is_left_for_closed_by_the_last_proof_that_is_needed() -> None:
-    made = in_state(HALF_OPEN, BreakerSettings(3, 0.0, probes=3, ejection=10.0, max_ejected=1.0))
+    made = in_state(
+        HALF_OPEN,
+        BreakerSettings(consecutive=3, failure_share=0.0, probes=3, ejection=10.0, max_ejected=1.0),
+    )
     terms = [made.enter(10.0) for _ in range(3)]
     made.succeeded(terms[0], 11.0)
     made.succeeded(terms[1], 11.0)
@@ -197,7 +216,11 @@ def test_ejections_grow_to_their_bound_and_fade_with_health() -> None:
 
 @pytest.mark.parametrize("probes", [1, 2, 5])
 def test_half_open_lets_exactly_the_configured_number_through(probes: int) -> None:
-    made = breaker(BreakerSettings(3, 0.0, probes=probes, ejection=10.0, max_ejected=1.0))
+    made = breaker(
+        BreakerSettings(
+            consecutive=3, failure_share=0.0, probes=probes, ejection=10.0, max_ejected=1.0
+        )
+    )
     eject(made, 0.0)
     assert [made.enter(9.9) for _ in range(20)] == [REFUSED] * 20
     terms = [made.enter(10.0) for _ in range(20)]
@@ -266,7 +289,10 @@ def test_a_part_of_the_pool_stays_in_use(size: int, share: float, ejected: int) 
 
 
 def test_one_that_was_spared_is_ejected_once_another_is_back() -> None:
-    pool, limits = Pool(2), BreakerSettings(2, 0.0, ejection=1.0, max_ejected=0.5)
+    pool, limits = (
+        Pool(2),
+        BreakerSettings(consecutive=2, failure_share=0.0, ejection=1.0, max_ejected=0.5),
+    )
     first, second = breaker(limits, pool), breaker(limits, pool)
     eject(first, 0.0)
     for _ in range(5):
@@ -287,9 +313,29 @@ def test_whoever_is_found_ready_again_is_tried_at_once() -> None:
     assert made.until == until, "only an ejection can be cut short"
 
 
+def test_the_watcher_hears_of_every_change_of_room_for_probes() -> None:
+    rooms: list[bool] = []
+    made = Breaker(THREE, Pool(1), 0.0, lambda breaker, _: rooms.append(breaker.admits(10.0)))
+    eject(made, 0.0)
+    term = made.enter(10.0)
+    made.abandoned(term)
+    made.failed(made.enter(10.0), 10.0)
+    made.hasten(10.0)
+    #      ejected, due, taken, free again, taken, ejected again, cut short
+    assert rooms == [True, True, False, True, False, False, True]
+
+
+def test_after_a_release_nobody_is_told_and_no_pool_counts() -> None:
+    pool, told = Pool(1), list[BreakerChange]()
+    made = Breaker(THREE, pool, 0.0, into(told))
+    made.release()
+    eject(made, 0.0)
+    assert (told, pool.ejected) == ([], 0)
+
+
 def test_changes_are_told_with_their_reason() -> None:
     told: list[BreakerChange] = []
-    made = Breaker(THREE, Pool(1), 0.0, told.append)
+    made = Breaker(THREE, Pool(1), 0.0, into(told))
     eject(made, 0.0)
     assert made.obstacle(4.0) == "ejected for another 6.0 s"
     term = made.enter(10.0)
@@ -308,7 +354,7 @@ def test_changes_are_told_with_their_reason() -> None:
 
 def test_the_reason_of_a_share_says_how_many_of_how_many() -> None:
     told: list[BreakerChange] = []
-    made = Breaker(SHARE, Pool(1), 0.0, told.append)
+    made = Breaker(SHARE, Pool(1), 0.0, into(told))
     for good, _ in itertools.product((True, False), range(5)):
         (made.succeeded if good else made.failed)(made.term, 1.0)
     assert told[0].reason == "5 of 10 calls failed within 10 s"

@@ -6,6 +6,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from llmgw_core.domain.health import BreakerSettings
 from llmgw_core.routing.breaker import (
     CLOSED,
     HALF_OPEN,
@@ -14,7 +15,6 @@ from llmgw_core.routing.breaker import (
     TRANSITIONS,
     Breaker,
     BreakerChange,
-    BreakerSettings,
     Pool,
 )
 
@@ -31,14 +31,21 @@ class Histories(RuleBasedStateMachine):
     def begin(self, consecutive: int, probes: int, share: float) -> None:
         self.now = 1000.0
         self.limits = BreakerSettings(
-            consecutive, 0.0, probes=probes, ejection=4.0, max_ejection=16.0, max_ejected=share
+            consecutive=consecutive,
+            failure_share=0.0,
+            probes=probes,
+            ejection=4.0,
+            max_ejection=16.0,
+            max_ejected=share,
         )
         self.pool = Pool(2)
         self.told: list[list[BreakerChange]] = [[], []]
-        self.breakers = [
-            Breaker(self.limits, self.pool, self.now, self.told[which].append) for which in (0, 1)
-        ]
+        self.breakers = [Breaker(self.limits, self.pool, self.now, self.heard) for _ in (0, 1)]
         self.running: list[tuple[int, int]] = []
+
+    def heard(self, breaker: Breaker, change: BreakerChange | None) -> None:
+        if change is not None:
+            self.told[self.breakers.index(breaker)].append(change)
 
     @rule(seconds=st.sampled_from([0.0, 1.0, 4.0, 20.0, 200.0]))
     def wait(self, seconds: float) -> None:
