@@ -9,25 +9,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
 
-    from llmgw_core.domain.deployment import Deployment
-
-    Pool = tuple[Deployment, ...]
-    """The deployments of which one would do for a call."""
-    Fits = Callable[[Pool], bool]
-    """Whether one of them has a slot now."""
+    Fits = Callable[["Waiting"], bool]
+    """Whether there is a slot for this call now."""
 
 
 class Waiting:
-    """A call that waits for a slot of any deployment in `pool`. `organization` is the id of who
-    calls; `priority` is 0 for the most urgent class; an organisation of twice the `weight` is due
-    twice as many slots. Compared by identity."""
+    """A call that waits. `pool` stands for the deployments of which one would do, the same for
+    all calls that those would do for. `organization` is the id of who calls; `priority` is
+    0 for the most urgent class; an organisation of twice the `weight` is due twice as many slots.
+    Compared by identity."""
 
     __slots__ = ("organization", "pool", "priority", "weight")
 
     def __init__(
-        self, organization: str, pool: Pool, *, priority: int = 1, weight: float = 1.0
+        self, organization: str, pool: Hashable, *, priority: int = 1, weight: float = 1.0
     ) -> None:
         self.organization = organization
         self.pool = pool
@@ -45,8 +42,9 @@ class Queue(Protocol):
         ...
 
     def take(self, fits: Fits) -> Waiting | None:
-        """The next one among those whose `pool` fits, which waits no longer; None if there is
-        none. `fits` does not change during the call."""
+        """The next one among those that fit, which waits no longer; None if there is none. Of
+        calls with the same pool and organisation only the first need be asked about: what holds
+        for it holds for those behind it. `fits` does not change during the call."""
         ...
 
     def leave(self, waiting: Waiting) -> None:

@@ -17,9 +17,9 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Hashable, Iterator
 
-    from llmgw_core.routing.queue import Fits, Pool, Waiting
+    from llmgw_core.routing.queue import Fits, Waiting
 
 PASSES: Final = 9
 """How many slots in a row may go to more urgent classes while another one waits."""
@@ -34,7 +34,7 @@ class _Line:
     __slots__ = ("pools", "size", "weight")
 
     def __init__(self) -> None:
-        self.pools: dict[Pool, OrderedDict[Waiting, int]] = {}
+        self.pools: dict[Hashable, OrderedDict[Waiting, int]] = {}
         self.size = 0
         self.weight = 1.0
 
@@ -52,11 +52,17 @@ class _Line:
         self.size -= 1
         return True
 
-    def oldest(self, fits: Fits) -> tuple[int, Waiting] | None:
+    def first(self) -> int:
+        """The number of the call that has waited longest."""
+        return min(next(iter(calls.values())) for calls in self.pools.values())
+
+    def turn(self, fits: Fits) -> Waiting | None:
         """The call that has waited longest of those that fit."""
-        heads = [calls for pool, calls in self.pools.items() if fits(pool)]
-        first = [next((number, one) for one, number in calls.items()) for calls in heads]
-        return min(first, key=_number, default=None)
+        heads = sorted(
+            (next((number, one) for one, number in calls.items()) for calls in self.pools.values()),
+            key=_number,
+        )
+        return next((one for _, one in heads if fits(one)), None)
 
     def newest(self) -> Waiting:
         """The call that came last."""
@@ -101,15 +107,10 @@ class _Class:
 
     def turn(self, fits: Fits) -> Waiting | None:
         """Whose turn it is."""
-        best: tuple[float, int] | None = None
-        found = None
-        for name, line in self.lines.items():
-            head = line.oldest(fits)
-            if head is not None:
-                key = (self._tags[name], head[0])
-                if best is None or key < best:
-                    best, found = key, head[1]
-        return found
+        tags = self._tags
+        order = sorted(self.lines.items(), key=lambda item: (tags[item[0]], item[1].first()))
+        found = (line.turn(fits) for _, line in order)
+        return next((waiting for waiting in found if waiting is not None), None)
 
     def served(self, waiting: Waiting) -> None:
         """It has got a slot. Whoever could not be served for a while, because nothing fitted, is
@@ -164,7 +165,7 @@ class FairQueue:
 
     def take(self, fits: Fits) -> Waiting | None:
         """See the port."""
-        ready = list(self._ready(_remembering(fits)))
+        ready = list(self._ready(fits))
         if not ready:
             return None
         chosen = next((item for item in ready if item[0].passed >= PASSES), ready[0])
@@ -195,16 +196,3 @@ class FairQueue:
         if name == waiting.organization or (line.size - 1) / line.weight < after:
             return waiting
         return line.newest()
-
-
-def _remembering(fits: Fits) -> Fits:
-    """`fits`, asked once for each pool."""
-    known: dict[Pool, bool] = {}
-
-    def asked(pool: Pool) -> bool:
-        answer = known.get(pool)
-        if answer is None:
-            answer = known[pool] = fits(pool)
-        return answer
-
-    return asked

@@ -9,20 +9,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from llmgw_core.domain.deployment import Deployment
 from llmgw_core.routing.queue import Waiting
 from llmgw_core.routing.queue_fair import PASSES, FairQueue
 
 if TYPE_CHECKING:
-    from llmgw_core.routing.queue import Pool
+    from collections.abc import Callable
 
-A, B, C = (Deployment(f"m/{name}", "m", "fake", "onprem", "m") for name in "abc")
+Pool = tuple[str, ...]
+A, B, C = "abc"
 POOLS: tuple[Pool, ...] = ((A,), (B,), (A, B), (B, C))
 MANY = 1_000_000
 
 
-def always(pool: Pool) -> bool:
+def always(call: Waiting) -> bool:
     return True
+
+
+def one_of(*free: str) -> Callable[[Waiting], bool]:
+    return lambda call: not set(free).isdisjoint(pool_of(call))
+
+
+def pool_of(call: Waiting) -> Pool:
+    assert isinstance(call.pool, tuple)
+    return call.pool
 
 
 def waiting(organization: str, pool: Pool = (A,), **fields: Any) -> Waiting:
@@ -86,7 +95,7 @@ def test_who_could_not_be_served_for_a_while_is_first_once_and_not_more() -> Non
         *(waiting("a", (A,)) for _ in range(100)), *(waiting("b", (B,)) for _ in range(9))
     )
     for _ in range(50):
-        assert queue.take(lambda pool: A in pool) is not None
+        assert queue.take(one_of(A)) is not None
     for _ in range(50):
         queue.put(waiting("b", (A,)), MANY)
     names = [call.organization for call in (queue.take(always) for _ in range(20)) if call]
@@ -97,8 +106,8 @@ def test_who_could_not_be_served_for_a_while_is_first_once_and_not_more() -> Non
 def test_only_who_fits_is_served() -> None:
     first, second = waiting("a", (A,)), waiting("a", (B, C))
     queue = filled(first, second)
-    assert queue.take(lambda pool: C in pool) is second
-    assert queue.take(lambda pool: C in pool) is None
+    assert queue.take(one_of(C)) is second
+    assert queue.take(one_of(C)) is None
     assert queue.take(always) is first
 
 
@@ -120,7 +129,7 @@ def test_a_class_is_passed_over_a_bounded_number_of_times() -> None:
 def test_a_class_that_nobody_fits_in_is_not_passed_over() -> None:
     queue = filled(*(waiting("a", (A,), priority=0) for _ in range(30)), waiting("a", (B,)))
     for _ in range(20):
-        call = queue.take(lambda pool: A in pool)
+        call = queue.take(one_of(A))
         assert call is not None
         assert call.pool == (A,)
 
@@ -243,11 +252,9 @@ class Machine(RuleBasedStateMachine):
             self.model.remove(leaving)
 
     @rule(free=st.sets(st.sampled_from((A, B, C))))
-    def take(self, free: set[Deployment]) -> None:
-        def fits(pool: Pool) -> bool:
-            return not free.isdisjoint(pool)
-
-        fitting = [one for one in self.model if fits(one.pool)]
+    def take(self, free: set[str]) -> None:
+        fits = one_of(*free)
+        fitting = [one for one in self.model if fits(one)]
         call = self.queue.take(fits)
         assert (call is None) == (not fitting)
         if call is None:
@@ -257,7 +264,7 @@ class Machine(RuleBasedStateMachine):
         assert not any(
             (one.organization, one.priority) == (call.organization, call.priority)
             for one in earlier
-            if fits(one.pool)
+            if fits(one)
         )
         self.model.remove(call)
         for one in fitting:
@@ -290,13 +297,13 @@ TestQueueAsAMachine = Machine.TestCase
 TestQueueAsAMachine.settings = settings(max_examples=80, stateful_step_count=60, deadline=None)
 
 
-def test_a_pool_is_asked_about_once_however_many_wait_for_it() -> None:
+def test_one_call_of_each_organisation_and_pool_is_asked_about() -> None:
     queue = filled(*(waiting(f"o{number % 50}", POOLS[number % 4]) for number in range(4000)))
-    asked = []
+    asked: list[Waiting] = []
 
-    def fits(pool: Pool) -> bool:
-        asked.append(pool)
-        return True
+    def fits(call: Waiting) -> bool:
+        asked.append(call)
+        return False
 
-    queue.take(fits)
-    assert Counter(asked) == dict.fromkeys(POOLS, 1)
+    assert queue.take(fits) is None
+    assert len(asked) == len({(call.organization, call.pool) for call in asked}) == 100
