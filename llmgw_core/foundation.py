@@ -20,11 +20,15 @@ from llmgw_core.config.secret_files import SecretWatch
 from llmgw_core.domain.errors import ConfigError
 from llmgw_core.limits.estimate import TokenEstimator
 from llmgw_core.pipeline.stats import Stats
+from llmgw_core.routing.rollouts import LiveRollouts
 from llmgw_core.routing.state import RoutingMemory
 from llmgw_core.store.control import ControlWatch
 from llmgw_core.store.engine import Store
 from llmgw_core.store.ledger import Ledger
 from llmgw_core.store.principals import StorePrincipals
+from llmgw_core.store.rollout_queries import all_rollouts
+from llmgw_core.tenancy.embedding_targets import EmbeddingTargets
+from llmgw_core.tenancy.taken_out import TakenOut
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Set
@@ -85,6 +89,10 @@ class Foundation:
         self.estimator = TokenEstimator(config.requests.default_output_tokens)
         self.transports = TransportRegistry()
         self.memory = RoutingMemory(time.monotonic)
+        self.taken_out = TakenOut()
+        self.rollouts = LiveRollouts(self.taken_out.add)
+        self.control.add(all_rollouts, self.rollouts.apply)
+        self.targets = EmbeddingTargets(store)
         self.secrets = SecretWatch()
         self._made: dict[Callable[[], Any], Any] = {}
 
@@ -116,6 +124,7 @@ class Foundation:
     def start(self, stack: AsyncExitStack) -> None:
         """Begin what runs in the background. The first call comes after this."""
         stack.push_async_callback(self.principals.aclose)
+        stack.push_async_callback(self.taken_out.aclose)
         stack.push_async_callback(self.control.aclose)
         self.principals.start()
         self.control.start()

@@ -151,6 +151,7 @@ class Generation:
                 models=self.models,
                 limiter=self.limiter,
                 prices=self.prices,
+                rollouts=foundation.rollouts,
                 books=books,
                 body_bytes=limits.body_bytes,
                 refuse_unpriced=refuse_unpriced,

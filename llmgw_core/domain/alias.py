@@ -39,3 +39,21 @@ class Alias(msgspec.Struct, frozen=True):
     sticky: Sticky = "user"
     session_header: str = "x-session-id"
     canary: CanaryRules = CanaryRules()
+
+
+class EmbeddingTarget(msgspec.Struct, frozen=True):
+    """What an alias of embeddings leads to; `dimensions` as far as the configuration says."""
+
+    model: str
+    dimensions: int | None = None
+
+    def replaces(self, old: EmbeddingTarget) -> bool:
+        """Whether vectors of `old` are of no use with these. Dimensions that were not given
+        before, or are not now, are no other ones."""
+        known = None not in {self.dimensions, old.dimensions}
+        return self.model != old.model or (known and self.dimensions != old.dimensions)
+
+    def __str__(self) -> str:
+        """For messages."""
+        size = "" if self.dimensions is None else f" with {self.dimensions} dimensions"
+        return f"`{self.model}`{size}"

@@ -123,6 +123,21 @@ def model_not_found(model: str) -> GatewayError:
     )
 
 
+def model_retired(
+    model: str, successor: str = "", *, headers: Sequence[tuple[bytes, bytes]] = ()
+) -> GatewayError:
+    """404 for a model that is granted and has been taken out of service; names its successor."""
+    instead = f" Use '{successor}' instead." if successor else ""
+    return GatewayError(
+        404,
+        "model_retired",
+        f"The model '{model[:200]}' has been retired.{instead}",
+        param="model",
+        should_retry=False,
+        headers=headers,
+    )
+
+
 def not_found() -> GatewayError:
     """404: there is nothing at this path."""
     return GatewayError(404, "not_found", "There is nothing at this path.", should_retry=False)

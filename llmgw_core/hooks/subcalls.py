@@ -126,12 +126,13 @@ def _inside(call: Call, plugin: str) -> Subcall:
 def _head(
     call: Call, path: str, principal: Principal | None, key: str | None
 ) -> tuple[Head, Principal | None]:
-    """The head of the call, in the same trace as the one around it; and who calls, unless a key
-    says so."""
+    """The head of the call, in the same trace as the one around it and confined to the same zones;
+    and who calls, unless a key says so."""
     if principal is not None and key is not None:
         raise TypeError("Give a principal or a key, not both.")
     headers = [(b"content-type", b"application/json")]
     headers.append((b"traceparent", f"00-{call.trace_id}-{call.span_id}-01".encode()))
+    headers += ((name, value) for name, value in call.head.headers if name == b"x-llmgw-zone")
     if key is not None:
         headers.append((b"authorization", b"Bearer " + key.encode()))
     elif principal is None:

@@ -17,6 +17,7 @@ from llmgw_core.domain.errors import (
     invalid_api_key,
     invalid_request,
     model_not_found,
+    model_retired,
     overloaded,
     permission_denied,
     rate_limited,
@@ -26,6 +27,8 @@ from llmgw_core.hooks.foreign import plugin_error
 from llmgw_core.limits.port import Exceeded
 from llmgw_core.pipeline.lane import NO_PRICE, Lanes
 from llmgw_core.pipeline.settlement import Settlement
+from llmgw_core.pipeline.zones import ZONE, ZoneHeader
+from llmgw_core.wire.life import life_headers
 from llmgw_core.wire.request import BASE64_TOKENS, decode_request
 
 if TYPE_CHECKING:
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from llmgw_core.pipeline.exchange import Exchange
     from llmgw_core.pipeline.lane import Lane
     from llmgw_core.pipeline.settlement import Books
+    from llmgw_core.routing.rollouts import LiveRollouts
 
 _BEARER = b"bearer "
 GIVEN_PRINCIPALS = 10_000
@@ -57,6 +61,7 @@ class Admission:
         models: Mapping[str, Model],
         limiter: Limiter,
         prices: PriceBook,
+        rollouts: LiveRollouts,
         books: Books,
         body_bytes: int,
         refuse_unpriced: bool,
@@ -66,6 +71,8 @@ class Admission:
         self._models = models
         self._limiter = limiter
         self._prices = prices
+        self._rollouts = rollouts
+        self._zones = ZoneHeader(models.values())
         self._books = books
         self._body_bytes = body_bytes
         self._refuse_unpriced = refuse_unpriced
@@ -114,6 +121,8 @@ class Admission:
         not granted look the same."""
         call, lanes = exchange.call, exchange.lanes
         assert lanes is not None
+        if ZONE in call.head.fields:
+            lanes = self._zones.narrow(lanes, call.head)
         lane = lanes.lane(call.model)
         if lane is None:
             raise model_not_found(call.model)
@@ -128,13 +137,17 @@ class Admission:
             denial = self._host.run_authorize(call, call.model)
             if denial is not None:
                 raise permission_denied(denial)
+        if lane.choice is not None:
+            lane = lane.choice.lane(call) or lane
         if not lane.candidates.tiers:
-            raise _nobody(lane)
+            raise _nobody(lane, lanes)
         exchange.lane = lane
         return lane
 
     def visible(self, exchange: Exchange, lanes: Lanes) -> list[Model]:
         """The models that may be used: granted, servable, and no plugin objects."""
+        if ZONE in exchange.call.head.fields:
+            lanes = self._zones.narrow(lanes, exchange.call.head)
         models = lanes.visible()
         if not self._host.authorize:
             return models
@@ -208,6 +221,7 @@ class Admission:
             self._models,
             self._limiter,
             self._prices,
+            self._rollouts,
             refuse_unpriced=self._refuse_unpriced,
         )
 
@@ -263,8 +277,21 @@ _UNITS = {
 }
 
 
-def _nobody(lane: Lane) -> GatewayError:
+def absent(name: str, lanes: Lanes) -> GatewayError:
+    """Why there is no model object of that name."""
+    lane = lanes.lane(name)
+    if lane is not None and lane.name.life.state == "retired":
+        return _nobody(lane, lanes)
+    return model_not_found(name)
+
+
+def _nobody(lane: Lane, lanes: Lanes) -> GatewayError:
     """Why nobody may serve a model that is granted."""
+    name = lane.name
+    if name.life.state == "retired":
+        successor = lanes.successor(name)
+        headers = life_headers(name.life, successor=bool(successor))
+        return model_retired(name.name, successor, headers=headers)
     if any(dropped.reason == NO_PRICE for dropped in lane.candidates.dropped):
         return overloaded(
             "The model cannot be served: it has no price.",

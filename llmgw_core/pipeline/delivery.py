@@ -33,10 +33,8 @@ if TYPE_CHECKING:
     from llmgw_core.domain.call import StartLines
     from llmgw_core.domain.reply import Reply
     from llmgw_core.hooks.host import Answer, PluginHost
-    from llmgw_core.limits.port import Limiter, MeterState
+    from llmgw_core.limits.port import Limiter
     from llmgw_core.pipeline.exchange import Exchange
-
-_NO_METERS = (None, None)
 
 
 class _Kind:
@@ -107,12 +105,12 @@ class Delivery:
         await exchange.sink.finish(body)
 
     def rate_headers(self, exchange: Exchange) -> Sequence[tuple[bytes, bytes]]:
-        """`x-ratelimit-*` of the tightest meters, once it is known which meters apply."""
-        return ratelimit_headers(*self._tightest(exchange))
-
-    def _tightest(self, exchange: Exchange) -> tuple[MeterState | None, MeterState | None]:
+        """What every reply says once it is known what is asked for: `x-ratelimit-*` of the
+        tightest meters, and what is announced of the model."""
         lane = exchange.lane
-        return _NO_METERS if lane is None else self._limiter.state(lane.bound)
+        if lane is None:
+            return ()
+        return [*ratelimit_headers(*self._limiter.state(lane.bound)), *lane.headers]
 
     async def start_stream(self, exchange: Exchange) -> None:
         """Send the head of a stream before there is anything in it (the status commit)."""
@@ -130,13 +128,15 @@ class Delivery:
         exchange.replied = True
         sink, id = exchange.sink, exchange.call.id.encode()
         lane = exchange.lane
-        states = _NO_METERS if lane is None else self._limiter.state(lane.bound)
+        assert lane is not None
+        states = self._limiter.state(lane.bound)
         start_lines: StartLines | None = getattr(sink, "start_lines", None)
         if start_lines is not None:
-            lines = (kind.lines, id, ratelimit_lines(*states))
-            start_lines(200, b"%bx-request-id: %b\r\n%b" % lines)
+            lines = (kind.lines, id, ratelimit_lines(*states), lane.lines)
+            start_lines(200, b"%bx-request-id: %b\r\n%b%b" % lines)
             return
-        headers = [*kind.fields, (b"x-request-id", id), *ratelimit_headers(*states)]
+        rates = ratelimit_headers(*states)
+        headers = [*kind.fields, (b"x-request-id", id), *rates, *lane.headers]
         await sink.start(200, headers)
 
     async def _document(self, exchange: Exchange, session: Session, reply: UpstreamReply) -> None:

@@ -10,15 +10,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from llmgw_core.domain.call import Call, ClientGone, Endpoint
 from llmgw_core.domain.errors import GatewayError, internal_error, not_found, wrong_method
 from llmgw_core.domain.failure import UpstreamFailure
 from llmgw_core.hooks.host import Answer
+from llmgw_core.pipeline.admission import absent
 from llmgw_core.pipeline.exchange import Exchange
 from llmgw_core.pipeline.identity import identify
 from llmgw_core.pipeline.listing import model_object, models_list
 from llmgw_core.wire.envelope import JSON, error_body, error_event, error_headers
+from llmgw_core.wire.life import life_headers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,8 +128,12 @@ class Entrance:
                 exchange.work_on_when_gone()
                 exchange.take_back()
             settlement = exchange.settlement
-            if settlement is not None and not settlement.settled:
-                settlement.interrupted()
+            if settlement is not None:
+                if not settlement.settled:
+                    settlement.interrupted()
+                lane = exchange.lane
+                if lane is not None and lane.trial is not None and settlement.record is not None:
+                    lane.trial.ended(settlement.record)
             self.running -= 1
             if self._retired and not self.running:
                 self._idle.set()
@@ -172,10 +179,19 @@ class Entrance:
             raise not_found()
         if head.method not in ("GET", "HEAD"):
             raise wrong_method("GET, HEAD")
-        models = self._admission.visible(exchange, await self._admission.authenticate(exchange))
-        name = head.path.removeprefix(MODELS).removeprefix("/")
-        reply = model_object(models, name) if name else models_list(models)
-        await exchange.start(200, [JSON, (b"x-request-id", exchange.call.id.encode())])
+        lanes = await self._admission.authenticate(exchange)
+        models = self._admission.visible(exchange, lanes)
+        name = unquote(head.path.removeprefix(MODELS).removeprefix("/"))
+        headers = [JSON, (b"x-request-id", exchange.call.id.encode())]
+        if name:
+            found = next((model for model in models if model.name == name), None)
+            if found is None:
+                raise absent(name, lanes)
+            reply = model_object(found)
+            headers += life_headers(found.life)
+        else:
+            reply = models_list(models)
+        await exchange.start(200, headers)
         await exchange.sink.finish(b"" if head.method == "HEAD" else reply)
 
     async def _refuse(self, exchange: Exchange, error: GatewayError) -> None:

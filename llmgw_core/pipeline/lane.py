@@ -1,5 +1,6 @@
 """What one principal may do with one model, compiled once and kept beside the cached principal:
-the grant's decision, the meters that apply and the candidates that may serve it."""
+the grant's decision, the meters that apply and the candidates that may serve it. What an alias
+leads to is compiled here as well; which of it a call takes is chosen in `aliases`."""
 
 from __future__ import annotations
 
@@ -7,34 +8,63 @@ from typing import TYPE_CHECKING, Any
 
 from llmgw_core.access.decide import Access
 from llmgw_core.limits.specs import meters_for, model_meters
-from llmgw_core.routing.plan import Candidates, Rights, candidates
+from llmgw_core.pipeline.aliases import AliasChoice, Variants
+from llmgw_core.routing.plan import Candidates, Dropped, Rights, candidates
+from llmgw_core.wire.life import life_headers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from llmgw_core.accounting.prices import PriceBook
     from llmgw_core.domain.access import Principal
+    from llmgw_core.domain.alias import Alias
     from llmgw_core.domain.deployment import Model
     from llmgw_core.limits.port import Limiter, MeterSpec
+    from llmgw_core.routing.rollouts import LiveRollouts, Trial
 
 NO_PRICE = "it has no price"
+RETIRED = "the model is retired"
 _ANY_TIME = 2**62
+_NARROWED = 64
+"""Combinations of zones that are remembered for one principal."""
 
 
 class Lane:
     """One principal on one model. `token_limit` is the smallest token limit that applies, None
-    if none does; `extra` are the bound meters of each fallback model."""
+    if none does; `extra` are the bound meters of each fallback model. `headers` belong to every
+    reply, `lines` are the same as lines of a head: what is announced of the `name` that was asked
+    for. `choice` of an alias says which lane a call takes; `trial`, if there is one, hears of
+    every call that has ended."""
 
-    __slots__ = ("bound", "candidates", "extra", "model", "specs", "token_limit")
+    __slots__ = (
+        "bound",
+        "candidates",
+        "choice",
+        "extra",
+        "headers",
+        "lines",
+        "model",
+        "name",
+        "specs",
+        "token_limit",
+        "trial",
+    )
 
     def __init__(
         self,
+        name: Model,
         model: Model,
         specs: tuple[MeterSpec, ...],
         found: Candidates,
         limiter: Limiter,
+        choice: AliasChoice[Lane] | None = None,
     ) -> None:
+        self.name = name
         self.model = model
+        self.headers = life_headers(name.life)
+        self.lines = b"".join(b"%b: %b\r\n" % field for field in self.headers)
+        self.choice = choice
+        self.trial: Trial | None = None
         self.specs = specs
         self.candidates = found
         self.bound = limiter.bind(specs)
@@ -46,12 +76,18 @@ class Lane:
             if tier.model is not model and (meters := model_meters(tier.model))
         }
 
+    @property
+    def direct(self) -> bool:
+        """Whether the model itself can serve, and not only what stands in for it."""
+        tiers = self.candidates.tiers
+        return bool(tiers) and tiers[0].model is self.model
+
 
 class Lanes:
     """The lanes of one principal, by model name. Only configured names are kept, so that names
     invented by clients cost no memory."""
 
-    __slots__ = ("_lanes", "_parts", "access", "models", "principal")
+    __slots__ = ("_lanes", "_narrowed", "_parts", "_rights", "access", "models", "principal")
 
     def __init__(
         self,
@@ -59,14 +95,19 @@ class Lanes:
         models: Mapping[str, Model],
         limiter: Limiter,
         prices: PriceBook,
+        rollouts: LiveRollouts,
         *,
         refuse_unpriced: bool,
+        zones: frozenset[str] | None = None,
     ) -> None:
+        """`zones`, if given, are those that are left of what the principal may use."""
         self.principal = principal
         self.access = Access(principal, {name: model.tags for name, model in models.items()})
         self.models = models
-        self._parts = (limiter, prices, refuse_unpriced)
+        self._parts = (limiter, prices, rollouts, refuse_unpriced)
+        self._rights = self._rights_in(zones)
         self._lanes: dict[str, Lane] = {}
+        self._narrowed: dict[frozenset[str], Lanes] = {}
 
     def lane(self, name: str) -> Lane | None:
         """The lane for a public model name; None when it does not exist or is not granted."""
@@ -80,29 +121,82 @@ class Lanes:
         return [
             model
             for name, model in self.models.items()
-            if (lane := self.lane(name)) is not None and lane.candidates.tiers
+            if (lane := self.lane(name)) is not None
+            and (lane.candidates.tiers if lane.choice is None else lane.choice.usable)
         ]
 
+    def within(self, zones: frozenset[str]) -> Lanes:
+        """The same principal, confined to those of its zones that are among `zones`."""
+        narrowed = self._narrowed.get(zones)
+        if narrowed is None:
+            limiter, prices, rollouts, refuse_unpriced = self._parts
+            if len(self._narrowed) >= _NARROWED:
+                self._narrowed.clear()
+            narrowed = self._narrowed[zones] = Lanes(
+                self.principal,
+                self.models,
+                limiter,
+                prices,
+                rollouts,
+                refuse_unpriced=refuse_unpriced,
+                zones=zones,
+            )
+        return narrowed
+
+    def successor(self, model: Model) -> str:
+        """What is to be used in place of `model`, if the principal may know of it."""
+        successor = model.life.successor
+        return successor if successor and self.access.may_use(successor).allowed else ""
+
     def _compile(self, name: str) -> Lane:
-        limiter, prices, refuse_unpriced = self._parts
         model = self.models[name]
+        if model.life.state == "retired":
+            return self._lane(model, model, Candidates.of(()))
+        if model.alias is not None:
+            return self._alias(model, model.alias)
+        return self._lane(model, model, candidates(name, self.models, self._rights))
+
+    def _lane(
+        self, name: Model, model: Model, found: Candidates, choice: AliasChoice[Lane] | None = None
+    ) -> Lane:
+        specs = meters_for(self.principal, name)
+        if model is not name:
+            specs += model_meters(model)
+        return Lane(name, model, specs, found, self._parts[0], choice)
+
+    def _alias(self, name: Model, alias: Alias) -> Lane:
+        def lane(model_name: str, before: Iterable[str]) -> Lane | None:
+            model = self.models.get(model_name)
+            if model is None or model.alias is not None or model.kind != name.kind:
+                return None
+            found = candidates(model_name, self.models, self._rights, before)
+            dropped.extend(found.dropped)
+            usable = found.tiers and self._rights.model(model_name) is None
+            return self._lane(name, model, found) if usable else None
+
+        dropped: list[Dropped] = []
+        choice = AliasChoice(name, alias, Variants.of(alias, lane), self._parts[2])
+        tiers = [each.lane.candidates.tiers[0] for each in choice.variants.listed]
+        return self._lane(name, name, Candidates.of(tiers, dropped), choice)
+
+    def _rights_in(self, zones: frozenset[str] | None) -> Rights:
+        _, prices, _, refuse_unpriced = self._parts
+
+        def grant(name: str) -> str | None:
+            if self.models[name].life.state == "retired":
+                return RETIRED
+            decision = self.access.may_use(name)
+            return None if decision.allowed else decision.rule
+
+        def zone(name: str) -> str | None:
+            if not self.access.zone_allowed(name):
+                return f"zone {name} is not allowed"
+            left_out = zones is not None and name not in zones
+            return f"zone {name} is not one that the call is confined to" if left_out else None
 
         def price(model_name: str, deployment: str) -> str | None:
             # A price that begins later is looked at again at every attempt.
             unpriced = refuse_unpriced and prices.price(model_name, deployment, _ANY_TIME) is None
             return NO_PRICE if unpriced else None
 
-        rights = Rights(self._no_grant, self._no_zone, price)
-        return Lane(
-            model,
-            meters_for(self.principal, model),
-            candidates(name, self.models, rights),
-            limiter,
-        )
-
-    def _no_grant(self, model: str) -> str | None:
-        decision = self.access.may_use(model)
-        return None if decision.allowed else decision.rule
-
-    def _no_zone(self, zone: str) -> str | None:
-        return None if self.access.zone_allowed(zone) else f"zone {zone} is not allowed"
+        return Rights(grant, zone, price)

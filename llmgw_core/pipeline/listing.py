@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
 
 import msgspec
-
-from llmgw_core.domain.errors import model_not_found
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,14 +17,25 @@ def models_list(models: Sequence[Model]) -> bytes:
     return msgspec.json.encode({"object": "list", "data": [_object(model) for model in models]})
 
 
-def model_object(models: Sequence[Model], name: str) -> bytes:
-    """The body of `GET /v1/models/{id}`. Raises `GatewayError` 404."""
-    name = unquote(name)
-    for model in models:
-        if model.name == name:
-            return msgspec.json.encode(_object(model))
-    raise model_not_found(name)
+def model_object(model: Model) -> bytes:
+    """The body of `GET /v1/models/{id}`."""
+    return msgspec.json.encode(_object(model))
 
 
 def _object(model: Model) -> dict[str, object]:
-    return {"id": model.name, "object": "model", "created": model.created, "owned_by": "llmgw"}
+    """OpenAI's fields, and what is announced of the name."""
+    life = model.life
+    announced = {
+        "deprecated": life.deprecated,
+        "sunset": life.sunset,
+        "successor": life.successor,
+        "link": life.link,
+    }
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": model.created,
+        "owned_by": "llmgw",
+        "state": life.state,
+        **{field: value for field, value in announced.items() if value},
+    }

@@ -84,10 +84,12 @@ class Rights(msgspec.Struct, frozen=True):
     price: Callable[[str, str], str | None]
 
 
-def candidates(name: str, models: Mapping[str, Model], rights: Rights) -> Candidates:
+def candidates(
+    name: str, models: Mapping[str, Model], rights: Rights, before: Iterable[str] = ()
+) -> Candidates:
     """The candidates for public model `name`, with those that were dropped. Fallbacks are the
     asked model's own list: a fallback's fallbacks do not count, so that the list in the
-    configuration is the list that is tried."""
+    configuration is the list that is tried. Models `before` come between it and its fallbacks."""
     asked = models[name]
     dropped: dict[str, Dropped] = {}
 
@@ -97,7 +99,7 @@ def candidates(name: str, models: Mapping[str, Model], rights: Rights) -> Candid
             if tier is not None:
                 yield tier
 
-    own = tuple(tiers((name, *asked.fallbacks)))
+    own = tuple(tiers((name, *before, *asked.fallbacks)))
     larger = tuple(tiers(asked.context_fallbacks))
     lenient = tuple(tiers(asked.content_policy_fallbacks))
     return Candidates.of(own, dropped.values(), larger, lenient)

@@ -26,19 +26,19 @@ _PERSONAL = frozenset({"name", "email"})
 class Change:
     """An open write transaction on behalf of `actor` at the moment `now` (epoch seconds)."""
 
-    __slots__ = ("_actor", "connection", "entries", "now")
+    __slots__ = ("actor", "connection", "entries", "now")
 
     def __init__(self, connection: AsyncConnection, actor: str, now: float) -> None:
         self.connection = connection
         self.now = now
         self.entries: list[AuditEntry] = []
-        self._actor = actor
+        self.actor = actor
 
     async def record(self, action: str, kind: str, object_id: str, details: dict[str, Any]) -> None:
         """Write the audit entry of the change."""
         entry: dict[str, Any] = {
             "at": self.now,
-            "actor": self._actor,
+            "actor": self.actor,
             "action": action,
             "kind": kind,
             "object_id": object_id,
