@@ -37,6 +37,7 @@ from llmgw_core.hooks.foreign import Foreign
 from llmgw_core.inprocess.caller import InProcess
 from llmgw_core.inprocess.calls import Calls
 from llmgw_core.pipeline.identity import new_id
+from llmgw_core.tenancy.rollouts import Rollouts
 from llmgw_core.tenancy.service import Tenancy
 
 if TYPE_CHECKING:
@@ -71,6 +72,13 @@ class Gateway(InProcess):
         self.stats = foundation.stats
         self.store = foundation.store
         self.tenancy = Tenancy(foundation.store, clock=time.time, changed=self._audited)
+        self.rollouts = Rollouts(
+            foundation.store,
+            lambda: self.config,
+            changed=self._audited,
+            applied=foundation.control.refresh,
+        )
+        foundation.taken_out.write = self.rollouts.take_out
         self.ledger = foundation.ledger
         self.journal = foundation.journal
         self.mover = foundation.mover
@@ -146,7 +154,8 @@ class Gateway(InProcess):
         # While observers and the mover are still there.
         stack.push_async_callback(self._close_generations)
         await foundation.control.refresh()
-        await self.host.startup()
+        async with foundation.targets.keeping(self.config):
+            await self.host.startup()
         foundation.start(stack)
         stack.push_async_callback(self.calls.aclose)
 
@@ -284,8 +293,9 @@ class Gateway(InProcess):
         models = load_models_after((old, *reversed(self._retiring.values())), config, host)
         new = self._next = Generation(old.number + 1, config, host, models, self._foundation)
         try:
-            await host.startup()
-            self._swap(old, new)
+            async with self._foundation.targets.keeping(config):
+                await host.startup()
+                self._swap(old, new)
         except BaseException:
             self._next = None
             await self._foundation.retain((self._generation, *self._retiring.values()))

@@ -37,8 +37,20 @@ async def test_the_list_holds_what_may_be_used_and_can_be_served(here: Installat
     assert reply.json() == {
         "object": "list",
         "data": [
-            {"id": "org/open", "object": "model", "created": 1767312000, "owned_by": "llmgw"},
-            {"id": "far-but-covered", "object": "model", "created": 0, "owned_by": "llmgw"},
+            {
+                "id": "org/open",
+                "object": "model",
+                "created": 1767312000,
+                "owned_by": "llmgw",
+                "state": "active",
+            },
+            {
+                "id": "far-but-covered",
+                "object": "model",
+                "created": 0,
+                "owned_by": "llmgw",
+                "state": "active",
+            },
         ],
     }
     assert await here.records() == []
