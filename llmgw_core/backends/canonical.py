@@ -88,7 +88,9 @@ class CanonicalSession:
         """See the port."""
         try:
             document = decode_document(body)
-        except (msgspec.DecodeError, RecursionError):
+            if not body.isascii():
+                body.decode()  # what stays raw is not looked at by the decoder
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
             raise UpstreamFailure("protocol", "the reply is not the JSON expected") from None
         if present(document.error):
             raise UpstreamFailure("server", "the reply is an error object", status=status)

@@ -101,6 +101,7 @@ def test_embeddings_without_usage_have_no_output() -> None:
         (b'{"choices":null}', "protocol"),
         (b'{"choices":[7]}', "protocol"),
         (b'{"choices":[{"message":"text"}]}', "protocol"),
+        (b'{"choices":[{"message":{"content":"\xff"}}],"usage":{"prompt_tokens":1}}', "protocol"),
         (b'{"error":{"message":"no"}}', "server"),
         (b'{"error":"no","choices":[]}', "server"),
     ],

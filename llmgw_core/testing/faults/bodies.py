@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llmgw_core.testing.faults.performance import Performance, documented, streamed
+from llmgw_core.testing.faults.performance import Performance, Piece, documented, streamed
 from llmgw_core.testing.faults.statuses import PAGE, error
 from llmgw_core.testing.model_server import JSON, SSE
 
 if TYPE_CHECKING:
     from llmgw_core.testing.faults.performance import Ask
 
+_LAST = ((b"connection", b"close"),)
+"""Else what is too much could be taken for the answer to somebody else's request."""
 _BAD_TEXT = b"\xff\xfe"
 """Nowhere in UTF-8."""
 
@@ -42,17 +44,29 @@ def broken_utf8(ask: Ask) -> Performance:
 
 def short_body(ask: Ask) -> Performance:
     """Fewer bytes than the head says, then the end."""
-    data = b"".join(ask.begun) if ask.stream else ask.document
-    kind = SSE if ask.stream else JSON
-    return documented(data, headers=kind, length=len(data) + 100, then="close")
+    if ask.stream:
+        return _lengthy(ask.begun, (), 100, ask.pause)
+    return documented(ask.document, length=len(ask.document) + 100, then="close")
 
 
 def long_body(ask: Ask) -> Performance:
     """More bytes than the head says: what is read is not all of it."""
-    data = b"".join(ask.events) if ask.stream else ask.document
-    kept = len(b"".join(ask.begun)) if ask.stream else len(data) // 2
-    kind = SSE if ask.stream else JSON
-    return documented(data, headers=kind, length=kept, then="close")
+    if ask.stream:
+        return _lengthy(ask.begun, ask.events[len(ask.begun) :], 0, ask.pause)
+    half = len(ask.document) // 2
+    return documented(ask.document, headers=JSON + _LAST, length=half, then="close")
+
+
+def _lengthy(
+    begun: tuple[bytes, ...], rest: tuple[bytes, ...], missing: int, pause: float
+) -> Performance:
+    """A stream whose head promises `begun` and `missing` bytes more; `rest` comes later."""
+    data, surplus = b"".join(begun), b"".join(rest)
+    told = documented(data, headers=SSE + _LAST, length=len(data) + missing, then="close")
+    pieces = [told.pieces[0], Piece(data, tokens=1)]
+    if surplus:
+        pieces.append(Piece(surplus, pause=pause))
+    return Performance(tuple(pieces), "close", wait=0.0 if surplus else pause)
 
 
 def error_in_200(ask: Ask) -> Performance:

@@ -76,4 +76,5 @@ def broken_chunks(ask: Ask) -> Performance:
     lines = b"".join(b"%b: %b\r\n" % line for line in kind)
     head = Piece(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n" + lines + b"\r\n")
     first = b"".join(ask.begun) if ask.stream else ask.document[: len(ask.document) // 2]
-    return Performance((head, Piece(chunk(first), int(ask.stream)), Piece(b"oops\r\n")), "close")
+    broken = Piece(b"oops\r\n", pause=ask.pause if ask.stream else 0.0)
+    return Performance((head, Piece(chunk(first), int(ask.stream)), broken), "close")

@@ -54,13 +54,14 @@ class Piece(msgspec.Struct, frozen=True):
 
 
 class Performance(msgspec.Struct, frozen=True):
-    """`pieces` in their order, then `then`. With a `size`, pieces are written in parts of so many
-    bytes. `status` is what the reply says, 0 if it is none."""
+    """`pieces` in their order, then `then`, `wait` seconds later. With a `size`, pieces are written
+    in parts of so many bytes. `status` is what the reply says, 0 if it is none."""
 
     pieces: tuple[Piece, ...] = ()
     then: Then = "next"
     status: int = 200
     size: int = 0
+    wait: float = 0.0
 
     @property
     def data(self) -> bytes:

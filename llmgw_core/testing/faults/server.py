@@ -195,6 +195,8 @@ class FaultServer(ModelServer):
             served.tokens += piece.tokens
             served.usage = piece.usage or served.usage
         served.whole = True
+        if performance.wait:
+            await asyncio.sleep(performance.wait)
         if performance.then == "hold":
             await peer.hold()
         elif performance.then == "reset":

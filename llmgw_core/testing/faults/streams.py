@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from llmgw_core.testing.faults.bodies import error_in_200
-from llmgw_core.testing.faults.performance import documented, good, streamed
+from llmgw_core.testing.faults.performance import Piece, documented, good, streamed
 from llmgw_core.testing.faults.statuses import error
 from llmgw_core.testing.model_server import DONE
+from llmgw_core.testing.upstream import chunk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 _COMMENT = b": keep-alive\n\n"
 _ERROR = b"data: " + error("The engine has died.") + b"\n\n"
 _FINISHED = b'"finish_reason":"'
+SAID = 2
+"""After the first content; what comes then comes a little later, so that the client has seen it."""
 
 
 def error_event(*, after: int) -> Make:
@@ -31,7 +36,9 @@ def error_event(*, after: int) -> Make:
     def make(ask: Ask) -> Performance:
         if not ask.stream:
             return error_in_200(ask)
-        return streamed((*_begin(ask, after), _ERROR))
+        begun = streamed(_begin(ask, after), end=False)
+        last = Piece(chunk(_ERROR) + chunk(b""), pause=ask.pause if after == SAID else 0.0)
+        return msgspec.structs.replace(begun, pieces=(*begun.pieces, last))
 
     return make
 
@@ -51,7 +58,8 @@ def begun_and(then: Then, *, after: int, comments: int = 0) -> Make:
         if not ask.stream:
             whole = documented(ask.document)
             return whole.stopped(len(whole.data) - len(ask.document) // 2, then)
-        return streamed((*[_COMMENT] * comments, *_begin(ask, after)), end=False, then=then)
+        begun = streamed((*[_COMMENT] * comments, *_begin(ask, after)), end=False, then=then)
+        return msgspec.structs.replace(begun, wait=ask.pause if after == SAID else 0.0)
 
     return make
 
