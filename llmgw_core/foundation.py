@@ -7,6 +7,7 @@ reload leaves it alone. What follows from one configuration is a `Generation`.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
@@ -17,10 +18,11 @@ from llmgw_core.accounting.mover import Mover
 from llmgw_core.accounting.sole import SoleGateway
 from llmgw_core.backends.transport.registry import TransportRegistry
 from llmgw_core.config.secret_files import SecretWatch
-from llmgw_core.domain.errors import ConfigError
+from llmgw_core.domain.errors import ConfigError, StoreUnavailable
 from llmgw_core.limits.estimate import TokenEstimator
 from llmgw_core.pipeline.stats import Stats
 from llmgw_core.routing.rollouts import LiveRollouts
+from llmgw_core.pipeline.switchboard import Switchboard
 from llmgw_core.routing.state import RoutingMemory
 from llmgw_core.store.control import ControlWatch
 from llmgw_core.store.engine import Store
@@ -29,6 +31,7 @@ from llmgw_core.store.principals import StorePrincipals
 from llmgw_core.store.rollout_queries import all_rollouts
 from llmgw_core.tenancy.embedding_targets import EmbeddingTargets
 from llmgw_core.tenancy.taken_out import TakenOut
+from llmgw_core.store.switch_queries import current as current_switches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Set
@@ -93,6 +96,10 @@ class Foundation:
         self.rollouts = LiveRollouts(self.taken_out.add)
         self.control.add(all_rollouts, self.rollouts.apply)
         self.targets = EmbeddingTargets(store)
+        self.switchboard = Switchboard(
+            self.memory, forget_principals=self.principals.forget_derived
+        )
+        self.control.add(lambda at: current_switches(at, time.time()), self.switchboard.apply)
         self.secrets = SecretWatch()
         self._made: dict[Callable[[], Any], Any] = {}
 
@@ -125,11 +132,18 @@ class Foundation:
         """Begin what runs in the background. The first call comes after this."""
         stack.push_async_callback(self.principals.aclose)
         stack.push_async_callback(self.taken_out.aclose)
+        stack.callback(self.switchboard.close)
         stack.push_async_callback(self.control.aclose)
         self.principals.start()
         self.control.start()
         self.mover.start()
         self.secrets.start()
+
+    async def take_over(self) -> None:
+        """Something was put into the store by this process: have it in force now. When the store
+        does not answer any more, the watch sees to it as soon as it does."""
+        with contextlib.suppress(StoreUnavailable):
+            await self.control.refresh()
 
     async def retain(self, alive: Collection[Living]) -> None:
         """Forget and close what no generation has any more."""

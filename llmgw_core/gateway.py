@@ -39,6 +39,7 @@ from llmgw_core.inprocess.calls import Calls
 from llmgw_core.pipeline.identity import new_id
 from llmgw_core.tenancy.rollouts import Rollouts
 from llmgw_core.tenancy.service import Tenancy
+from llmgw_core.tenancy.switching import Switching
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -79,6 +80,12 @@ class Gateway(InProcess):
             applied=foundation.control.refresh,
         )
         foundation.taken_out.write = self.rollouts.take_out
+        self.switches = Switching(
+            foundation.store,
+            lambda: self._generation.switchable(),  # noqa: PLW0108 -- the one of that moment
+            changed=self._audited,
+            applied=foundation.take_over,
+        )
         self.ledger = foundation.ledger
         self.journal = foundation.journal
         self.mover = foundation.mover

@@ -36,6 +36,7 @@ from llmgw_core.pipeline.entrance import Entrance
 from llmgw_core.pipeline.keep_alive import kept_alive
 from llmgw_core.pipeline.settlement import Books
 from llmgw_core.routing.balance import SmoothRoundRobin
+from llmgw_core.tenancy.switching import Switchable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
@@ -87,6 +88,7 @@ class Generation:
         foundation.secrets.add(secrets_of(self.all_deployments()))
         host.bind_deployments(self.deployments)
         host.bind_calls(self.entrance.handle)
+        foundation.switchboard.follow(self)
 
     def deployments(self, backend: str) -> tuple[Deployment, ...]:
         """Every configured deployment that names `backend`."""
@@ -95,6 +97,18 @@ class Generation:
     def all_deployments(self) -> tuple[Deployment, ...]:
         """Every configured deployment."""
         return tuple(each for model in self.models.values() for each in model.deployments)
+
+    def switchable(self) -> Switchable:
+        """The names of what can be switched."""
+        return Switchable(
+            deployments=[deployment.id for deployment in self.all_deployments()],
+            models={name: model.kind for name, model in self.models.items()},
+            plugins=[plugin.name for plugin in self.host.plugins],
+        )
+
+    def forget_lanes(self) -> None:
+        """What was compiled for principals is out of date."""
+        self.admission.forget_lanes()
 
     def identities(self) -> set[object]:
         """Of every configured deployment."""
@@ -144,18 +158,20 @@ class Generation:
             held=Held(streams.held_bytes, streams.held_events),
             clock=time.monotonic,
         )
+        self.admission = Admission(
+            host=host,
+            principals=foundation.principals,
+            models=self.models,
+            limiter=self.limiter,
+            prices=self.prices,
+            rollouts=foundation.rollouts,
+            books=books,
+            body_bytes=limits.body_bytes,
+            refuse_unpriced=refuse_unpriced,
+            switchboard=foundation.switchboard,
+        )
         return Entrance(
-            admission=Admission(
-                host=host,
-                principals=foundation.principals,
-                models=self.models,
-                limiter=self.limiter,
-                prices=self.prices,
-                rollouts=foundation.rollouts,
-                books=books,
-                body_bytes=limits.body_bytes,
-                refuse_unpriced=refuse_unpriced,
-            ),
+            admission=self.admission,
             attempts=kept_alive(
                 Attempts(
                     host=host,

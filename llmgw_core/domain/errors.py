@@ -138,6 +138,31 @@ def model_retired(
     )
 
 
+def model_switched_off(model: str, expires_in: float | None) -> GatewayError:
+    """503: an operator has switched the model off; the switch expires in that many seconds, if
+    ever. Only a near end is worth waiting for."""
+    return GatewayError(
+        503,
+        "model_switched_off",
+        f"The model '{model[:200]}' is switched off at the moment.",
+        type="server_error",
+        param="model",
+        retry_after=expires_in if expires_in is not None and expires_in <= 3600 else None,
+        should_retry=expires_in is not None and expires_in <= 60,
+    )
+
+
+def team_switched_off() -> GatewayError:
+    """403: an operator has switched the caller's team off."""
+    return GatewayError(
+        403,
+        "team_switched_off",
+        "Calls of your team are switched off at the moment.",
+        type="permission_error",
+        should_retry=False,
+    )
+
+
 def not_found() -> GatewayError:
     """404: there is nothing at this path."""
     return GatewayError(404, "not_found", "There is nothing at this path.", should_retry=False)

@@ -8,6 +8,7 @@ caller looks at them first, so that an unused hook costs one attribute.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -67,25 +68,10 @@ class PluginHost:
         self._closed = False
         self._deployments_of: Callable[[str], tuple[Deployment, ...]] | None = None
         self._handle: Handle | None = None
-        self.pre_auth = self._hooks("pre_auth")
-        self.authenticate = self._hooks("authenticate")
-        self.authorize = self._hooks("authorize")
-        self.pre_route = self._hooks("pre_route")
-        self.post_process = self._hooks("post_process")
-        """In the order of execution: the last plugin first."""
-        self.judges = judges_of(
-            {"post_process": self.post_process, "open_stream": self._hooks("open_stream")},
-            [plugin.name for plugin in self.plugins],
-        )
-        """Plugins with `post_process` or `open_stream`, the last one first."""
-        self.on_usage = self._observers("on_usage")
-        self.on_attempt = self._observers("on_attempt")
-        self.on_audit = self._observers("on_audit")
-        self.needs: frozenset[str] = frozenset().union(*(plugin.needs for plugin in plugins))
-        """The decoded views that some plugin declared to want."""
-        self._decode_request = "request" in self.needs
-        self._decode_reply = "reply" in self.needs
-        self._after = {hook.plugin: self._ran(index) for index, hook in enumerate(self.pre_route)}
+        self.muted: frozenset[str] = frozenset()
+        """Plugins whose hooks are not run: they are switched off."""
+        self._resumed: dict[str, float] = {}
+        self._compile()
         parts = [(ITSELF, own), *((plugin.name, plugin.parts) for plugin in plugins)]
         self.backends: dict[str, Backend] = merged("backend", ((n, p.backends) for n, p in parts))
         self.balancers: dict[str, Callable[[], Balancer]] = merged(
@@ -94,6 +80,28 @@ class PluginHost:
         self.limiters: dict[str, Callable[[], Limiter]] = merged(
             "limiter", ((n, p.limiters) for n, p in parts)
         )
+
+    def _compile(self) -> None:
+        """Put together what calls ask for, without the plugins that are switched off."""
+        self.pre_auth = self._hooks("pre_auth")
+        self.authenticate = self._hooks("authenticate")
+        self.authorize = self._hooks("authorize")
+        self.pre_route = self._hooks("pre_route")
+        self.post_process = self._hooks("post_process")
+        """In the order of execution: the last plugin first."""
+        self.judges = judges_of(
+            {"post_process": self.post_process, "open_stream": self._hooks("open_stream")},
+            [plugin.name for plugin in self._asked()],
+        )
+        """Plugins with `post_process` or `open_stream`, the last one first."""
+        self.on_usage = self._observers("on_usage")
+        self.on_attempt = self._observers("on_attempt")
+        self.on_audit = self._observers("on_audit")
+        self.needs: frozenset[str] = frozenset().union(*(each.needs for each in self._asked()))
+        """The decoded views that some plugin declared to want."""
+        self._decode_request = "request" in self.needs
+        self._decode_reply = "reply" in self.needs
+        self._after = {hook.plugin: self._ran(index) for index, hook in enumerate(self.pre_route)}
 
     @classmethod
     def load(
@@ -135,17 +143,37 @@ class PluginHost:
 
     def _hooks(self, name: str) -> tuple[CompiledHook, ...]:
         """The implementations of a hook in the order in which they run."""
-        found = tuple(plugin.hooks[name] for plugin in self.plugins if name in plugin.hooks)
+        found = tuple(plugin.hooks[name] for plugin in self._asked() if name in plugin.hooks)
         return found[::-1] if name in REVERSED else found
 
     def _observers(self, name: str) -> tuple[Observer, ...]:
-        found = (plugin.observers.get(name) for plugin in self.plugins)
+        found = (plugin.observers.get(name) for plugin in self._asked())
         return tuple(observer for observer in found if observer is not None)
 
     def _ran(self, index: int) -> tuple[Judge, ...]:
         """Who judges what the `pre_route` at `index` has answered."""
         skipped = {hook.plugin for hook in self.pre_route[index + 1 :]}
         return tuple(judge for judge in self.judges if judge.plugin not in skipped)
+
+    def _asked(self) -> list[Plugin]:
+        return [plugin for plugin in self.plugins if plugin.name not in self.muted]
+
+    def mute(self, names: frozenset[str], now: float) -> None:
+        """From `now` (as `Call.started`) on, run no hooks of these plugins, and those of all
+        others.
+        One that comes back does not judge the replies of calls whose requests it has not seen."""
+        if names == self.muted:
+            return
+        self._resumed |= dict.fromkeys(self.muted - names, now)
+        self.muted = names
+        self._compile()
+
+    def _judging(self, judges: tuple[Judge, ...], call: Call) -> tuple[Judge, ...]:
+        if not self._resumed:
+            return judges
+        return tuple(
+            judge for judge in judges if self._resumed.get(judge.plugin, -math.inf) <= call.started
+        )
 
     # Calls
 
@@ -167,7 +195,7 @@ class PluginHost:
             views.decoded_request(request)
         result, plugin = await dispatch.fold_until_reply(self.pre_route, request, call)
         if isinstance(result, Reply):
-            return Answer(result, self._after[plugin])
+            return Answer(result, self._after.get(plugin, self.judges))
         return result
 
     async def run_post_process(
@@ -182,11 +210,12 @@ class PluginHost:
         `GatewayError`, and `UpstreamFailure` when no stream can be made of it."""
         if self._decode_reply:
             views.decoded_reply(reply)
-        return await judge_reply(self.judges if judges is None else judges, reply, call, held_bytes)
+        judges = self._judging(self.judges if judges is None else judges, call)
+        return await judge_reply(judges, reply, call, held_bytes)
 
     async def open_stream(self, judges: StreamJudges, held_bytes: int = HELD_BYTES) -> None:
         """Let every plugin open its filter of a stream. Raises `GatewayError`."""
-        await judges.open(self.judges, held_bytes)
+        await judges.open(self._judging(self.judges, judges.call), held_bytes)
 
     def observe_usage(self, record: UsageRecord) -> None:
         """Queue `record` for every observer. Never waits, never raises."""
@@ -308,7 +337,10 @@ class PluginHost:
 
     def describe(self) -> list[PluginRow]:
         """The enabled plugins in order, with what they did so far."""
-        return [plugin.row(order) for order, plugin in enumerate(self.plugins, start=1)]
+        return [
+            plugin.row(order, muted=plugin.name in self.muted)
+            for order, plugin in enumerate(self.plugins, start=1)
+        ]
 
     def hooks(self) -> Iterator[CompiledHook]:
         """Every implementation of every hook, with its meters."""

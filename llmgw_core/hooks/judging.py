@@ -89,20 +89,20 @@ async def _filtered(link: FilterLink, reply: Reply) -> Reply:
 class StreamJudges:
     """The judges of one attempt that streams; `close` when it is over."""
 
-    __slots__ = ("_call", "_steps", "links")
+    __slots__ = ("_steps", "call", "links")
 
     def __init__(self, call: Call) -> None:
         self.links: list[FilterLink] = []
         self._steps: list[FilterLink | CompiledHook] = []
-        self._call = call
+        self.call = call
 
     async def open(self, judges: tuple[Judge, ...], held_bytes: int) -> None:
         """Ask every plugin for its filter. One that has none for this stream judges the stream
         as a complete reply if it can. Raises `GatewayError`."""
-        for judge in applying(judges, self._call):
+        for judge in applying(judges, self.call):
             link = None
             if judge.open_stream is not None:
-                link = await _open(judge.open_stream, self._call, held_bytes)
+                link = await _open(judge.open_stream, self.call, held_bytes)
             if link is not None:
                 self.links.append(link)
                 self._steps.append(link)
@@ -136,7 +136,7 @@ class StreamJudges:
                 if not isinstance(form, Reply):
                     body = _folded(form, own=own)
                     form = Reply(body, reply.usage, reply.output_bytes)
-                form = await invoke(step, form, self._call) or form
+                form = await invoke(step, form, self.call) or form
             own = own or form != before
         if isinstance(form, Reply):
             return _unfolded(form.body, usage_wanted=usage_wanted, own=own)

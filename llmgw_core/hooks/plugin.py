@@ -192,8 +192,8 @@ class Plugin:
         """Records that its observers did not get."""
         return sum(observer.dropped for observer in self.observers.values())
 
-    def row(self, order: int) -> PluginRow:
-        """What it is and what it did so far."""
+    def row(self, order: int, *, muted: bool = False) -> PluginRow:
+        """What it is and what it did so far; `muted`: its hooks are not run."""
         details = []
         for name, hook in self.hooks.items():
             observer = self.observers.get(name)
@@ -205,7 +205,7 @@ class Plugin:
             distribution=self.enabled.distribution,
             version=self.enabled.version,
             path=self.enabled.section.path,
-            state=self.state,
+            state="switched off" if muted else self.state,
             hooks=tuple(self.hooks),
             calls=sum(row.calls for row in details),
             failures=sum(row.failures for row in details),

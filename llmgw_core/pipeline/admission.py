@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from llmgw_core.pipeline.lane import Lane
     from llmgw_core.pipeline.settlement import Books
     from llmgw_core.routing.rollouts import LiveRollouts
+    from llmgw_core.pipeline.switchboard import Switchboard
 
 _BEARER = b"bearer "
 GIVEN_PRINCIPALS = 10_000
@@ -65,7 +66,9 @@ class Admission:
         books: Books,
         body_bytes: int,
         refuse_unpriced: bool,
+        switchboard: Switchboard,
     ) -> None:
+        self._switchboard = switchboard
         self._host = host
         self._principals = principals
         self._models = models
@@ -126,6 +129,8 @@ class Admission:
         lane = lanes.lane(call.model)
         if lane is None:
             raise model_not_found(call.model)
+        if self._switchboard.gate is not None:
+            lane = self._switchboard.gate.pass_through(call, lanes, lane)
         wanted = "chat" if call.endpoint == "chat.completions" else "embedding"
         if lane.model.kind != wanted:
             raise invalid_request(
@@ -215,7 +220,12 @@ class Admission:
             known.move_to_end(principal)
         return lanes
 
+    def forget_lanes(self) -> None:
+        """What was compiled for principals from plugins and applications is out of date."""
+        self._known.clear()
+
     def _lanes(self, principal: Principal) -> Lanes:
+        self._switchboard.refuse_team(principal.team_id)
         return Lanes(
             principal,
             self._models,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
+    from llmgw_core.config.schema import Config
     from llmgw_core.domain.switch import Switch, SwitchKind
     from llmgw_core.store.engine import Store
     from llmgw_core.tenancy.records import AuditEntry
@@ -36,6 +37,23 @@ class Switchable(msgspec.Struct, frozen=True):
     deployments: Collection[str]
     models: Mapping[str, str]
     plugins: Collection[str]
+
+    @classmethod
+    def of(cls, config: Config) -> Switchable:
+        """What the configuration names."""
+        kinds = {name: model.kind for name, model in config.models.items()}
+        for name, alias in config.aliases.items():
+            variants = (kinds[each.model] for each in alias.variants if each.model in kinds)
+            kinds.setdefault(name, next(variants, "chat"))
+        return cls(
+            deployments=[
+                f"{name}/{deployment.name}"
+                for name, model in config.models.items()
+                for deployment in model.deployments
+            ],
+            models=kinds,
+            plugins=[plugin.name for plugin in config.plugins],
+        )
 
 
 class Switching:
@@ -73,7 +91,11 @@ class Switching:
         `organization` if several have the name), until `expires_at` or until it is switched on.
         `cut`: end the calls as well that run on it now. It replaces a switch that is there."""
         if kind == "route":
-            raise TenancyError("A route is not switched off but on again; `route` makes one.")
+            raise TenancyError("`route` makes a route; `on` takes it back.")
+        if kind == "plugin" and cut:
+            raise TenancyError(
+                "A plugin takes part in calls of everybody; switching it off cuts none of them."
+            )
         return await self._put(kind, name, "", reason, expires_at, organization, cut, actor)
 
     async def route(
@@ -102,8 +124,11 @@ class Switching:
             ]
             known = {switch.name: switch for switch in standing}
             if kind == "team" and name not in known:
-                inside = await organization_id(doing.connection, organization)
-                name = (await find(doing.connection, TEAM, name, inside))["id"]
+                labelled = [switch.name for switch in standing if switch.label == name]
+                if len(labelled) == 1 and organization is None:
+                    name = labelled[0]
+                else:
+                    name, _ = await _team(doing.connection, name, organization)
             switch = known.get(name)
             if switch is None:
                 raise NotFound(f"{_THIS[kind]} '{name[:200]}' is not switched{_meant(name, known)}")
@@ -184,6 +209,11 @@ def check_target(model: str, target: str, names: Switchable) -> None:
         raise TenancyError(
             f"'{model}' is a model of kind {names.models[model]} and '{target}' one of kind"
             f" {names.models[target]}: a call for the one cannot be answered by the other."
+        )
+    if names.models[model] == "embedding":
+        raise TenancyError(
+            "Vectors of two models cannot be compared, and nobody would notice that they are mixed."
+            f" Switch '{model}' off instead; callers who want '{target}' ask for it."
         )
 
 

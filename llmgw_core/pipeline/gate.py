@@ -1,0 +1,59 @@
+"""What the switches say about a call before anything is planned: where it goes, or that it stops.
+
+Pure: switches and the moment in, a name or a refusal out. While nothing that a call asks for is
+switched there is no gate, and calls do not look any further than that.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llmgw_core.domain.errors import model_switched_off, team_switched_off
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from llmgw_core.domain.call import Call
+    from llmgw_core.domain.switch import Switch
+    from llmgw_core.pipeline.lane import Lane, Lanes
+
+
+class Gate:
+    """The switches of models, and the routes, by public name."""
+
+    __slots__ = ("models", "routes")
+
+    def __init__(self, models: Mapping[str, Switch], routes: Mapping[str, Switch]) -> None:
+        self.models = models
+        self.routes = routes
+
+    @classmethod
+    def of(cls, switches: Iterable[Switch]) -> Gate | None:
+        """The gate that these make, if any of them concerns what calls ask for."""
+        models = {switch.name: switch for switch in switches if switch.kind == "model"}
+        routes = {switch.name: switch for switch in switches if switch.kind == "route"}
+        return cls(models, routes) if models or routes else None
+
+    def pass_through(self, call: Call, lanes: Lanes, lane: Lane) -> Lane:
+        """The lane that `call` goes on in, which has `lane` for the model that it asks for. A
+        route is one step: what it leads to is not looked up again, so two can exchange models.
+        Raises `GatewayError` 503 for a model that is switched off, and for a caller who may not
+        use what the model is routed to: that it exists is nobody's business either."""
+        now = call.started_ns / 1e9
+        route = self.routes.get(call.model)
+        if route is not None and route.holds(now):
+            target = lanes.lane(route.target)
+            if target is None:
+                raise model_switched_off(call.model, route.retry_after(now))
+            call.model, lane = route.target, target
+        switch = self.models.get(call.model)
+        if switch is not None and switch.holds(now):
+            raise model_switched_off(call.asked, switch.retry_after(now))
+        return lane
+
+
+def refuse_team(teams: Mapping[str, Switch], team: str | None, now: float) -> None:
+    """Raise `GatewayError` 403 when the team is switched off."""
+    switch = teams.get(team or "")
+    if switch is not None and switch.holds(now):
+        raise team_switched_off()

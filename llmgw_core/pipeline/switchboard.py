@@ -1,0 +1,164 @@
+"""The switches in force, and what follows from them in a running gateway.
+
+Whenever they change, everything that asks is told once: deployments get obstacles, plugin hosts
+leave plugins out, the gate opens or closes, what was compiled for teams is forgotten. So a call
+pays nothing for switches that are not there. Each decision looks at the clock itself; when a switch
+expires, a timer does the tidying up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import logging
+import time
+from typing import TYPE_CHECKING, Final, Protocol
+from weakref import WeakSet
+
+from llmgw_core.pipeline.gate import Gate, refuse_team
+from llmgw_core.routing.state import Obstacle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from llmgw_core.domain.deployment import Deployment
+    from llmgw_core.domain.switch import Switch
+    from llmgw_core.hooks.host import PluginHost
+    from llmgw_core.routing.state import RoutingMemory
+
+log = logging.getLogger("llmgw.switches")
+
+DEPLOYMENT_OFF: Final = "deployment switched off"
+MODEL_OFF: Final = "model switched off"
+"""The kinds of obstacles that switches put into a deployment's way."""
+_LONGEST_TIMER: Final = 86400.0
+
+
+class Switched(Protocol):
+    """What a generation has that can be switched."""
+
+    host: PluginHost
+
+    def all_deployments(self) -> tuple[Deployment, ...]:
+        """Every configured deployment."""
+        ...
+
+    def forget_lanes(self) -> None:
+        """What was compiled for principals is out of date."""
+        ...
+
+
+class Switchboard:
+    """See the module. One per gateway; `wall_clock` gives seconds since the epoch."""
+
+    def __init__(
+        self,
+        memory: RoutingMemory,
+        *,
+        forget_principals: Callable[[], None],
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._memory = memory
+        self._forget_principals = forget_principals
+        self._wall_clock = wall_clock
+        self._living: WeakSet[Switched] = WeakSet()
+        self._teams: dict[str, Switch] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self.switches: tuple[Switch, ...] = ()
+        """What is in force, as far as it has not expired since."""
+        self.gate: Gate | None = None
+        """What calls have to pass; None when nothing that they ask for is switched."""
+
+    def follow(self, generation: Switched) -> None:
+        """The switches hold for its calls as well, as long as it lives."""
+        self._living.add(generation)
+        self._switch_deployments(generation.all_deployments())
+        generation.host.mute(self._muted(), self._memory.clock())
+
+    def apply(self, switches: tuple[Switch, ...]) -> None:
+        """These are in force from now on, and no others."""
+        now = self._wall_clock()
+        before, self.switches = self.switches, tuple(each for each in switches if each.holds(now))
+        self._tell(before, now)
+        self.gate = Gate.of(self.switches)
+        for generation in self._living:
+            self._switch_deployments(generation.all_deployments())
+            generation.host.mute(self._muted(), self._memory.clock())
+        teams = {switch.name: switch for switch in self.switches if switch.kind == "team"}
+        if teams.keys() != self._teams.keys():
+            self._forget_lanes()
+        self._teams = teams
+        self._wait_for_expiry(now)
+
+    def refuse_team(self, team: str | None) -> None:
+        """Raise `GatewayError` 403 when calls of the team are switched off. Asked when what a
+        principal may do is compiled, which is not kept then."""
+        if self._teams:
+            refuse_team(self._teams, team, self._wall_clock())
+
+    def close(self) -> None:
+        """No timer any more. Idempotent."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _muted(self) -> frozenset[str]:
+        return frozenset(switch.name for switch in self.switches if switch.kind == "plugin")
+
+    def _switch_deployments(self, deployments: Iterable[Deployment]) -> None:
+        clock, wall = self._memory.clock(), self._wall_clock()
+        off = {(switch.kind, switch.name): switch for switch in self.switches}
+        for deployment in deployments:
+            for kind, switch in (
+                (DEPLOYMENT_OFF, off.get(("deployment", deployment.id))),
+                (MODEL_OFF, off.get(("model", deployment.model))),
+            ):
+                if switch is None:
+                    self._memory.clear(deployment, kind)
+                    continue
+                obstacle = Obstacle(kind, sentence(switch), hard=True)
+                if switch.expires_at is not None:
+                    until = clock + switch.expires_at - wall
+                    obstacle = Obstacle(kind, sentence(switch), until=until, hard=True)
+                self._memory.put(deployment, obstacle)
+
+    def _forget_lanes(self) -> None:
+        self._forget_principals()
+        for generation in self._living:
+            generation.forget_lanes()
+
+    def _wait_for_expiry(self, now: float) -> None:
+        self.close()
+        ends = [switch.expires_at for switch in self.switches if switch.expires_at is not None]
+        if ends:
+            # A clock that was set, or a machine that slept, is found out by looking again.
+            wait = min(max(0.0, min(ends) - now), _LONGEST_TIMER)
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(wait, lambda: self.apply(self.switches))
+
+    def _tell(self, before: tuple[Switch, ...], now: float) -> None:
+        known, standing = {each.id for each in before}, {each.id for each in self.switches}
+        for switch in self.switches:
+            if switch.id not in known:
+                log.warning("%s %s, by %s", subject(switch), sentence(switch), switch.actor)
+        replaced = {(each.kind, each.name) for each in self.switches}
+        for switch in before:
+            if switch.id not in standing and (switch.kind, switch.name) not in replaced:
+                how = "on again" if switch.holds(now) else "on again: its switch has expired"
+                log.warning("%s is %s", subject(switch), how)
+
+
+def subject(switch: Switch) -> str:
+    """What is switched, for operators."""
+    if switch.kind == "route":
+        return f"model {switch.name}"
+    return f"{switch.kind} {switch.label or switch.name}"
+
+
+def sentence(switch: Switch) -> str:
+    """What is so, until when and why, for operators."""
+    what = f"routed to {switch.target}" if switch.kind == "route" else "switched off"
+    until = ""
+    if switch.expires_at is not None:
+        moment = dt.datetime.fromtimestamp(switch.expires_at, dt.UTC)
+        until = f" until {moment:%Y-%m-%d %H:%M:%S}Z"
+    return f"{what}{until}: {switch.reason}"
