@@ -21,17 +21,17 @@ from llmgw_core.config.secret_files import SecretWatch
 from llmgw_core.domain.errors import ConfigError, StoreUnavailable
 from llmgw_core.limits.estimate import TokenEstimator
 from llmgw_core.pipeline.stats import Stats
-from llmgw_core.routing.rollouts import LiveRollouts
 from llmgw_core.pipeline.switchboard import Switchboard
+from llmgw_core.routing.rollouts import LiveRollouts
 from llmgw_core.routing.state import RoutingMemory
 from llmgw_core.store.control import ControlWatch
 from llmgw_core.store.engine import Store
 from llmgw_core.store.ledger import Ledger
 from llmgw_core.store.principals import StorePrincipals
 from llmgw_core.store.rollout_queries import all_rollouts
+from llmgw_core.store.switch_queries import current as current_switches
 from llmgw_core.tenancy.embedding_targets import EmbeddingTargets
 from llmgw_core.tenancy.taken_out import TakenOut
-from llmgw_core.store.switch_queries import current as current_switches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Set

@@ -10,7 +10,6 @@ Nothing in here decides anything; it says what is opened, swapped and closed in 
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import logging
 import time
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
@@ -20,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 from llmgw_core.config.changes import ReloadResult, changed_backends, changes, refusals
 from llmgw_core.config.errors import raise_all
 from llmgw_core.config.history import remember
-from llmgw_core.config.load import ConfigFile, load_file, typed, with_absolute_paths
+from llmgw_core.config.load import ConfigFile, load_file
+from llmgw_core.config.ready import checked
 from llmgw_core.config.schema import Config
-from llmgw_core.config.validate import validate
 from llmgw_core.domain.access import Subject
 from llmgw_core.domain.errors import ConfigError, StoreUnavailable, unknown_caller
 from llmgw_core.foundation import Foundation
@@ -127,7 +126,7 @@ class Gateway(InProcess):
         base = file.path.parent if file else (base_dir or Path.cwd()).absolute()
         async with AsyncExitStack() as stack:
             with file.locating() if file else nullcontext():
-                config = _checked(source, base)
+                config = checked(source, base)
                 gateway = await cls._compose(stack, config, base, plugins, limiter_clock)
                 gateway.file = file.path if file else None
                 await gateway._start(stack)
@@ -272,7 +271,7 @@ class Gateway(InProcess):
         read = await asyncio.to_thread(self._read, source)
         file = read if isinstance(read, ConfigFile) else None
         with file.locating() if file else nullcontext():
-            changed = await self._renew(old, _checked(read, self._base))
+            changed = await self._renew(old, checked(read, self._base))
         new = self._generation
         if changed:
             log.info("configuration %d is in force; changed: %s", new.number, ", ".join(changed))
@@ -382,15 +381,6 @@ class Gateway(InProcess):
     def _close_books(self) -> None:
         for generation in (self._generation, *self._retiring.values()):
             generation.books.close()
-
-
-def _checked(source: Config | ConfigFile, base: Path) -> Config:
-    """The valid configuration, with absolute paths."""
-    if isinstance(source, ConfigFile):
-        return source.config
-    config = typed(source)
-    raise_all(validate(config, today=dt.datetime.now(dt.UTC).date()))
-    return with_absolute_paths(config, base)
 
 
 __all__ = [

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from llmgw_core.pipeline.exchange import Exchange
     from llmgw_core.pipeline.lane import Lane
     from llmgw_core.pipeline.settlement import Books
-    from llmgw_core.routing.rollouts import LiveRollouts
     from llmgw_core.pipeline.switchboard import Switchboard
+    from llmgw_core.routing.rollouts import LiveRollouts
 
 _BEARER = b"bearer "
 GIVEN_PRINCIPALS = 10_000

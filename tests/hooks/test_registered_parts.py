@@ -54,7 +54,7 @@ def bringing(balancers: Any = None, limiters: Any = None) -> type[Any]:
 
 async def test_the_configuration_chooses_by_name_what_a_plugin_brings(tmp_path: Path) -> None:
     plugin = bringing({"alphabetical": Alphabetical}, {"closing": lambda: Closing(lambda: 0.0)})
-    config = Config(routing=RoutingConfig("alphabetical"), limits=LimitsConfig("closing"))
+    config = Config(routing=RoutingConfig(balancer="alphabetical"), limits=LimitsConfig("closing"))
     async with Gateway.open(config, base_dir=tmp_path, plugins=[("parts", plugin)]) as gateway:
         assert isinstance(gateway.limiter, Closing)
         assert set(gateway.host.balancers) == {"round_robin", "alphabetical"}
@@ -66,7 +66,7 @@ async def test_the_configuration_chooses_by_name_what_a_plugin_brings(tmp_path: 
     ("config", "sentence"),
     [
         (
-            Config(routing=RoutingConfig("round-robin")),
+            Config(routing=RoutingConfig(balancer="round-robin")),
             (
                 "routing.balancer: no balancer `round-robin` is registered; did you mean"
                 " `round_robin`? A plugin may bring it; is it enabled?"
