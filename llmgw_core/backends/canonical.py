@@ -91,7 +91,8 @@ class CanonicalSession:
             if not body.isascii():
                 body.decode()  # what stays raw is not looked at by the decoder
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-            raise UpstreamFailure("protocol", "the reply is not the JSON expected") from None
+            what = "compressed" if _coded(headers) else "not the JSON expected"
+            raise UpstreamFailure("protocol", f"the reply is {what}") from None
         if present(document.error):
             raise UpstreamFailure("server", "the reply is an error object", status=status)
         chat = self._call.endpoint == "chat.completions"
@@ -115,7 +116,8 @@ class CanonicalSession:
                     return None
                 if kind != b"text/event-stream":
                     raise UpstreamFailure("protocol", "the stream has the wrong content type")
-                break
+        if _coded(headers):
+            raise UpstreamFailure("protocol", "the stream is compressed, though it must not be")
         hide_usage = not self._request.usage_wanted
         if self._request.choices > 1:
             return ChoicesStreamReader(hide_usage=hide_usage, choices=self._request.choices)
@@ -146,6 +148,14 @@ def _common(
         return (_JSON, _AGENT, *extra)
     bearer = (b"authorization", b"Bearer " + credential.encode("latin-1"))
     return (_JSON, _AGENT, bearer, *extra)
+
+
+def _coded(headers: Headers) -> bool:
+    """Whether a reply is compressed. Transports ask for replies that are not."""
+    return any(
+        name == b"content-encoding" and value.strip().lower() not in (b"", b"identity")
+        for name, value in headers
+    )
 
 
 def _is_object(body: bytes) -> bool:

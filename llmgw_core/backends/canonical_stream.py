@@ -2,8 +2,9 @@
 
 Until the first content every event is decoded (to know the content commit point). After it, a
 block of whole events goes through untouched unless a byte search finds one of the few marks
-that matter: usage, an error, the end marker. A mark inside generated text is only a reason to
-look closely, never a decision: JSON escapes the quotes of text, and the close look decodes.
+that matter: usage, an error, the end marker, bytes that are no text, an event that does not end as
+JSON objects do. A mark inside generated text is only a reason to look closely, never a decision:
+JSON escapes the quotes of text, and the close look decodes.
 """
 
 from __future__ import annotations
@@ -78,12 +79,14 @@ class CanonicalStreamReader:
 
     def feed(self, data: bytes) -> bytes:
         """See the port."""
-        if self.content and data[-2:] == b"\n\n" and self._splitter.clean and _plain(data):
-            self._total += len(data)
-            self._events += data.count(b"\n\n")
-            if b"data:" in data:
-                self._last = data
-            return data
+        if self.content and data[-3:] == b"}\n\n" and self._splitter.clean and _plain(data):
+            events = data.count(b"\n\n")
+            if events == 1 or events == data.count(b"}\n\n"):
+                self._total += len(data)
+                self._events += events
+                if b"data:" in data:
+                    self._last = data
+                return data
         return self._feed_events(data)
 
     def _feed_events(self, data: bytes) -> bytes:
@@ -120,14 +123,19 @@ class CanonicalStreamReader:
         if not left.strip():
             return b""
         self._pending = b""
-        rest = self._take(left.rstrip(b"\r\n") + b"\n\n")
+        try:
+            rest = self._take(left.rstrip(b"\r\n") + b"\n\n")
+        except UpstreamFailure as failure:
+            if failure.kind != "protocol":
+                raise
+            raise UpstreamFailure("cut", "the stream ended in the middle of an event") from None
         if self.done:
             self._done_event = END
         return rest
 
     def _take(self, event: bytes) -> bytes:
         """Account for one event; what of it goes to the client."""
-        if self.content and _plain(event):
+        if self.content and event.rstrip(b"\r\n")[-1:] == b"}" and _plain(event):
             self._total += len(event)
             self._events += 1
             if b"data:" in event:
@@ -146,12 +154,16 @@ class CanonicalStreamReader:
         return self._look(event, data)
 
     def _look(self, event: bytes, data: bytes) -> bytes:
+        if event_name(event) == b"error":
+            raise UpstreamFailure("server", "the stream carries an error event")
         try:
+            if not data.isascii():
+                str(data, "utf-8")  # what is skipped in decoding is not looked at otherwise
             chunk = decode_chunk(data)
             facts = [read_choice(raw) for raw in chunk.choices or ()]
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
             raise UpstreamFailure("protocol", "an event of the stream is not valid JSON") from None
-        if present(chunk.error) or event_name(event) == b"error":
+        if present(chunk.error) or bytes(chunk.object) == b'"error"':
             raise UpstreamFailure("server", "the stream carries an error object")
         if chunk.choices:
             self._last = event
@@ -183,10 +195,20 @@ class CanonicalStreamReader:
 
 
 def _plain(block: bytes) -> bool:
-    """No mark in it: neither usage (other than null), nor an error, nor the end."""
+    """Text without a mark: neither usage (other than null), nor an error, nor the end."""
+    if not block.isascii() and not _is_text(block):
+        return False
     if _DONE in block or _ERROR in block or _NAMED in block:
         return False
     if _USAGE not in block:
         return True
     nulls = block.count(_NO_USAGE[0]) + block.count(_NO_USAGE[1])
     return nulls == block.count(_USAGE)
+
+
+def _is_text(block: bytes) -> bool:
+    try:
+        str(block, "utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True

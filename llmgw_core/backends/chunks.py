@@ -18,6 +18,7 @@ class Chunk(msgspec.Struct):
     """A streamed chunk. `choices` stay raw until somebody asks for their content."""
 
     choices: list[msgspec.Raw] | None = None
+    object: msgspec.Raw = msgspec.Raw(b"")
     usage: msgspec.Raw = msgspec.Raw(b"")
     error: msgspec.Raw = msgspec.Raw(b"")
 

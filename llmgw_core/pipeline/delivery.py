@@ -19,7 +19,7 @@ from llmgw_core.domain.failure import UpstreamFailure
 from llmgw_core.hooks.foreign import plugin_error
 from llmgw_core.hooks.judging import StreamJudges
 from llmgw_core.limits.headers import ratelimit_headers, ratelimit_lines
-from llmgw_core.pipeline.endings import END, Held, broken, drain
+from llmgw_core.pipeline.endings import END, Held, broken, drain, end_of
 from llmgw_core.pipeline.failures import classified
 from llmgw_core.pipeline.filtered import FilteredStream, judged_whole
 from llmgw_core.wire.envelope import JSON
@@ -233,11 +233,14 @@ class Delivery:
             await sink.write(held)
         chunk, feed, write = reply.chunk, reader.feed, sink.write
         try:
-            while not reader.done and (data := await chunk()):
-                out = feed(data)
-                if out:
-                    await write(out)
-            tail = reader.end()
+            try:
+                while not reader.done and (data := await chunk()):
+                    out = feed(data)
+                    if out:
+                        await write(out)
+                tail = reader.end()
+            except TransportError as error:
+                tail = end_of(reader, error)
         except TransportError as error:
             await broken(exchange, reader.pending(), classified(error))
             return

@@ -9,12 +9,13 @@ import msgspec
 
 from llmgw_core.backends.transport.port import TransportError
 from llmgw_core.domain.errors import upstream_failed
+from llmgw_core.domain.failure import UpstreamFailure
 from llmgw_core.pipeline.failures import report
 from llmgw_core.wire.envelope import error_event
 
 if TYPE_CHECKING:
+    from llmgw_core.backends.port import StreamReader
     from llmgw_core.backends.transport.port import UpstreamReply
-    from llmgw_core.domain.failure import UpstreamFailure
     from llmgw_core.pipeline.exchange import Exchange
 
 END = b"data: [DONE]\n\n"
@@ -48,6 +49,15 @@ async def broken(exchange: Exchange, accepted: bytes, failure: UpstreamFailure) 
     error = upstream_failed("The stream was cut by the model's backend.", code="stream_cut")
     settlement.incomplete(failure.kind, error.code)
     await exchange.sink.finish(accepted + error_event(error, exchange.call.id))
+
+
+def end_of(reader: StreamReader, error: TransportError) -> bytes:
+    """The end of a stream whose connection broke with `error`: nothing is missing when the model
+    had said that it was finished. Raises `error` otherwise."""
+    try:
+        return reader.end()
+    except UpstreamFailure:
+        raise error from None
 
 
 async def drain(reply: UpstreamReply) -> None:

@@ -17,7 +17,7 @@ from llmgw_core.backends.transport.port import TransportError
 from llmgw_core.domain.errors import GatewayError
 from llmgw_core.domain.failure import UpstreamFailure
 from llmgw_core.domain.reply import Reply
-from llmgw_core.pipeline.endings import broken, drain
+from llmgw_core.pipeline.endings import broken, drain, end_of
 from llmgw_core.pipeline.failures import classified
 from llmgw_core.wire.sse import EventSplitter, event_data
 from llmgw_core.wire.stream_event import UNREADABLE, StreamEvent, read_event
@@ -100,10 +100,14 @@ class FilteredStream:
         the content commit and the client has been told."""
         reply, reader = self._reply, self._reader
         try:
-            while not reader.done and (data := await reply.chunk()):
-                await self._take(reader.feed(data))
-                await self._hand_over()
-            rest, marker = split_end(reader.end())
+            try:
+                while not reader.done and (data := await reply.chunk()):
+                    await self._take(reader.feed(data))
+                    await self._hand_over()
+                tail = reader.end()
+            except TransportError as error:
+                tail = end_of(reader, error)
+            rest, marker = split_end(tail)
             await self._take(rest)
             await self._take_left()
             await self._chain.finish(self._let_out)
@@ -193,11 +197,15 @@ async def judged_whole(
     end marker, through all plugins, as events again. Raises `GatewayError`, `UpstreamFailure` and
     `TransportError`; the client has seen nothing."""
     events = bytearray()
-    while not reader.done and (data := await reply.chunk()):
-        events += reader.feed(data)
-        if len(events) > reply_bytes:
-            raise UpstreamFailure("protocol", "the stream is too large to be judged whole")
-    rest, _ = split_end(reader.end())
+    try:
+        while not reader.done and (data := await reply.chunk()):
+            events += reader.feed(data)
+            if len(events) > reply_bytes:
+                raise UpstreamFailure("protocol", "the stream is too large to be judged whole")
+        tail = reader.end()
+    except TransportError as error:
+        tail = end_of(reader, error)
+    rest, _ = split_end(tail)
     events += rest
     answer = Reply(b"", reader.usage, reader.output_bytes)
     return await judges.judge(answer, bytes(events), usage_wanted=usage_wanted)

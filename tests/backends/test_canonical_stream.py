@@ -71,8 +71,13 @@ def read_decoding_everything(stream: bytes, *, hide_usage: bool) -> Seen:
             continue
         if data.strip() == b"[DONE]":
             return Seen(out + one, content, True, usage, "")
-        chunk = json.loads(data)
-        if chunk.get("error") or one.startswith(b"event: error"):
+        if one.startswith(b"event: error"):
+            return Seen(out, content, False, usage, "server")
+        try:
+            chunk = json.loads(data.decode())
+        except ValueError:
+            return Seen(out, content, False, usage, "protocol")
+        if chunk.get("error") or chunk.get("object") == "error":
             return Seen(out, content, False, usage, "server")
         choices = chunk.get("choices") or []
         for choice in choices:
@@ -143,6 +148,11 @@ endings = st.sampled_from(
         [event(chat_chunk({}, "stop")), b": bye\n\n"],
         [event({"error": {"message": "out of memory"}})],
         [b"event: error\n" + event({"message": "out of memory"})],
+        [b"event: error\ndata: out of memory\n\n"],
+        [event({"object": "error", "message": "out of memory", "code": 500})],
+        [event(chat_chunk({"content": "cut"}))[:-8] + b"\n\n", DONE],
+        [b'data: {"choices":[{"delta":{"content":"\xff"}}]}\n\n', DONE],
+        [b'data: {"model":"\xc3","choices":[{"delta":{"content":"a"}}]}\n\n', DONE],
     ]
 )
 streams = st.builds(lambda body, end: b"".join([*body, *end]), st.lists(content_events), endings)
@@ -237,13 +247,21 @@ def test_a_last_event_without_its_blank_line_is_delivered_whole() -> None:
     assert seen.out == b"".join(events) + END
 
 
-def test_half_an_event_at_the_end_is_a_protocol_error() -> None:
-    events = [event(chat_chunk({"content": "a"})), b'data: {"choices":[{"usage"']
-    assert read(events).failure == "protocol"
+@pytest.mark.parametrize(
+    "half", [b'data: {"choices":[{"usage"', b'data: {"choices":[{', b"data: {"]
+)
+@pytest.mark.parametrize("before", [{}, {"finish": "stop"}])
+def test_half_an_event_at_the_end_was_cut_and_is_not_handed_over(
+    half: bytes, before: dict[str, str]
+) -> None:
+    last = event(chat_chunk({"content": "a"}, **before))
+    seen = read([last, b"data: " + half])
+    assert (seen.failure, seen.out) == ("cut", last)
 
 
-def test_half_a_plain_event_at_the_end_does_not_count_as_finished() -> None:
-    assert read([event(chat_chunk({"content": "a"})), b'data: {"choices":[{']).failure == "cut"
+def test_half_an_error_at_the_end_is_an_error() -> None:
+    seen = read([event(chat_chunk({"content": "a"})), b'event: error\ndata: {"mess'])
+    assert seen.failure == "server"
 
 
 @pytest.mark.parametrize(
@@ -252,12 +270,24 @@ def test_half_a_plain_event_at_the_end_does_not_count_as_finished() -> None:
         b"data: not json\n\n",
         b"data: \xff\n\n",
         b'data: {"choices":[{"delta":{"content":"\xff"}}]}\n\n',
-        b'data: {"choices":7}\n\n',
+        b'data: {"model":"\xff","choices":[{"delta":{"content":"a"}}]}\n\n',
+        b'data: {"choices":[{"delta":{"content":"a"\n\n',
         b"data: " + b"[" * 100_000 + b"\n\n",
     ],
 )
-def test_an_event_that_is_no_chunk_is_a_protocol_error(bad: bytes) -> None:
-    assert read([bad]).failure == "protocol"
+@pytest.mark.parametrize("before", [b"", event(chat_chunk({"content": "a"}))])
+@pytest.mark.parametrize("after", [b"", event(chat_chunk({"content": "b"}))])
+def test_an_event_that_is_no_chunk_is_a_protocol_error(
+    bad: bytes, before: bytes, after: bytes
+) -> None:
+    whole = before + bad + after
+    for pieces in ([whole], [before, bad + after], [before + bad, after]):
+        seen = read(pieces)
+        assert (seen.failure, seen.out) == ("protocol", before)
+
+
+def test_a_chunk_of_the_wrong_shape_is_a_protocol_error_until_there_is_content() -> None:
+    assert read([b'data: {"choices":7}\n\n']).failure == "protocol"
 
 
 def test_an_error_after_content_keeps_what_was_accepted_before_it() -> None:
