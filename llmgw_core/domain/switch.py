@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Literal
 
 import msgspec
@@ -37,3 +38,18 @@ class Switch(msgspec.Struct, frozen=True, kw_only=True):
     def retry_after(self, now: float) -> float | None:
         """Seconds until it expires, if it does."""
         return None if self.expires_at is None else max(0.0, self.expires_at - now)
+
+    def subject(self) -> str:
+        """What is switched, for operators."""
+        if self.kind == "route":
+            return f"model {self.name}"
+        return f"{self.kind} {self.label or self.name}"
+
+    def sentence(self) -> str:
+        """What is so, until when and why, for operators."""
+        what = f"routed to {self.target}" if self.kind == "route" else "switched off"
+        until = ""
+        if self.expires_at is not None:
+            moment = dt.datetime.fromtimestamp(self.expires_at, dt.UTC)
+            until = f" until {moment:%Y-%m-%d %H:%M:%S}Z"
+        return f"{what}{until}: {self.reason}"

@@ -9,7 +9,6 @@ expires, a timer does the tidying up.
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import logging
 import time
 from typing import TYPE_CHECKING, Final, Protocol
@@ -115,10 +114,10 @@ class Switchboard:
                 if switch is None:
                     self._memory.clear(deployment, kind)
                     continue
-                obstacle = Obstacle(kind, sentence(switch), hard=True)
+                obstacle = Obstacle(kind, switch.sentence(), hard=True)
                 if switch.expires_at is not None:
                     until = clock + switch.expires_at - wall
-                    obstacle = Obstacle(kind, sentence(switch), until=until, hard=True)
+                    obstacle = Obstacle(kind, switch.sentence(), until=until, hard=True)
                 self._memory.put(deployment, obstacle)
 
     def _forget_lanes(self) -> None:
@@ -139,26 +138,9 @@ class Switchboard:
         known, standing = {each.id for each in before}, {each.id for each in self.switches}
         for switch in self.switches:
             if switch.id not in known:
-                log.warning("%s %s, by %s", subject(switch), sentence(switch), switch.actor)
+                log.warning("%s %s, by %s", switch.subject(), switch.sentence(), switch.actor)
         replaced = {(each.kind, each.name) for each in self.switches}
         for switch in before:
             if switch.id not in standing and (switch.kind, switch.name) not in replaced:
                 how = "on again" if switch.holds(now) else "on again: its switch has expired"
-                log.warning("%s is %s", subject(switch), how)
-
-
-def subject(switch: Switch) -> str:
-    """What is switched, for operators."""
-    if switch.kind == "route":
-        return f"model {switch.name}"
-    return f"{switch.kind} {switch.label or switch.name}"
-
-
-def sentence(switch: Switch) -> str:
-    """What is so, until when and why, for operators."""
-    what = f"routed to {switch.target}" if switch.kind == "route" else "switched off"
-    until = ""
-    if switch.expires_at is not None:
-        moment = dt.datetime.fromtimestamp(switch.expires_at, dt.UTC)
-        until = f" until {moment:%Y-%m-%d %H:%M:%S}Z"
-    return f"{what}{until}: {switch.reason}"
+                log.warning("%s is %s", switch.subject(), how)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from starlette.exceptions import HTTPException
 
 from llmgw_server.admin.running import RunningPages
+from llmgw_server.admin.switching import SwitchPages
 from llmgw_server.pages import Page
 
 if TYPE_CHECKING:
@@ -33,7 +34,10 @@ class AdminPages:
 
     def __init__(self, application: Application, pages: Pages) -> None:
         gateway = application.gateway
-        self._groups: tuple[Group, ...] = (RunningPages(application, pages),)
+        self._groups: tuple[Group, ...] = (
+            RunningPages(application, pages),
+            SwitchPages(gateway),
+        )
         self._key = gateway.config.server.admin_key
         self._told = False
 

@@ -27,6 +27,7 @@ COMMANDS = {
     "models": ("catalog", "list the configured models"),
     "plugins": ("plugins", "what is installed and enabled, with hooks, times and failures"),
     "faults": ("faults", "an upstream that fails as it is told to, to try out what happens"),
+    "switch": ("switching", "take something out of service at once, and put it back"),
     "usage": ("usage", "what was used and what it cost"),
 }
 """Command → its module in this package and its summary."""

@@ -14,7 +14,6 @@ from llmgw_core.access.principals import CachedPrincipal
 from llmgw_core.domain.access import Principal
 from llmgw_core.gateway import Gateway
 from llmgw_core.hooks.specs import hookimpl
-from llmgw_core.pipeline.switchboard import sentence
 from llmgw_core.store.engine import Store
 from llmgw_core.tenancy.switching import Switching
 from llmgw_core.testing.client import Client
@@ -365,5 +364,5 @@ async def test_the_sentence_for_operators_says_what_until_when_and_why(
     end = 4_102_444_800.0
     off = await here.gateway.switches.off("model", "a", reason="r", expires_at=end, actor=ME)
     route = await here.gateway.switches.route("a", "b", reason="r", actor=ME)
-    assert sentence(off) == "switched off until 2100-01-01 00:00:00Z: r"
-    assert sentence(route) == "routed to b: r"
+    assert off.sentence() == "switched off until 2100-01-01 00:00:00Z: r"
+    assert route.sentence() == "routed to b: r"
