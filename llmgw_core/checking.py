@@ -6,6 +6,7 @@ left out rather than guessed at.
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import re
 from pathlib import Path
@@ -19,9 +20,12 @@ from llmgw_core.config.load import read_text, with_absolute_paths
 from llmgw_core.config.positions import place
 from llmgw_core.config.schema import OutgoingConfig
 from llmgw_core.config.survey import survey
-from llmgw_core.domain.errors import ConfigError
+from llmgw_core.config.validate_names import warnings
+from llmgw_core.domain.errors import ConfigError, StoreUnavailable
 from llmgw_core.generation import examine_models, load_plugins
 from llmgw_core.store.engine import Store
+from llmgw_core.store.rollout_queries import targets
+from llmgw_core.tenancy.embedding_targets import changed_targets, targets_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,11 +64,17 @@ class Checked:
     def __init__(self, config: Config | None, errors: list[ConfigError]) -> None:
         self.config = config
         self.errors = errors
+        self.warnings: list[ConfigError] = []
+        """About what works and is hardly meant."""
         self.host: PluginHost | None = None
         self.leaving_is_known = not any(_OUTGOING.search(error.path) for error in errors)
         """Whether connections can be tried: without what `outgoing` says they might leave on a way
         that they must not take."""
         self.models: dict[str, Model] = {}
+        self.text = ""
+        self.name: Path | str = ""
+        self.url: str | None = None
+        """Of the store, if it can be one."""
 
 
 def check_file(path: Path | str, env: Mapping[str, str] | None = None) -> Checked:
@@ -79,6 +89,7 @@ def check_text(
     """As `check_file`, with a text that is called `name`, as if it stood in a file in `base`."""
     found = survey(text, base=base, env=os.environ if env is None else env)
     checked = Checked(found.config, found.errors)
+    checked.text, checked.name = text, name
     if found.config is not None:
         before = len(checked.errors)
         config = with_absolute_paths(found.config, base)
@@ -87,8 +98,28 @@ def check_text(
         _look(checked, config, base)
         later = [error for error in checked.errors[before:] if not found.follows(error)]
         checked.errors[before:] = later
+        told = warnings(found.config, today=dt.datetime.now(dt.UTC).date())
+        checked.warnings = place([each for each in told if not found.follows(each)], text, name)
     checked.errors = place(checked.errors, text, name)
     return checked
+
+
+async def check_targets(checked: Checked) -> None:
+    """Add errors for aliases of embeddings that lead elsewhere than what is recorded in the store.
+    It is looked at as it is; where there is none, or it does not answer, nothing is known."""
+    if checked.config is None or not targets_of(checked.config) or checked.url is None:
+        return
+    store = Store(checked.url)
+    try:
+        await store.open_as_it_is()
+        async with store.connect() as connection:
+            recorded = await targets(connection)
+    except (ConfigError, StoreUnavailable):
+        return
+    finally:
+        await store.aclose()
+    found = changed_targets(checked.config, recorded)
+    checked.errors += place(found, checked.text, checked.name)
 
 
 def _without_outgoing(config: Config) -> Config:
@@ -104,6 +135,7 @@ def _without_outgoing(config: Config) -> Config:
 def _look(checked: Checked, config: Config, base: Path) -> None:
     try:
         Store(config.store.url)  # not opened: a check changes nothing
+        checked.url = config.store.url
     except ConfigError as error:
         checked.errors.append(error)
     lacking = _load_plugins(checked, config, base)

@@ -76,7 +76,7 @@ class Gateway(InProcess):
             foundation.store,
             lambda: self.config,
             changed=self._audited,
-            applied=foundation.control.refresh,
+            applied=foundation.take_over,
         )
         foundation.taken_out.write = self.rollouts.take_out
         self.switches = Switching(

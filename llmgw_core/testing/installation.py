@@ -27,7 +27,9 @@ from llmgw_core.config.schema import (
     ServerConfig,
     TokenPrices,
 )
+from llmgw_core.config.schema_aliases import AliasConfig
 from llmgw_core.config.schema_routing import RoutingConfig
+from llmgw_core.domain.alias import Variant
 from llmgw_core.gateway import Gateway
 from llmgw_core.testing.canonical_plugin import CanonicalPlugin
 from llmgw_core.testing.client import Client
@@ -60,6 +62,14 @@ def served_by(*deployments: DeploymentConfig, **fields: Any) -> ModelConfig:
     return ModelConfig(deployments=deployments, **{"prices": PRICES, **fields})
 
 
+def leading_to(*models: str, **fields: Any) -> AliasConfig:
+    """An alias; each of `models` is a name, or `NAME=WEIGHT`. `fields` are those of
+    `AliasConfig`."""
+    parts = [model.partition("=") for model in models]
+    variants = tuple(Variant(name, int(weight or 1)) for name, _, weight in parts)
+    return AliasConfig(variants, **fields)
+
+
 class Installation(msgspec.Struct, frozen=True):
     """A running gateway, a tenant, and a client that has the tenant's key."""
 
@@ -83,6 +93,7 @@ async def install(
     directory: Path,
     models: Mapping[str, Sequence[DeploymentConfig] | ModelConfig],
     *,
+    aliases: Mapping[str, AliasConfig] | None = None,
     tenant: Mapping[str, Any] | None = None,
     plugins: Sequence[tuple[str, type[Any]]] = (),
     sections: Sequence[PluginConfig] = (),
@@ -100,6 +111,7 @@ async def install(
             name: model if isinstance(model, ModelConfig) else served_by(*model)
             for name, model in models.items()
         },
+        aliases=dict(aliases or {}),
         plugins=tuple(sections),
         requests=requests or RequestLimits(),
         server=server or ServerConfig(),

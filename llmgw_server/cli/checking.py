@@ -7,7 +7,7 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmgw_core.checking import Problem, check_file
+from llmgw_core.checking import Problem, check_file, check_targets
 from llmgw_core.config.load import with_absolute_paths
 from llmgw_core.connecting import reach
 from llmgw_core.domain.errors import ConfigError
@@ -48,6 +48,7 @@ def configure(parser: argparse.ArgumentParser, _command: str) -> None:
 def _check(args: argparse.Namespace) -> None:
     checked = check_file(args.config)
     _look_at_certificates(checked, args.config)
+    asyncio.run(check_targets(checked))
     reached: list[Reach] = []
     if args.connect and checked.host is not None and checked.leaving_is_known:
         deployments = [
@@ -87,6 +88,7 @@ def _document(path: str, checked: Checked, reached: list[Reach]) -> dict[str, An
         "file": path,
         "valid": not checked.errors,
         "errors": [Problem.of(error) for error in checked.errors],
+        "warnings": [Problem.of(warning) for warning in checked.warnings],
         "deployments": reached,
     }
 
@@ -94,12 +96,16 @@ def _document(path: str, checked: Checked, reached: list[Reach]) -> dict[str, An
 def _print(path: str, checked: Checked, reached: list[Reach]) -> None:
     if not checked.errors and checked.config is not None:
         models = checked.models.values()
+        aliases = sum(model.alias is not None for model in models)
         counts = (
-            _count(len(models), "model"),
+            _count(sum(model.alias is None for model in models), "model"),
+            *([_count(aliases, "alias", "aliases")] if aliases else []),
             _count(sum(len(model.deployments) for model in models), "deployment"),
             _count(len(checked.config.plugins), "plugin"),
         )
         say(f"{path} is valid: {', '.join(counts)}.")
+    for warning in checked.warnings:
+        say(f"warning: {warning}")
     if reached:
         say_table(
             ("DEPLOYMENT", "", "CERTIFICATE", "WHAT"),
@@ -115,5 +121,5 @@ def _print(path: str, checked: Checked, reached: list[Reach]) -> None:
         )
 
 
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"
+def _count(number: int, word: str, plural: str = "") -> str:
+    return f"{number} {word if number == 1 else plural or word + 's'}"

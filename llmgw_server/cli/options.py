@@ -27,12 +27,13 @@ _SPAN = re.compile(r"([0-9]{1,12})([mhdw])")
 _UNITS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
-def add_config(parser: argparse.ArgumentParser) -> None:
-    """`--config FILE`."""
+def add_config(parser: argparse.ArgumentParser, *, inherited: bool = False) -> None:
+    """`--config FILE`. `inherited`: the command above this one has it, too, with the default."""
+    default = os.environ.get(CONFIG_VARIABLE, DEFAULT_CONFIG)
     parser.add_argument(
         "--config",
         metavar="FILE",
-        default=os.environ.get(CONFIG_VARIABLE, DEFAULT_CONFIG),
+        default=argparse.SUPPRESS if inherited else default,
         help=f"the configuration (default: ${CONFIG_VARIABLE}, else {DEFAULT_CONFIG})",
     )
 

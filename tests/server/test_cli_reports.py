@@ -47,8 +47,9 @@ def test_models_shows_what_is_configured_and_what_it_costs_today(
     llmgw: Callable[..., str], tmp_path: Path
 ) -> None:
     lines = llmgw("models").splitlines()
-    assert lines[0].split() == ["NAME", "KIND", "DEPLOYMENTS", "ZONES", "FALLBACKS", "PRICES"]
-    assert "a (nothing),b (nothing)  eu,onprem  small" in lines[1]
+    titles = ["NAME", "KIND", "STATE", "DEPLOYMENTS", "ZONES", "FALLBACKS", "PRICES"]
+    assert lines[0].split() == titles
+    assert "active  a (nothing),b (nothing)  eu,onprem  small" in lines[1]
     assert "1.5 in + 3 out USD/M + 0.1/call,0.25 in + 0.5 out USD/M" in lines[1]
     assert json.loads(llmgw("models", "--json"))[1]["prices"] == ["0 in + 0 out USD/M"]
     (tmp_path / "llmgw.yaml").write_text("{}")
