@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from llmgw_core.domain.access import Level, Limits, Principal
     from llmgw_core.domain.call import Body, Call, ClientGone, Head, Sink
     from llmgw_core.domain.errors import ConfigError, GatewayError, StoreUnavailable
+    from llmgw_core.domain.health import HealthChange
     from llmgw_core.domain.reply import Reply
     from llmgw_core.domain.usage import EndedAttempt, Usage, UsageRecord
     from llmgw_core.gateway import Gateway
@@ -67,6 +68,7 @@ __all__ = [
     "Gateway",
     "GatewayError",
     "Head",
+    "HealthChange",
     "Level",
     "Limits",
     "Mask",
@@ -117,6 +119,7 @@ _HOMES: Final = {
     "Gateway": "gateway",
     "GatewayError": "domain.errors",
     "Head": "domain.call",
+    "HealthChange": "domain.health",
     "Level": "domain.access",
     "Limits": "domain.access",
     "Mask": "wire.mask",

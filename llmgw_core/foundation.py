@@ -8,6 +8,7 @@ reload leaves it alone. What follows from one configuration is a `Generation`.
 from __future__ import annotations
 
 import contextlib
+import random
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
@@ -20,8 +21,10 @@ from llmgw_core.backends.transport.registry import TransportRegistry
 from llmgw_core.config.secret_files import SecretWatch
 from llmgw_core.domain.errors import ConfigError, StoreUnavailable
 from llmgw_core.limits.estimate import TokenEstimator
+from llmgw_core.pipeline.prober import Prober
 from llmgw_core.pipeline.stats import Stats
 from llmgw_core.pipeline.switchboard import Switchboard
+from llmgw_core.routing.health import Health
 from llmgw_core.routing.rollouts import LiveRollouts
 from llmgw_core.routing.state import RoutingMemory
 from llmgw_core.store.control import ControlWatch
@@ -92,6 +95,8 @@ class Foundation:
         self.estimator = TokenEstimator(config.requests.default_output_tokens)
         self.transports = TransportRegistry()
         self.memory = RoutingMemory(time.monotonic)
+        self.health = Health(self.memory, time.time_ns)
+        self.prober = Prober(self.memory, self.health, random.random)
         self.taken_out = TakenOut()
         self.rollouts = LiveRollouts(self.taken_out.add)
         self.control.add(all_rollouts, self.rollouts.apply)
@@ -138,6 +143,8 @@ class Foundation:
         self.control.start()
         self.mover.start()
         self.secrets.start()
+        stack.push_async_callback(self.prober.aclose)
+        self.prober.start()
 
     async def take_over(self) -> None:
         """Something was put into the store by this process: have it in force now. When the store
@@ -147,7 +154,9 @@ class Foundation:
 
     async def retain(self, alive: Collection[Living]) -> None:
         """Forget and close what no generation has any more."""
-        self.memory.retain(_all(each.identities() for each in alive))
+        identities = _all(each.identities() for each in alive)
+        self.health.retain(identities)
+        self.memory.retain(identities)
         factories = _all(each.factories for each in alive)
         for factory in [factory for factory in self._made if factory not in factories]:
             made = self._made.pop(factory)

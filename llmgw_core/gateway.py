@@ -162,6 +162,7 @@ class Gateway(InProcess):
         await foundation.control.refresh()
         async with foundation.targets.keeping(self.config):
             await self.host.startup()
+        self._generation.watch_health(foundation)
         foundation.start(stack)
         stack.push_async_callback(self.calls.aclose)
 
@@ -320,6 +321,7 @@ class Gateway(InProcess):
     def _swap(self, old: Generation, new: Generation) -> None:
         """From this moment on calls begin on `new`. Synchronous: nobody sees a half of it."""
         self._foundation.configure(new.config)
+        new.watch_health(self._foundation)
         forget = getattr(new.balancer, "forget", None)
         if forget is not None:  # a plugin's need not have it
             with Foreign(f"balancer {new.config.routing.balancer}", "forget", "continue"):

@@ -34,6 +34,7 @@ from llmgw_core.pipeline.delivery import Delivery
 from llmgw_core.pipeline.endings import Held
 from llmgw_core.pipeline.entrance import Entrance
 from llmgw_core.pipeline.keep_alive import kept_alive
+from llmgw_core.pipeline.probing import Target
 from llmgw_core.pipeline.settlement import Books
 from llmgw_core.routing.balance import SmoothRoundRobin
 from llmgw_core.tenancy.switching import Switchable
@@ -84,6 +85,7 @@ class Generation:
         self.limiter: Limiter = foundation.made(host.limiters[config.limits.limiter])
         self.balancer: Balancer = foundation.made(host.balancers[config.routing.balancer])
         foundation.memory.adopt(self.all_deployments())
+        foundation.health.adopt(models.values())
         self.entrance = self._assemble(foundation)
         foundation.secrets.add(secrets_of(self.all_deployments()))
         host.bind_deployments(self.deployments)
@@ -128,6 +130,17 @@ class Generation:
                 except UpstreamFailure:
                     continue  # nowhere, at the moment
         return found
+
+    def watch_health(self, foundation: Foundation) -> None:
+        """From now on the health of these deployments is watched as this configuration says, and
+        these plugins hear of it."""
+        foundation.health.configure(self.models.values())
+        foundation.health.tell = self.host.observe_health
+        probed = [each for each in self.all_deployments() if each.rules.probes.enabled]
+        transports = foundation.transports.take(probed)
+        foundation.prober.follow(
+            Target(each, self.host.backends[each.backend], transports[each.id]) for each in probed
+        )
 
     def reweighted(self, new: Generation) -> Iterator[Deployment]:
         """The deployments of the models among which `new` shares calls out differently."""

@@ -312,7 +312,7 @@ async def test_a_balancer_of_a_plugin_lives_as_long_as_somebody_uses_it(
             return {"mine": Closing}
 
     here = await installed({"m": [at(server)]}, plugins=[("brings", Brings)])
-    await here.gateway.reload(changed(here, routing=RoutingConfig("mine")))
+    await here.gateway.reload(changed(here, routing=RoutingConfig(balancer="mine")))
     mine = here.gateway._generation.balancer
     assert isinstance(mine, Closing)
     model = served_by(at(server), tags=("t",))
@@ -340,7 +340,7 @@ async def test_a_balancer_that_cannot_forget_keeps_no_configuration_from_coming_
             return {"mine": Stubborn}
 
     here = await installed({"m": [at(server)]}, plugins=[("brings", Brings)])
-    result = await here.gateway.reload(changed(here, routing=RoutingConfig("mine")))
+    result = await here.gateway.reload(changed(here, routing=RoutingConfig(balancer="mine")))
     assert (result.generation, here.gateway.generation) == (2, 2)
     await settled(lambda: here.gateway.generations == 1)
 
@@ -371,7 +371,7 @@ async def test_what_was_made_for_a_configuration_that_did_not_start_is_closed(
     here.append(await installed({"m": [at(server)]}, plugins=[("fails", Fails)]))
     again = (PluginConfig("fails", on_error="open"),)
     with pytest.raises(ConfigError, match="not now"):
-        await here[0].gateway.reload(changed(here[0], plugins=again, routing=RoutingConfig("mine")))
+        await here[0].gateway.reload(changed(here[0], plugins=again, routing=RoutingConfig(balancer="mine")))
     assert closed == ["balancer"]
     assert (await here[0].client.chat("m")).status == 200
 

@@ -1,8 +1,10 @@
-"""One question to an upstream that shows whether calls would get through: who is there, does it
-take our credential, does it have our model. Sans-IO, like a session.
+"""Questions to an upstream besides calls: would they get through, and how is it? Sans-IO, like a
+session.
 
-A backend may have a method `inquire(deployment, credential) -> Inquiry | None`; None, or no such
-method: there is nothing to ask.
+A backend may have a method `inquire(deployment, credential) -> Inquiry | None`: who is there, does
+it take our credential, does it have our model. And a method `page(deployment, credential, path) ->
+HttpRequest | None` that asks for one of the engine's own pages (`/health`, `/metrics`), which
+stand beside its API and not in it. None, or no such method: there is nothing to ask.
 """
 
 from __future__ import annotations
@@ -32,6 +34,12 @@ class Inquiry(Protocol):
         """The models that the upstream lists; None when it does not tell. Raises
         `UpstreamFailure`, of kind `credentials` when ours are refused."""
         ...
+
+
+def engine_page(path_prefix: str, path: str, headers: Sequence[tuple[bytes, bytes]]) -> HttpRequest:
+    """The question for the page `path` of an engine whose API is below `path_prefix`, which usually
+    ends with `/v1`."""
+    return HttpRequest("GET", path_prefix.removesuffix("/v1") + path, tuple(headers))
 
 
 class _Named(msgspec.Struct):

@@ -32,6 +32,7 @@ FIXED_POLICY: Final[dict[str, OnFailure]] = {
     "on_usage": "continue",
     "on_attempt": "continue",
     "on_audit": "continue",
+    "on_health": "continue",
 }
 """What a failure means where `on_error` has no say."""
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from llmgw_core.domain.access import Principal
     from llmgw_core.domain.call import Call, Handle, Head
     from llmgw_core.domain.deployment import Deployment
+    from llmgw_core.domain.health import HealthChange
     from llmgw_core.domain.usage import EndedAttempt, UsageRecord
     from llmgw_core.hooks.compile import CompiledHook
     from llmgw_core.hooks.context import PluginContext
@@ -97,6 +98,7 @@ class PluginHost:
         self.on_usage = self._observers("on_usage")
         self.on_attempt = self._observers("on_attempt")
         self.on_audit = self._observers("on_audit")
+        self.on_health = self._observers("on_health")
         self.needs: frozenset[str] = frozenset().union(*(each.needs for each in self._asked()))
         """The decoded views that some plugin declared to want."""
         self._decode_request = "request" in self.needs
@@ -231,6 +233,11 @@ class PluginHost:
         """Queue `entry` for every observer. Never waits, never raises."""
         for observer in self.on_audit:
             observer.observe(entry)
+
+    def observe_health(self, change: HealthChange) -> None:
+        """Queue `change` for every observer. Never waits, never raises."""
+        for observer in self.on_health:
+            observer.observe(change)
 
     # Life
 

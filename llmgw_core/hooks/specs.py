@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from llmgw_core.domain.access import Principal
     from llmgw_core.domain.call import Call, Head
     from llmgw_core.domain.deployment import Deployment
+    from llmgw_core.domain.health import HealthChange
     from llmgw_core.domain.reply import Reply
     from llmgw_core.domain.usage import EndedAttempt, UsageRecord
     from llmgw_core.hooks.filters import StreamFilter
@@ -125,6 +126,11 @@ class GatewayHooks:
         """OBSERVE every change of organisations, teams, users, memberships and keys that was
         made through this process, once it is in the database."""
 
+    @hookspec
+    async def on_health(self, change: HealthChange) -> None:
+        """OBSERVE every change of a deployment's health: ejected by its circuit breaker, on trial,
+        back again; not ready, ready. In the process that noticed it."""
+
 
 HOOK_KINDS: dict[str, str] = {
     "register_backends": "START",
@@ -143,6 +149,7 @@ HOOK_KINDS: dict[str, str] = {
     "on_usage": "OBSERVE",
     "on_attempt": "OBSERVE",
     "on_audit": "OBSERVE",
+    "on_health": "OBSERVE",
 }
 
 REVERSED: Final = frozenset({"post_process", "open_stream", "deployments_dropped", "shutdown"})

@@ -153,6 +153,7 @@ class Breaker:
         "_window",
         "closed",
         "ejections",
+        "reason",
         "settings",
         "state",
         "term",
@@ -172,6 +173,8 @@ class Breaker:
         self.term = 1
         self.until = 0.0
         """When the ejection is over."""
+        self.reason = ""
+        """Why it was ejected last."""
         self.ejections = 0
         """How many there have been."""
         self._pool = pool
@@ -211,14 +214,6 @@ class Breaker:
         if self.state is OPEN:
             return now >= self.until
         return self._probing + self._proofs < self.settings.probes
-
-    def obstacle(self, now: float) -> str | None:
-        """Why it would not."""
-        if self.admits(now):
-            return None
-        if self.state is OPEN:
-            return f"ejected for another {self.until - now:.1f} s"
-        return "ejected until the probes under way have succeeded"
 
     def enter(self, now: float, *, forced: bool = False) -> int:
         """The term of an attempt that is about to be made, or `REFUSED`. With `forced` (there is
@@ -306,6 +301,7 @@ class Breaker:
         self._run = self._probing = self._proofs = 0
         seconds = 0.0
         if after is OPEN:
+            self.reason = reason
             seconds = self._eject(before, now)
         elif after is CLOSED:
             self.closed = True

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from llmgw_core.backends.canonical import CanonicalSession
+from llmgw_core.backends.inquiry import engine_page
 from llmgw_core.domain.deployment import Origin
 from llmgw_core.hooks.specs import hookimpl
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llmgw_core.backends.port import Backend, Session
+    from llmgw_core.backends.transport.port import HttpRequest
     from llmgw_core.domain.call import Call
     from llmgw_core.domain.deployment import Deployment
     from llmgw_core.hooks.context import PluginContext
@@ -44,6 +46,11 @@ class CanonicalBackend:
     def begin(self, call: Call, deployment: Deployment, credential: str) -> Session:
         """See the port."""
         return CanonicalSession(call, deployment, credential)
+
+    def page(self, deployment: Deployment, credential: str, path: str) -> HttpRequest:
+        """One of the engine's own pages."""
+        headers = [(b"authorization", b"Bearer " + credential.encode())] if credential else []
+        return engine_page("/v1", path, headers)
 
     def check(self, deployment: Deployment) -> None:
         """Nothing can be wrong."""

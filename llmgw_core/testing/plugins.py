@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llmgw_core.config.schema import PluginConfig
     from llmgw_core.domain.access import Principal
     from llmgw_core.domain.call import Call, Head
+    from llmgw_core.domain.health import HealthChange
     from llmgw_core.domain.reply import Reply
     from llmgw_core.domain.usage import EndedAttempt, UsageRecord
     from llmgw_core.tenancy.records import AuditEntry
@@ -88,6 +89,11 @@ class Recorder:
     def on_audit(self, entry: AuditEntry) -> None:
         """Noted."""
         self.events.append(("on_audit", entry))
+
+    @hookimpl
+    def on_health(self, change: HealthChange) -> None:
+        """Noted."""
+        self.events.append(("on_health", change))
 
 
 class DenyModel:

@@ -134,7 +134,7 @@ def detail(here: Installation) -> Any:
 
 
 def test_every_hook_is_in_one_of_these_tests() -> None:
-    assert {*CALL_HOOKS, *OBSERVERS, "on_audit", *LIFE} == set(HOOK_KINDS)
+    assert {*CALL_HOOKS, *OBSERVERS, "on_audit", "on_health", *LIFE} == set(HOOK_KINDS)
 
 
 @pytest.mark.parametrize("hook", CALL_HOOKS)

@@ -337,12 +337,11 @@ def test_changes_are_told_with_their_reason() -> None:
     told: list[BreakerChange] = []
     made = Breaker(THREE, Pool(1), 0.0, into(told))
     eject(made, 0.0)
-    assert made.obstacle(4.0) == "ejected for another 6.0 s"
+    assert made.reason == "3 failures in a row"
     term = made.enter(10.0)
-    assert made.obstacle(10.0) == "ejected until the probes under way have succeeded"
     made.failed(term, 10.0)
     made.succeeded(made.enter(30.0), 30.0)
-    assert made.obstacle(30.0) is None
+    assert made.reason == "it failed again"
     assert [(each.before, each.after, each.reason, each.seconds) for each in told] == [
         (CLOSED, OPEN, "3 failures in a row", 10.0),
         (OPEN, HALF_OPEN, "its ejection is over", 0.0),

@@ -102,6 +102,7 @@ def parameters(engine: Any, settings: Settings, port: int) -> Any:
     chosen.verbosity = INFO
     chosen.offline = True
     chosen.ui = False
+    chosen.endpoint_metrics = True
     chosen.use_jinja = True
     if settings["batch"]:
         chosen.n_batch = settings["batch"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from llmgw_core.backends.canonical import CanonicalSession
+from llmgw_core.backends.inquiry import engine_page
 from llmgw_core.domain.deployment import Origin
 from llmgw_core.domain.errors import ConfigError
 from llmgw_core.domain.failure import UpstreamFailure
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llmgw_core.backends.port import Backend, Session
+    from llmgw_core.backends.transport.port import HttpRequest
     from llmgw_core.domain.call import Call
     from llmgw_core.domain.deployment import Deployment
     from llmgw_core.hooks.context import PluginContext
@@ -61,6 +63,12 @@ class LlamaCppBackend:
         """See the port. The credential is the engine's own random key."""
         engine = self.engines.get(deployment.identity)
         return CanonicalSession(call, deployment, engine.api_key if engine else "")
+
+    def page(self, deployment: Deployment, credential: str, path: str) -> HttpRequest:
+        """One of the engine's own pages. The credential is its own random key."""
+        engine = self.engines.get(deployment.identity)
+        key = engine.api_key if engine else ""
+        return engine_page("", path, [(b"authorization", b"Bearer " + key.encode())])
 
     def check(self, deployment: Deployment) -> None:
         """See the port."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from llmgw_core.backends.canonical import CanonicalSession
-from llmgw_core.backends.inquiry import ModelsInquiry
+from llmgw_core.backends.inquiry import ModelsInquiry, engine_page
 from llmgw_core.domain.errors import ConfigError
 from llmgw_core.hooks.specs import hookimpl
 from llmgw_openai.options import OpenAIOptions, OptionError, is_header_value
@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 
     from llmgw_core.backends.inquiry import Inquiry
     from llmgw_core.backends.port import Backend, Session
+    from llmgw_core.backends.transport.port import HttpRequest
     from llmgw_core.domain.call import Call
     from llmgw_core.domain.deployment import Deployment, Origin
     from llmgw_core.hooks.context import PluginContext
+    from llmgw_openai.options import Upstream
 
 
 class OpenAIBackend:
@@ -48,15 +50,14 @@ class OpenAIBackend:
         )
 
     def inquire(self, deployment: Deployment, credential: str) -> Inquiry:
-        """For `llmgw-server check --connect`: the list of models, asked with the credential."""
-        options: OpenAIOptions = deployment.options
-        upstream = options.upstream
-        headers = list(upstream.headers)
-        if credential:
-            name = upstream.auth_header or b"authorization"
-            scheme = upstream.auth_scheme if upstream.auth_header else b"Bearer "
-            headers.append((name, scheme + credential.encode("latin-1")))
-        return ModelsInquiry(upstream.path_prefix, headers)
+        """The list of models, asked with the credential."""
+        upstream = deployment.options.upstream
+        return ModelsInquiry(upstream.path_prefix, _headers(upstream, credential))
+
+    def page(self, deployment: Deployment, credential: str, path: str) -> HttpRequest:
+        """One of the engine's own pages, asked with the credential."""
+        upstream = deployment.options.upstream
+        return engine_page(upstream.path_prefix, path, _headers(upstream, credential))
 
     def check(self, deployment: Deployment) -> None:
         """See the port: the address, the headers, the credential and the TLS files."""
@@ -72,6 +73,16 @@ class OpenAIBackend:
             path = getattr(origin, name)
             if path and not Path(path).is_file():
                 raise ConfigError(f"there is no file {path}.", path=name)
+
+
+def _headers(upstream: Upstream, credential: str) -> list[tuple[bytes, bytes]]:
+    """The fixed headers, and the one with the credential."""
+    headers = list(upstream.headers)
+    if credential:
+        name = upstream.auth_header or b"authorization"
+        scheme = upstream.auth_scheme if upstream.auth_header else b"Bearer "
+        headers.append((name, scheme + credential.encode("latin-1")))
+    return headers
 
 
 class OpenAIPlugin:
