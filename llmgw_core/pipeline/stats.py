@@ -59,8 +59,20 @@ class Stats:
         """error code → calls refused before admission."""
         self.in_flight = 0
         """Admitted calls that are not settled."""
+        self.waiting = 0
+        """Calls that wait for a slot now."""
+        self.waits: defaultdict[str, int] = defaultdict(int)
+        """outcome → calls that have waited for a slot: `served`, `timeout`, `full` (there was no
+        place), `displaced` (by somebody who had less in the queue), `left` (the client)."""
+        self.waited_seconds = 0.0
+        """What they have waited together."""
         self.bugs_total = 0
         """Unexpected exceptions at the edge: anything but 0 is a bug of the gateway."""
+
+    def waited(self, outcome: str, seconds: float) -> None:
+        """Count a call that waits no longer for a slot."""
+        self.waits[outcome] += 1
+        self.waited_seconds += seconds
 
     def settled(self, record: UsageRecord) -> None:
         """Count a settled call."""
