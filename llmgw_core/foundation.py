@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from llmgw_core.config.schema import Config
     from llmgw_core.domain.deployment import Origin
     from llmgw_core.hooks.registry import Parts
+    from llmgw_core.limits.memory import MemoryLimiter
 
 T = TypeVar("T")
 
@@ -95,6 +96,9 @@ class Foundation:
         self.estimator = TokenEstimator(config.requests.default_output_tokens)
         self.transports = TransportRegistry()
         self.memory = RoutingMemory(time.monotonic)
+        self.memory.ramp = config.routing.ramp
+        self.caps = cast("MemoryLimiter", own.limiters["memory"]())
+        """What is counted against the caps of deployments: always in this process."""
         self.health = Health(self.memory, time.time_ns)
         self.prober = Prober(self.memory, self.health, random.random)
         self.taken_out = TakenOut()
@@ -139,6 +143,7 @@ class Foundation:
         stack.push_async_callback(self.taken_out.aclose)
         stack.callback(self.switchboard.close)
         stack.push_async_callback(self.control.aclose)
+        self.memory.begin()
         self.principals.start()
         self.control.start()
         self.mover.start()
@@ -169,6 +174,8 @@ class Foundation:
 
     def configure(self, config: Config) -> None:
         """Take over what a new configuration says about these parts. Cannot fail."""
+        self.memory.ramp = config.routing.ramp
+        self.memory.begin()
         self.control.configure(staleness=config.store.staleness)
         self.principals.configure(
             staleness=config.store.staleness, serve_stale=config.store.serve_stale

@@ -32,7 +32,6 @@ from llmgw_core.generation import (
     load_plugins,
     own_parts,
 )
-from llmgw_core.hooks.foreign import Foreign
 from llmgw_core.inprocess.caller import InProcess
 from llmgw_core.inprocess.calls import Calls
 from llmgw_core.pipeline.identity import new_id
@@ -322,10 +321,7 @@ class Gateway(InProcess):
         """From this moment on calls begin on `new`. Synchronous: nobody sees a half of it."""
         self._foundation.configure(new.config)
         new.watch_health(self._foundation)
-        forget = getattr(new.balancer, "forget", None)
-        if forget is not None:  # a plugin's need not have it
-            with Foreign(f"balancer {new.config.routing.balancer}", "forget", "continue"):
-                forget(old.reweighted(new))
+        new.share_anew(old, self._foundation.memory)
         self._generation = new
         self._handle = new.entrance.handle
         old.entrance.retire(self._begin)

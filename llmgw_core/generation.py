@@ -30,23 +30,24 @@ from llmgw_core.hooks.registry import Parts, chosen
 from llmgw_core.limits.memory import MemoryLimiter
 from llmgw_core.pipeline.admission import Admission
 from llmgw_core.pipeline.attempts import Attempts
+from llmgw_core.pipeline.balancing import chosen_balancers, roster
 from llmgw_core.pipeline.delivery import Delivery
 from llmgw_core.pipeline.endings import Held
 from llmgw_core.pipeline.entrance import Entrance
 from llmgw_core.pipeline.keep_alive import kept_alive
 from llmgw_core.pipeline.probing import Target
 from llmgw_core.pipeline.settlement import Books
-from llmgw_core.routing.balance import SmoothRoundRobin
+from llmgw_core.routing.strategies import BALANCERS
 from llmgw_core.tenancy.switching import Switchable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
+    from collections.abc import Callable, Collection, Iterable, Sequence, Set
     from pathlib import Path
 
     from llmgw_core.domain.deployment import Deployment, Model, Origin
     from llmgw_core.foundation import Foundation
     from llmgw_core.limits.port import Limiter
-    from llmgw_core.routing.balance import Balancer
+    from llmgw_core.routing.state import RoutingMemory
 
 PLUGIN_DATA = "llmgw-data"
 """Directory beside the configuration in which every plugin has a directory of its own."""
@@ -78,14 +79,24 @@ class Generation:
             clock=time.monotonic,
             currency=config.accounting.currency,
         )
+        chosen = chosen_balancers(config, host.balancers, foundation.memory.clock)
         self.factories: Set[Callable[[], Any]] = {
             host.limiters[config.limits.limiter],
-            host.balancers[config.routing.balancer],
+            *chosen.values(),
         }
         self.limiter: Limiter = foundation.made(host.limiters[config.limits.limiter])
-        self.balancer: Balancer = foundation.made(host.balancers[config.routing.balancer])
+        self.balancers = {name: foundation.made(each) for name, each in chosen.items()}
         foundation.memory.adopt(self.all_deployments())
         foundation.health.adopt(models.values())
+        self.roster = roster(
+            self.models,
+            self.balancers,
+            foundation.memory,
+            prices=self.prices,
+            refuse_unpriced=config.accounting.unpriced == "refuse",
+            estimator=foundation.estimator,
+            caps=foundation.caps,
+        )
         self.entrance = self._assemble(foundation)
         foundation.secrets.add(secrets_of(self.all_deployments()))
         host.bind_deployments(self.deployments)
@@ -142,12 +153,20 @@ class Generation:
             Target(each, self.host.backends[each.backend], transports[each.id]) for each in probed
         )
 
-    def reweighted(self, new: Generation) -> Iterator[Deployment]:
-        """The deployments of the models among which `new` shares calls out differently."""
-        for name, model in self.models.items():
-            after = new.models.get(name)
+    def share_anew(self, old: Generation, memory: RoutingMemory) -> None:
+        """Let the balancers begin anew with those models of `old` whose calls are shared out
+        differently now."""
+        changed: list[Deployment] = []
+        for name, model in old.models.items():
+            after = self.models.get(name)
             if after is None or model.weights() != after.weights():
-                yield from model.deployments
+                changed += model.deployments
+        memory.forget_turns(changed)
+        for name, balancer in self.balancers.items():
+            forget = getattr(balancer, "forget", None)
+            if forget is not None:  # a plugin's need not have it
+                with Foreign(f"balancer of {name}", "forget", "continue"):
+                    forget([each for each in changed if each.model == name])
 
     def result(self, changed: tuple[str, ...], old: Generation, seconds: float) -> ReloadResult:
         """What a reload says that went on from `old` with this one and took `seconds`."""
@@ -182,6 +201,7 @@ class Generation:
             body_bytes=limits.body_bytes,
             refuse_unpriced=refuse_unpriced,
             switchboard=foundation.switchboard,
+            roster=self.roster,
         )
         return Entrance(
             admission=self.admission,
@@ -189,7 +209,6 @@ class Generation:
                 Attempts(
                     host=host,
                     transports=foundation.transports.take(self.all_deployments()),
-                    balancer=self.balancer,
                     memory=foundation.memory,
                     budget=limits.attempts,
                     reply_bytes=limits.reply_bytes,
@@ -209,7 +228,7 @@ class Generation:
 def own_parts(limiter_clock: Callable[[], float] = time.monotonic) -> Parts:
     """What the gateway itself brings to what plugins may register."""
     return Parts(
-        balancers={"round_robin": SmoothRoundRobin},
+        balancers=BALANCERS,
         limiters={"memory": lambda: MemoryLimiter(limiter_clock)},
     )
 
@@ -242,7 +261,7 @@ def load_plugins(
         changed=changed,
     )
     chosen("limiter", host.limiters, config.limits.limiter, "limits.limiter")
-    chosen("balancer", host.balancers, config.routing.balancer, "routing.balancer")
+    chosen_balancers(config, host.balancers, time.monotonic)
     return host
 
 

@@ -117,6 +117,8 @@ class _Builder:
             zone=config.zone,
             upstream_model=config.model or name,
             weight=config.weight,
+            priority=config.priority,
+            caps=config.caps,
             credential=credentials[0] if credentials else credential_of(""),
             credentials=credentials if len(credentials) > 1 else (),
             transport=config.transport,

@@ -83,14 +83,18 @@ class DeploymentConfig(Section, frozen=True):
     `on_disconnect: drain` reads a reply to its end although the client has left, so that its
     usage is exact. A `credential` from a file (`file:PATH`) follows the file's changes; with
     several `credentials` calls take turns at them, and one that is refused or rate limited is left
-    alone for a while. `context_window` (tokens), if given, replaces the model's. `timeouts` and
-    `routing`: what differs from the model's."""
+    alone for a while. Deployments of a lower number of `priority` come first; the next higher ones
+    when none of them can take a call. `caps` (rpm, tpm, parallel) are what is sent to it at most:
+    calls go elsewhere before it says 429. `context_window` (tokens), if given, replaces the
+    model's. `timeouts` and `routing`: what differs from the model's."""
 
     name: str
     backend: str
     zone: str
     model: str = ""
     weight: int = 1
+    priority: int = 0
+    caps: Limits = NO_LIMITS
     credential: str = ""
     credentials: tuple[str, ...] = ()
     transport: Literal["httptools", "aiohttp"] = "httptools"

@@ -14,6 +14,7 @@ import msgspec
 from llmgw_core.config.schema_health import BreakerConfig, ProbesConfig
 from llmgw_core.config.schema_streams import StreamsConfig
 from llmgw_core.domain.deployment import PATIENCE
+from llmgw_core.domain.ramp import Ramp
 from llmgw_core.domain.rules import CALL_RULES, RULES, Redirect, Treatment
 
 if TYPE_CHECKING:
@@ -66,11 +67,19 @@ class DeploymentRouting(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 class ModelRouting(DeploymentRouting, frozen=True, forbid_unknown_fields=True):
     """How the calls of one model go, and what holds for its deployments.
 
+    `balancer`: who chooses among the deployments of the model. `round_robin`: in turns, by weight;
+    `least_outstanding`: who has the fewest calls and tokens in flight; `peak_ewma`: of two drawn at
+    random, who is expected to answer first; `cheapest`: who costs least; `prefix_affinity`,
+    `session_affinity`: the same prompt or session to the same one, within bounds. Plugins may
+    register others. `balancer_options` are the balancer's own.
+
     `attempts`: at most so many in one call (default: `requests.attempts`). `deadline_seconds`: from
     the first attempt to the whole reply, or to the first content of a stream (600, or the longest
     `timeouts.total` among the deployments). `retry_share` (0.5): of the model's calls, so many may
     be tried again, against storms, and `retry_minimum` (5) more in each second."""
 
+    balancer: str | None = None
+    balancer_options: dict[str, Any] | None = None
     attempts: int | None = None
     deadline_seconds: float | None = None
     retry_share: float | None = None
@@ -109,12 +118,14 @@ class GeneralTimeouts(TimeoutsConfig, frozen=True, forbid_unknown_fields=True):
 
 
 class RoutingConfig(ModelRouting, frozen=True, forbid_unknown_fields=True):
-    """`balancer`: who chooses among the deployments of a model. `round_robin` is the gateway's
-    own (by weight, smooth); plugins may register others. `timeouts` and everything else hold for
-    all models and deployments that do not say otherwise; see `models.NAME.routing` and
-    `models.NAME.timeouts`."""
+    """Everything here holds for all models and deployments that do not say otherwise; see
+    `models.NAME.routing` and `models.NAME.timeouts`. A model that names another `balancer` begins
+    with that one's own options. `ramp`: how deployments come into use that are new, or were ill and
+    are well again."""
 
     balancer: str = "round_robin"
+    balancer_options: dict[str, Any] = {}
+    ramp: Ramp = Ramp()
     streams: StreamsConfig = StreamsConfig()
     timeouts: GeneralTimeouts = GeneralTimeouts()
     retries: int = RULES.retries

@@ -84,16 +84,19 @@ def _deployment(deployment: DeploymentConfig, path: str) -> Iterator[ConfigError
     if deployment.weight < 1:
         message = "must be at least 1; to take a deployment out of use, remove it."
         yield ConfigError(message, path=join(path, "weight"))
+    yield from _limits(deployment.caps, join(path, "caps"), "take the deployment out of use")
     yield from _prices(deployment.prices, join(path, "prices"))
 
 
-def _limits(limits: Limits, path: str) -> Iterator[ConfigError]:
+def _limits(
+    limits: Limits, path: str, instead: str = "switch a model off"
+) -> Iterator[ConfigError]:
     for field in limits.__struct_fields__:
         value = getattr(limits, field)
         if value is not None and value < 1:
             message = (
                 "must be at least 1; leave it out for no limit"
-                " (0 would refuse every call: to switch a model off, remove it)."
+                f" (0 would refuse every call: to {instead}, remove it)."
             )
             yield ConfigError(message, path=join(path, field))
 

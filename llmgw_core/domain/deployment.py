@@ -71,6 +71,10 @@ class Deployment(msgspec.Struct, frozen=True, eq=False):
     zone: str
     upstream_model: str
     weight: int = 1
+    priority: int = 0
+    """Who has the lowest number comes first."""
+    caps: Limits = NO_LIMITS
+    """What is sent to it at most, from all callers together."""
     credential: Credential = NO_CREDENTIAL
     transport: str = "httptools"
     credentials: tuple[Credential, ...] = ()

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from llmgw_core.hooks.observers import Observer
     from llmgw_core.hooks.rows import PluginRow
     from llmgw_core.limits.port import Limiter
-    from llmgw_core.routing.balance import Balancer
+    from llmgw_core.routing.balance import Balancer, BalancerContext
     from llmgw_core.tenancy.records import AuditEntry
     from llmgw_core.wire.request import RequestView
 
@@ -75,7 +75,7 @@ class PluginHost:
         self._compile()
         parts = [(ITSELF, own), *((plugin.name, plugin.parts) for plugin in plugins)]
         self.backends: dict[str, Backend] = merged("backend", ((n, p.backends) for n, p in parts))
-        self.balancers: dict[str, Callable[[], Balancer]] = merged(
+        self.balancers: dict[str, Callable[[BalancerContext], Balancer]] = merged(
             "balancer", ((n, p.balancers) for n, p in parts)
         )
         self.limiters: dict[str, Callable[[], Limiter]] = merged(

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from llmgw_core.backends.port import Backend
     from llmgw_core.hooks.compile import CompiledHook
     from llmgw_core.limits.port import Limiter
-    from llmgw_core.routing.balance import Balancer
+    from llmgw_core.routing.balance import Balancer, BalancerContext
 
 T = TypeVar("T")
 
 ITSELF: Final = "the gateway itself"
 _METHODS: Final = {
-    "register_balancers": ("order", "took"),
+    "register_balancers": ("pick", "took"),
     "register_limiters": ("bind", "reserve", "state", "aclose"),
 }
 
@@ -32,7 +32,7 @@ class Parts(NamedTuple):
     """What one plugin, or the gateway itself, brings."""
 
     backends: Mapping[str, Backend] = {}
-    balancers: Mapping[str, Callable[[], Balancer]] = {}
+    balancers: Mapping[str, Callable[[BalancerContext], Balancer]] = {}
     limiters: Mapping[str, Callable[[], Limiter]] = {}
 
 
@@ -87,12 +87,12 @@ def _factories(hook: CompiledHook, given: Any) -> dict[str, Any]:
     return {name: _guarded(hook, factory) for name, factory in given.items()}
 
 
-def _guarded(hook: CompiledHook, factory: Callable[[], Any]) -> Callable[[], Any]:
+def _guarded(hook: CompiledHook, factory: Callable[..., Any]) -> Callable[..., Any]:
     """`factory`, whose failure is the plugin's and whose product is looked at."""
 
-    def made() -> Any:
+    def made(*given: Any) -> Any:
         with hook:
-            thing = factory()
+            thing = factory(*given)
             missing = [n for n in _METHODS[hook.hook] if not callable(getattr(thing, n, None))]
             if missing:
                 message = f"made {type(thing).__name__}, which has no {listed(missing)}"
@@ -100,7 +100,16 @@ def _guarded(hook: CompiledHook, factory: Callable[[], Any]) -> Callable[[], Any
             return thing
         raise AssertionError  # "stop" always raises
 
+    made.Options = _options(factory)  # type: ignore[attr-defined]
     return made
+
+
+def _options(factory: Callable[..., Any]) -> type[msgspec.Struct] | None:
+    """What the configuration may say to what `factory` makes. Raises `TypeError`."""
+    kind = getattr(factory, "Options", None)
+    if kind is not None and not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
+        raise TypeError("registered a factory whose `Options` is no msgspec.Struct")
+    return kind
 
 
 def merged(what: str, found: Iterable[tuple[str, Mapping[str, T]]]) -> dict[str, T]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from llmgw_core.domain.usage import EndedAttempt, UsageRecord
     from llmgw_core.hooks.filters import StreamFilter
     from llmgw_core.limits.port import Limiter
-    from llmgw_core.routing.balance import Balancer
+    from llmgw_core.routing.balance import Balancer, BalancerContext
     from llmgw_core.tenancy.records import AuditEntry
     from llmgw_core.wire.request import RequestView
 
@@ -46,9 +46,10 @@ class GatewayHooks:
         raise NotImplementedError
 
     @hookspec
-    def register_balancers(self) -> Mapping[str, Callable[[], Balancer]]:
-        """START. Ways to choose among the deployments of a model, by the name that
-        `routing.balancer` in the configuration can give; called once per gateway."""
+    def register_balancers(self) -> Mapping[str, Callable[[BalancerContext], Balancer]]:
+        """START. Ways to choose among the deployments of a model, by the name that `balancer` in
+        the configuration can give. Each is called with its context, once for every setting of its
+        options; what those may be is its attribute `Options`, a `msgspec.Struct`, if it has any."""
         raise NotImplementedError
 
     @hookspec

@@ -31,7 +31,7 @@ class MemoryLimiter:
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+        self.clock = clock
         self._meters: dict[str, Meter] = {}
         self._rounds: deque[Meter] = deque()
 
@@ -51,7 +51,7 @@ class MemoryLimiter:
             known = chosen.get(spec.id)
             if known is None or spec.limit < known.limit:
                 chosen[spec.id] = spec
-        tick = tick_of(self._clock())
+        tick = tick_of(self.clock())
         known_before = len(self._meters)
         bound = BoundMeters([(spec, self._meter(spec, tick)) for spec in chosen.values()])
         # Only now: a meter that is not bound yet would look idle.
@@ -67,7 +67,7 @@ class MemoryLimiter:
 
         Raises `Exceeded` for the meter with the longest wait.
         """
-        now = self._clock()
+        now = self.clock()
         tick = int(now * TICKS_PER_SECOND)
         if bound.tick != tick:
             bound.advance(tick)
@@ -83,11 +83,11 @@ class MemoryLimiter:
             if parallel.used >= limit:
                 _refuse(now, tokens, bound)
         bound.count(tokens)
-        return Ticket(self._clock, bound, tick, tick, tokens)
+        return Ticket(self.clock, bound, tick, tick, tokens)
 
     def state(self, bound: BoundMeters) -> tuple[MeterState | None, MeterState | None]:
         """The meters with the least remaining of requests, and of tokens."""
-        now = self._clock()
+        now = self.clock()
         tick = int(now * TICKS_PER_SECOND)
         if bound.tick != tick:
             bound.advance(tick)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from llmgw_core.domain.access import Limits, Principal
-    from llmgw_core.domain.deployment import Model
+    from llmgw_core.domain.deployment import Deployment, Model
 
 
 def meters_for(principal: Principal, model: Model) -> tuple[MeterSpec, ...]:
@@ -31,6 +31,11 @@ def meters_for(principal: Principal, model: Model) -> tuple[MeterSpec, ...]:
 def model_meters(model: Model) -> tuple[MeterSpec, ...]:
     """The meters of a model alone: what a call that falls back to it has to join."""
     return tuple(_meters("model", model.name, model.limits))
+
+
+def deployment_meters(deployment: Deployment) -> tuple[MeterSpec, ...]:
+    """The meters of one deployment, which count what all principals send to it."""
+    return tuple(_meters("deployment", deployment.id, deployment.caps))
 
 
 def _meters(scope: str, owner: str, limits: Limits) -> Iterator[MeterSpec]:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from llmgw_core.pipeline.lane import Lane
     from llmgw_core.pipeline.settlement import Books
     from llmgw_core.pipeline.switchboard import Switchboard
+    from llmgw_core.routing.plan import Roster
     from llmgw_core.routing.rollouts import LiveRollouts
 
 _BEARER = b"bearer "
@@ -67,6 +68,7 @@ class Admission:
         body_bytes: int,
         refuse_unpriced: bool,
         switchboard: Switchboard,
+        roster: Roster,
     ) -> None:
         self._switchboard = switchboard
         self._host = host
@@ -79,6 +81,7 @@ class Admission:
         self._books = books
         self._body_bytes = body_bytes
         self._refuse_unpriced = refuse_unpriced
+        self._roster = roster
         self._known: OrderedDict[Principal, Lanes] = OrderedDict()
 
     async def authenticate(self, exchange: Exchange) -> Lanes:
@@ -231,6 +234,7 @@ class Admission:
             self._models,
             self._limiter,
             self._prices,
+            self._roster,
             self._rollouts,
             refuse_unpriced=self._refuse_unpriced,
         )

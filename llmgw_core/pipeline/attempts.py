@@ -7,7 +7,7 @@ routing policy says what happens. Foreign errors of the transport are mapped her
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 
 from llmgw_core.backends.transport.port import Transport, TransportError
@@ -16,7 +16,7 @@ from llmgw_core.domain.errors import GatewayError, overloaded, permission_denied
 from llmgw_core.domain.failure import UpstreamFailure
 from llmgw_core.limits.port import Exceeded
 from llmgw_core.pipeline.failures import classified, report, stale
-from llmgw_core.routing.plan import plan
+from llmgw_core.routing.course import Course
 from llmgw_core.routing.policy import next_step
 from llmgw_core.wire.refusal import HIDDEN, refusal_body
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from llmgw_core.domain.deployment import Deployment
     from llmgw_core.hooks.host import PluginHost
     from llmgw_core.pipeline.exchange import Exchange
-    from llmgw_core.routing.balance import Balancer
     from llmgw_core.routing.plan import Candidates
     from llmgw_core.routing.state import RoutingMemory
 
@@ -45,7 +44,6 @@ class Attempts:
         *,
         host: PluginHost,
         transports: Mapping[str, Transport],
-        balancer: Balancer,
         memory: RoutingMemory,
         budget: int,
         reply_bytes: int,
@@ -53,7 +51,6 @@ class Attempts:
     ) -> None:
         self._host = host
         self._transports = transports
-        self._balancer = balancer
         self._memory = memory
         self._budget = budget
         self._reply_bytes = reply_bytes
@@ -68,19 +65,16 @@ class Attempts:
         candidates, extra = lane.candidates, lane.extra
         if self._host.authorize or not candidates.tiers:
             candidates = self._permitted(candidates, call)
-        ordered = self._planned(call, candidates)
+        course = Course(call, candidates, self._memory, exchange.reserved)
         left = candidates.count - 1
-        states, reserved = self._memory.states, exchange.reserved
         refuse_unpriced = self._refuse_unpriced
-        deployment = next(ordered, None)
-        if deployment is None:
-            raise _verdict(UpstreamFailure("unavailable", "every deployment is switched off"))
+        member = course.advance()
+        if member is None:
+            raise _verdict(_nobody(course))
         fresh = False
         while True:
-            state = states[deployment.identity]
-            state.in_flight += 1
-            state.tokens_in_flight += reserved
-            price = settlement.begin(deployment)
+            deployment = member.deployment
+            price = settlement.begin(deployment, course.ticket)
             try:
                 if price is None and refuse_unpriced:
                     raise UpstreamFailure(
@@ -88,7 +82,9 @@ class Attempts:
                     )
                 if extra:
                     await self._make_room(exchange, deployment)
-                return await self._attempt(exchange, deployment, settlement.sent, fresh, deliver)
+                await self._attempt(exchange, deployment, settlement.sent, fresh, deliver)
+                course.answered(member, settlement.first_content)
+                return
             except TransportError as error:
                 again = stale(error) and not fresh
                 failure = classified(error)
@@ -96,8 +92,7 @@ class Attempts:
                 again = error.status == 401 and not fresh and await _renewed(deployment.credential)
                 failure = error
             finally:
-                state.in_flight -= 1
-                state.tokens_in_flight -= reserved
+                course.leave(member)
             step = next_step(
                 failure.kind,
                 stale_connection=again,
@@ -106,10 +101,11 @@ class Attempts:
                 budget=self._budget,
                 candidates_left=left,
             )
-            if step == "again":
+            if step == "again" and course.again(member):
                 settlement.forget()
                 fresh = True
                 continue
+            course.failed(member, failure.kind)
             report(call.id, deployment.id, failure)
             settlement.failed(failure.kind, failure.status)
             if step == "stop":
@@ -118,16 +114,9 @@ class Attempts:
                 raise _verdict(failure)
             fresh = False
             left -= 1
-            deployment = next(ordered, None)
-            if deployment is None:
+            member = course.advance()
+            if member is None:
                 raise _verdict(failure)
-
-    def _planned(self, call: Call, candidates: Candidates) -> Iterator[Deployment]:
-        balancer = self._balancer
-        for round in plan(call, candidates, self._memory, balancer):
-            if round.ordered:
-                balancer.took(round.ordered[0], round.eligible)
-                yield from round.ordered
 
     def _told(
         self, failure: UpstreamFailure, call: Call, deployment: Deployment
@@ -218,6 +207,14 @@ async def _renewed(credential: Credential) -> bool:
     """Whether there is another secret than the one that was just refused."""
     refused = credential.value
     return credential.invalidate() and await credential.get() != refused
+
+
+def _nobody(course: Course) -> UpstreamFailure:
+    """That there is no deployment to begin with: all are switched off, or at their caps."""
+    wait = course.room_in()
+    if wait is None:
+        return UpstreamFailure("unavailable", "every deployment is switched off")
+    return UpstreamFailure("rate_limited", "every deployment is at its caps", retry_after=wait)
 
 
 def _verdict(failure: UpstreamFailure) -> GatewayError:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llmgw_core.domain.alias import Alias
     from llmgw_core.domain.deployment import Model
     from llmgw_core.limits.port import Limiter, MeterSpec
+    from llmgw_core.routing.plan import Roster
     from llmgw_core.routing.rollouts import LiveRollouts, Trial
 
 NO_PRICE = "it has no price"
@@ -95,6 +96,7 @@ class Lanes:
         models: Mapping[str, Model],
         limiter: Limiter,
         prices: PriceBook,
+        roster: Roster,
         rollouts: LiveRollouts,
         *,
         refuse_unpriced: bool,
@@ -104,7 +106,7 @@ class Lanes:
         self.principal = principal
         self.access = Access(principal, {name: model.tags for name, model in models.items()})
         self.models = models
-        self._parts = (limiter, prices, rollouts, refuse_unpriced)
+        self._parts = (limiter, prices, roster, rollouts, refuse_unpriced)
         self._rights = self._rights_in(zones)
         self._lanes: dict[str, Lane] = {}
         self._narrowed: dict[frozenset[str], Lanes] = {}
@@ -129,7 +131,7 @@ class Lanes:
         """The same principal, confined to those of its zones that are among `zones`."""
         narrowed = self._narrowed.get(zones)
         if narrowed is None:
-            limiter, prices, rollouts, refuse_unpriced = self._parts
+            limiter, prices, roster, rollouts, refuse_unpriced = self._parts
             if len(self._narrowed) >= _NARROWED:
                 self._narrowed.clear()
             narrowed = self._narrowed[zones] = Lanes(
@@ -137,6 +139,7 @@ class Lanes:
                 self.models,
                 limiter,
                 prices,
+                roster,
                 rollouts,
                 refuse_unpriced=refuse_unpriced,
                 zones=zones,
@@ -154,7 +157,7 @@ class Lanes:
             return self._lane(model, model, Candidates.of(()))
         if model.alias is not None:
             return self._alias(model, model.alias)
-        return self._lane(model, model, candidates(name, self.models, self._rights))
+        return self._lane(model, model, candidates(name, self.models, self._rights, self._parts[2]))
 
     def _lane(
         self, name: Model, model: Model, found: Candidates, choice: AliasChoice[Lane] | None = None
@@ -169,18 +172,18 @@ class Lanes:
             model = self.models.get(model_name)
             if model is None or model.alias is not None or model.kind != name.kind:
                 return None
-            found = candidates(model_name, self.models, self._rights, before)
+            found = candidates(model_name, self.models, self._rights, self._parts[2], before)
             dropped.extend(found.dropped)
             usable = found.tiers and self._rights.model(model_name) is None
             return self._lane(name, model, found) if usable else None
 
         dropped: list[Dropped] = []
-        choice = AliasChoice(name, alias, Variants.of(alias, lane), self._parts[2])
+        choice = AliasChoice(name, alias, Variants.of(alias, lane), self._parts[3])
         tiers = [each.lane.candidates.tiers[0] for each in choice.variants.listed]
         return self._lane(name, name, Candidates.of(tiers, dropped), choice)
 
     def _rights_in(self, zones: frozenset[str] | None) -> Rights:
-        _, prices, _, refuse_unpriced = self._parts
+        _, prices, _, _, refuse_unpriced = self._parts
 
         def grant(name: str) -> str | None:
             if self.models[name].life.state == "retired":

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from llmgw_core.limits.estimate import TokenEstimator
     from llmgw_core.limits.port import Reservation
     from llmgw_core.pipeline.stats import Stats
+    from llmgw_core.routing.caps import CapTicket
 
 _SERVED = frozenset({"completed", "incomplete", "client_left"})
 
@@ -41,17 +42,24 @@ class Attempt:
     """The attempt that runs now. `sent`: a request may have reached the upstream, so its input
     counts as used even if nothing comes back; `reader` knows what a stream has produced,
     `answer` is a complete reply that plugins look at before it is delivered. `price` is what holds
-    at the time of the call."""
+    at the time of the call. `caps` is what it holds of the caps of its deployment."""
 
-    __slots__ = ("answer", "deployment", "price", "reader", "sent", "started")
+    __slots__ = ("answer", "caps", "deployment", "price", "reader", "sent", "started")
 
-    def __init__(self, deployment: Deployment, price: Price | None, started: float) -> None:
+    def __init__(
+        self,
+        deployment: Deployment,
+        price: Price | None,
+        started: float,
+        caps: CapTicket | None,
+    ) -> None:
         self.deployment = deployment
         self.price = price
         self.started = started
         self.sent = False
         self.reader: StreamReader | None = None
         self.answer: Reply | None = None
+        self.caps = caps
 
 
 class Books:
@@ -121,11 +129,12 @@ class Settlement:
         """Attempts that have ended."""
         return len(self._attempts)
 
-    def begin(self, deployment: Deployment) -> Price | None:
-        """A new attempt runs now. Returns the price at the time of the call, if there is one."""
+    def begin(self, deployment: Deployment, caps: CapTicket | None = None) -> Price | None:
+        """A new attempt runs now, which has been counted against the `caps` of its deployment.
+        Returns the price at the time of the call, if there is one."""
         books = self._books
         price = books.prices.price(deployment.model, deployment.id, self._call.started_ns)
-        self.attempt = Attempt(deployment, price, books.clock())
+        self.attempt = Attempt(deployment, price, books.clock(), caps)
         return price
 
     def sent(self) -> None:
@@ -257,6 +266,11 @@ class Settlement:
         if books.host.on_attempt:
             books.host.observe_attempt(ended(self._call.id, len(self._attempts), record))
         books.stats.attempts[deployment.id, outcome] += 1
+        if attempt.caps is not None:
+            if attempt.sent:
+                attempt.caps.settle(usage.input_tokens + usage.output_tokens)
+            else:
+                attempt.caps.release()
         self.attempt = None
 
     def _settle(

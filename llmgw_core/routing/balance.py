@@ -1,61 +1,91 @@
-"""Balancing among the deployments of one model: the port, and smooth weighted round robin.
+"""Balancing among the deployments of one model: the port, and what balancers look at.
 
-Each turn raises every deployment's credit by its weight, takes the highest and lowers it by the
-sum: over any run of turns the shares are exact, and a heavy deployment is not picked in bursts
-(the algorithm of nginx's upstream module).
+The gateway's own balancers are in `routing.strategies`; plugins register others.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+import random
+import time
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from llmgw_core.domain.call import Call
     from llmgw_core.domain.deployment import Deployment
+    from llmgw_core.routing.caps import Caps
+    from llmgw_core.routing.state import DeploymentState
+
+
+def free_of_charge(call: Call) -> int:
+    """The price of a call where nobody has told one."""
+    return 0
+
+
+class Member:
+    """One deployment among those that a balancer chooses from. `weight` is its configured share,
+    `state` how busy and how fast it is, `price(call)` what the provider would bill for the call
+    as far as is known (nano-units), `seed` 64 bits of a hash of its id, `caps` what may be sent
+    to it (None: anything). Balancers look, and change nothing but `state.credit`."""
+
+    __slots__ = ("caps", "deployment", "price", "seed", "state", "weight")
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        state: DeploymentState,
+        *,
+        price: Callable[[Call], int] = free_of_charge,
+        caps: Caps | None = None,
+    ) -> None:
+        self.deployment = deployment
+        self.state = state
+        self.weight = deployment.weight
+        self.price = price
+        self.caps = caps
+        digest = blake2b(deployment.id.encode(), digest_size=8).digest()
+        self.seed = int.from_bytes(digest, "big")
+
+    def __repr__(self) -> str:
+        """By its id."""
+        return f"Member({self.deployment.id!r})"
+
+
+class BalancerContext:
+    """What a balancer is made with: its `options`, decoded as its class attribute `Options` says
+    (None without one), a monotonic `clock` in seconds and a source of chance."""
+
+    __slots__ = ("clock", "options", "random")
+
+    def __init__(
+        self,
+        options: Any = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        random: random.Random | None = None,
+    ) -> None:
+        self.options = options
+        self.clock = clock
+        self.random = random if random is not None else _random()
+
+
+def _random() -> random.Random:
+    return random.Random()  # noqa: S311 -- who gets the next call is no secret
 
 
 class Balancer(Protocol):
-    """Puts the deployments of one tier into the order in which a call tries them."""
+    """Chooses among the deployments of one tier. Both methods are called for every attempt and
+    must not wait for anything. A class attribute `Options`, a msgspec Struct, says what
+    `balancer_options` may hold."""
 
-    def order(self, call: Call, deployments: Sequence[Deployment]) -> Sequence[Deployment]:
-        """All of `deployments`, the pick first. Changes nothing: asked twice, it says the same,
-        so that a plan can be looked at without making a call."""
+    def pick(self, call: Call, members: Sequence[Member]) -> Member:
+        """One of `members`, of which there is at least one. Changes nothing: asked twice, it says
+        the same, so that a plan can be looked at without making a call."""
         ...
 
-    def took(self, picked: Deployment, deployments: Sequence[Deployment]) -> None:
-        """A call goes to `picked`, which `order` had put first of `deployments`."""
+    def took(self, call: Call, member: Member, members: Sequence[Member]) -> None:
+        """The call goes to `member`, which was picked of `members`. Comes before its calls in
+        flight are counted up."""
         ...
-
-
-class SmoothRoundRobin:
-    """Weighted round robin. Credits are kept per deployment id, so that calls which may use only
-    a part of the deployments (zones) share the state with the others."""
-
-    def __init__(self) -> None:
-        self._credit: dict[str, int] = {}
-
-    def forget(self, deployments: Iterable[Deployment]) -> None:
-        """Their weights have changed, or they are gone: whoever is left begins anew."""
-        for deployment in deployments:
-            self._credit.pop(deployment.id, None)
-
-    def order(self, call: Call, deployments: Sequence[Deployment]) -> Sequence[Deployment]:
-        """See the port. Behind the pick, the others come by their credit: after a failure the
-        next one is the one whose turn is nearest."""
-        if len(deployments) == 1:
-            return deployments
-        credit = self._credit
-        return sorted(deployments, key=lambda each: -credit.get(each.id, 0) - each.weight)
-
-    def took(self, picked: Deployment, deployments: Sequence[Deployment]) -> None:
-        """See the port."""
-        if len(deployments) == 1:
-            return
-        credit = self._credit
-        total = 0
-        for deployment in deployments:
-            credit[deployment.id] = credit.get(deployment.id, 0) + deployment.weight
-            total += deployment.weight
-        credit[picked.id] -= total

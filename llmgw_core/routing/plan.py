@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from llmgw_core.routing.state import standing
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from llmgw_core.domain.call import Call
     from llmgw_core.domain.deployment import Deployment, Model
-    from llmgw_core.routing.balance import Balancer
-    from llmgw_core.routing.state import RoutingMemory
+    from llmgw_core.routing.balance import Balancer, Member
+    from llmgw_core.routing.state import DeploymentState, RoutingMemory
 
 
 class Dropped(msgspec.Struct, frozen=True):
@@ -29,10 +31,18 @@ class Dropped(msgspec.Struct, frozen=True):
 
 
 class Tier(msgspec.Struct, frozen=True):
-    """The candidates of one model: they are balanced among each other."""
+    """Candidates of one model with the same priority: `balancer` chooses among `members`."""
 
     model: Model
-    deployments: tuple[Deployment, ...]
+    members: tuple[Member, ...]
+    balancer: Balancer
+    capped: bool = False
+    """Whether any of them has caps."""
+
+    @property
+    def deployments(self) -> tuple[Deployment, ...]:
+        """Of the members."""
+        return tuple(member.deployment for member in self.members)
 
 
 class Candidates(msgspec.Struct, frozen=True):
@@ -60,7 +70,7 @@ class Candidates(msgspec.Struct, frozen=True):
     ) -> Candidates:
         """The candidates in `tiers`."""
         tiers = tuple(tiers)
-        count = sum(len(tier.deployments) for tier in tiers)
+        count = sum(len(tier.members) for tier in tiers)
         return cls(tiers, tuple(dropped), count, tuple(larger), tuple(lenient))
 
     def every_tier(self) -> Iterator[Tier]:
@@ -84,8 +94,33 @@ class Rights(msgspec.Struct, frozen=True):
     price: Callable[[str, str], str | None]
 
 
+class Roster:
+    """Everybody of one configuration: who is balanced by whom. `members` by deployment id,
+    `balancers` by model name."""
+
+    __slots__ = ("balancers", "members")
+
+    def __init__(self, members: Mapping[str, Member], balancers: Mapping[str, Balancer]) -> None:
+        self.members = members
+        self.balancers = balancers
+
+    def tiers(self, model: Model, deployments: Iterable[Deployment]) -> Iterator[Tier]:
+        """Those of `model`, the lowest number of priority first."""
+        by_priority: dict[int, list[Member]] = {}
+        for deployment in deployments:
+            member = self.members[deployment.id]
+            by_priority.setdefault(deployment.priority, []).append(member)
+        for _, members in sorted(by_priority.items()):
+            capped = any(member.caps is not None for member in members)
+            yield Tier(model, tuple(members), self.balancers[model.name], capped)
+
+
 def candidates(
-    name: str, models: Mapping[str, Model], rights: Rights, before: Iterable[str] = ()
+    name: str,
+    models: Mapping[str, Model],
+    rights: Rights,
+    roster: Roster,
+    before: Iterable[str] = (),
 ) -> Candidates:
     """The candidates for public model `name`, with those that were dropped. Fallbacks are the
     asked model's own list: a fallback's fallbacks do not count, so that the list in the
@@ -95,9 +130,8 @@ def candidates(
 
     def tiers(names: Iterable[str]) -> Iterator[Tier]:
         for each in dict.fromkeys(names):
-            tier = _tier(models[each], rights, dropped)
-            if tier is not None:
-                yield tier
+            allowed = _allowed(models[each], rights, dropped)
+            yield from roster.tiers(models[each], allowed)
 
     own = tuple(tiers((name, *before, *asked.fallbacks)))
     larger = tuple(tiers(asked.context_fallbacks))
@@ -105,62 +139,107 @@ def candidates(
     return Candidates.of(own, dropped.values(), larger, lenient)
 
 
-def _tier(model: Model, rights: Rights, dropped: dict[str, Dropped]) -> Tier | None:
-    """What may be used of `model`; None when that is nothing. Adds to `dropped`."""
-    allowed = []
+def _allowed(model: Model, rights: Rights, dropped: dict[str, Dropped]) -> Iterator[Deployment]:
+    """What may be used of `model`. Adds to `dropped`."""
     refusal = rights.model(model.name)
     for deployment in model.deployments:
         reason = refusal or rights.zone(deployment.zone) or rights.price(model.name, deployment.id)
         if reason:
             dropped[deployment.id] = Dropped(deployment.id, reason)
         else:
-            allowed.append(deployment)
-    return Tier(model, tuple(allowed)) if allowed else None
+            yield deployment
 
 
 class Round(msgspec.Struct, frozen=True):
-    """What a call tries of one tier: `ordered` from `eligible`, the pick first. `dropped` are
-    those in whose way something stands at the moment; when that is final for all of a tier,
-    `ordered` is empty."""
+    """What a call may try of one tier now: `eligible` are those that are plainly well, `late` those
+    that are well but have not their turn in this call (they ramp up), and come behind. `dropped`
+    are those in whose way something stands; a tier where that is so for all has nobody."""
 
     tier: Tier
-    eligible: Sequence[Deployment]
-    ordered: Sequence[Deployment]
+    eligible: Sequence[Member]
+    late: Sequence[Member] = ()
     dropped: tuple[Dropped, ...] = ()
+    turns: Sequence[tuple[DeploymentState, float]] = ()
+    """Of those that ramp up, what they have saved up of their next turn after this call."""
+
+    def picks(self, call: Call) -> Iterator[tuple[Member, Sequence[Member]]]:
+        """Whom `call` tries one after the other as long as nothing changes, each with those among
+        whom it is chosen: the balancer's pick among all, then among those that are left."""
+        for group in (self.eligible, self.late):
+            left = group
+            while len(left) > 1:
+                member = self.tier.balancer.pick(call, left)
+                yield member, left
+                left = [each for each in left if each is not member]
+            if left:
+                yield left[0], left
+
+    def ordered(self, call: Call) -> tuple[Deployment, ...]:
+        """The deployments in that order."""
+        return tuple(member.deployment for member, _ in self.picks(call))
+
+    def took(self, call: Call, member: Member, among: Sequence[Member]) -> None:
+        """`call` goes to `member`, one of `picks`."""
+        if len(among) > 1:
+            self.tier.balancer.took(call, member, among)
+        for state, turn in self.turns:
+            state.turn = turn
 
 
 def plan(
-    call: Call, found: Candidates, memory: RoutingMemory, balancer: Balancer
+    call: Call,
+    found: Candidates,
+    memory: RoutingMemory,
+    tokens: int = 0,
+    tried: Collection[Member] = (),
 ) -> Iterator[Round]:
-    """What `call` tries, tier by tier; a round is made when it is reached and not before, since
-    the state may be another by then. Changes nothing, so that `explain` can ask as well; a call
-    tells the balancer when it takes a pick."""
+    """Whom `call`, which may use so many `tokens`, tries: tier by tier, without those that it has
+    `tried`. Each round is made when it is reached. Behind the last one comes, if there is one, the
+    least bad of those in whose way something stands that may give way: it is tried rather than
+    nobody. Changes nothing, so that `explain` can ask as well as a call does."""
+    blocked: list[tuple[float, Tier, Member]] = []
     for tier in found.tiers:
-        if memory.troubled:
-            yield _careful(call, tier, memory, balancer)
+        if memory.troubled or tier.capped or tried:
+            yield _careful(tier, memory, tokens, tried, blocked)
         else:
-            deployments = tier.deployments
-            yield Round(tier, deployments, balancer.order(call, deployments))
+            yield Round(tier, tier.members)
+    if blocked:
+        _, tier, member = min(blocked, key=lambda each: each[0])
+        yield Round(tier, (member,))
 
 
-def _careful(call: Call, tier: Tier, memory: RoutingMemory, balancer: Balancer) -> Round:
-    """The round of a tier when something stands in the way of some deployments. When that is so
-    for all of them, the one that is soonest free is tried rather than nobody."""
-    now = memory.clock()
-    eligible: list[Deployment] = []
-    soft: list[tuple[float, Deployment]] = []
+def _careful(
+    tier: Tier,
+    memory: RoutingMemory,
+    tokens: int,
+    tried: Collection[Member],
+    blocked: list[tuple[float, Tier, Member]],
+) -> Round:
+    """The round of a tier when something may stand in the way; adds to `blocked` those that are
+    left out but might be tried."""
+    now, troubled = memory.clock(), memory.troubled
+    eligible: list[Member] = []
+    late: list[Member] = []
     dropped: list[Dropped] = []
-    for deployment in tier.deployments:
-        obstacle = memory.obstacle(deployment, now)
-        if obstacle is None:
-            eligible.append(deployment)
+    turns: list[tuple[DeploymentState, float]] = []
+    for member in tier.members:
+        if member in tried:
             continue
-        dropped.append(Dropped(deployment.id, obstacle.reason))
-        if not obstacle.hard:
-            soft.append((obstacle.until, deployment))
-    if not eligible and soft:
-        least = min(soft, key=lambda each: each[0])[1]
-        eligible = [least]
-        dropped = [each for each in dropped if each.deployment != least.id]
-    ordered = balancer.order(call, eligible) if eligible else ()
-    return Round(tier, eligible, ordered, tuple(dropped))
+        full = member.caps.full(tokens) if member.caps is not None else None
+        state = member.state
+        obstacle = standing(state, now) if troubled else None
+        if obstacle is not None:
+            dropped.append(Dropped(member.deployment.id, obstacle.reason))
+            if full is None and not obstacle.hard:
+                blocked.append((obstacle.until, tier, member))
+        elif full is not None:
+            dropped.append(Dropped(member.deployment.id, full[1]))
+        elif not state.ramping:
+            eligible.append(member)
+        else:
+            turn = state.turn + memory.ramp.share(state.since, now)
+            (eligible if turn >= 1.0 else late).append(member)
+            turns.append((state, turn - 1.0 if turn >= 1.0 else turn))
+    if not eligible:
+        eligible, late = late, []
+    return Round(tier, eligible, late, tuple(dropped), turns)

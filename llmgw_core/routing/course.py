@@ -1,0 +1,128 @@
+"""The way of one call from deployment to deployment.
+
+Rule of this file: to choose, to count against the caps and to tell the balancer is one step without
+any waiting, so no other call comes in between. Whom a call goes to is what `plan` says at that
+moment, without those that it has tried.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from llmgw_core.routing.plan import plan
+from llmgw_core.routing.state import standing
+
+if TYPE_CHECKING:
+    from llmgw_core.domain.call import Call
+    from llmgw_core.domain.failure import FailureKind
+    from llmgw_core.routing.balance import Member
+    from llmgw_core.routing.caps import CapTicket
+    from llmgw_core.routing.plan import Candidates
+    from llmgw_core.routing.state import RoutingMemory
+
+FAILURE_SECONDS: Final = 5.0
+"""So long an answer takes, for the estimate, that does not come."""
+_TELLING: Final[frozenset[FailureKind]] = frozenset(
+    ("unavailable", "connect", "timeout", "cut", "protocol", "overloaded", "server")
+)
+
+
+class Course:
+    """`advance` or `again` begins an attempt, `leave` ends it. `ticket` is what the running attempt
+    holds of the caps of its deployment, to be settled by whoever knows what it has used. `tokens`
+    is what the call may use."""
+
+    __slots__ = ("_began", "_call", "_memory", "_tokens", "_tried", "found", "ticket")
+
+    def __init__(self, call: Call, found: Candidates, memory: RoutingMemory, tokens: int) -> None:
+        self.found = found
+        """Among whom `advance` chooses."""
+        self.ticket: CapTicket | None = None
+        self._call = call
+        self._memory = memory
+        self._tokens = tokens
+        self._tried: tuple[Member, ...] = ()
+        self._began = 0.0
+
+    def advance(self) -> Member | None:
+        """Begin an attempt on the next deployment; None when there is none left."""
+        tiers = self.found.tiers
+        if self._tried or self._memory.troubled or not tiers or tiers[0].capped:
+            return self._look_for()
+        # What `plan` says here, without making a plan: everybody of the first tier.
+        members = tiers[0].members
+        if len(members) == 1:
+            member = members[0]
+        else:
+            balancer = tiers[0].balancer
+            member = balancer.pick(self._call, members)
+            balancer.took(self._call, member, members)
+        return self._begin(member)
+
+    def again(self, member: Member) -> bool:
+        """Begin another attempt on `member`; False when its caps have no room for it."""
+        if self.ticket is not None:
+            self.ticket.release()
+        if not self._holds(member):
+            return False
+        self._begin(member)
+        return True
+
+    def leave(self, member: Member) -> None:
+        """The running attempt has ended."""
+        state = member.state
+        state.in_flight -= 1
+        state.tokens_in_flight -= self._tokens
+
+    def answered(self, member: Member, first_content: float) -> None:
+        """The attempt went well, with its first content at that time."""
+        state = member.state
+        known = state.first_content if self._call.request.stream else state.complete
+        known.observe(first_content - self._began, first_content)
+
+    def failed(self, member: Member, kind: FailureKind) -> None:
+        """The attempt has failed. Who fails fast is not fast: a failure that says something about
+        the deployment counts as an answer that took long."""
+        if kind in _TELLING:
+            now, state = self._memory.clock(), member.state
+            seconds = max(now - self._began, FAILURE_SECONDS)
+            state.first_content.observe(seconds, now)
+            state.complete.observe(seconds, now)
+
+    def room_in(self) -> float | None:
+        """Seconds until one of those that are only kept from the call by their caps may have room
+        for it; None when there is none of them."""
+        now, waits = self._memory.clock(), []
+        for tier in self.found.tiers:
+            for member in tier.members:
+                full = member.caps.full(self._tokens) if member.caps is not None else None
+                obstacle = standing(member.state, now)
+                if full is not None and not (obstacle and obstacle.hard):
+                    waits.append(full[2])
+        return min(waits, default=None)
+
+    def _look_for(self) -> Member | None:
+        call, memory = self._call, self._memory
+        memory.sweep(memory.clock())
+        for round in plan(call, self.found, memory, self._tokens, self._tried):
+            for member, among in round.picks(call):
+                if self._holds(member):
+                    round.took(call, member, among)
+                    return self._begin(member)
+        return None
+
+    def _holds(self, member: Member) -> bool:
+        """Count the call against the caps of `member`, unless there is no room."""
+        self.ticket = None
+        if member.caps is not None:
+            self.ticket = member.caps.take(self._tokens)
+            return self.ticket is not None
+        return True
+
+    def _begin(self, member: Member) -> Member:
+        self._tried = (*self._tried, member) if self._tried else (member,)
+        state = member.state
+        state.in_flight += 1
+        state.tokens_in_flight += self._tokens
+        self._began = self._memory.clock()
+        return member
