@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from llmgw_core.inprocess.caller import Caller
     from llmgw_core.inprocess.replies import ChatEvent, ChatReply, EmbeddingReply
     from llmgw_core.inprocess.stream import ChatStream
+    from llmgw_core.routing.balance import BalancerContext, Member
     from llmgw_core.sync_gateway import SyncGateway
     from llmgw_core.tenancy.records import AuditEntry
     from llmgw_core.tenancy.service import Tenancy
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AccountingConfig",
     "AuditEntry",
+    "BalancerContext",
     "BlockingCaller",
     "BlockingChatStream",
     "Body",
@@ -72,6 +74,7 @@ __all__ = [
     "Level",
     "Limits",
     "Mask",
+    "Member",
     "ModelConfig",
     "PluginConfig",
     "PluginContext",
@@ -101,6 +104,7 @@ __all__ = [
 _HOMES: Final = {
     "AccountingConfig": "config.schema",
     "AuditEntry": "tenancy.records",
+    "BalancerContext": "routing.balance",
     "BlockingCaller": "inprocess.blocking",
     "BlockingChatStream": "inprocess.blocking",
     "Body": "domain.call",
@@ -123,6 +127,7 @@ _HOMES: Final = {
     "Level": "domain.access",
     "Limits": "domain.access",
     "Mask": "wire.mask",
+    "Member": "routing.balance",
     "ModelConfig": "config.schema",
     "PluginConfig": "config.schema",
     "PluginContext": "hooks.context",

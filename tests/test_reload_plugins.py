@@ -13,7 +13,7 @@ from llmgw_core.config.schema_routing import RoutingConfig
 from llmgw_core.domain.errors import ConfigError
 from llmgw_core.gateway import Gateway
 from llmgw_core.hooks.specs import hookimpl
-from llmgw_core.routing.balance import SmoothRoundRobin
+from llmgw_core.routing.strategies.round_robin import RoundRobin
 from llmgw_core.testing.installation import at, served_by
 from llmgw_core.testing.plugins import distributions  # noqa: F401 -- a fixture
 from llmgw_core.testing.reloads import HeldStreams, begun, changed, settled, with_models
@@ -297,7 +297,7 @@ class Plugin:
 async def test_a_balancer_of_a_plugin_lives_as_long_as_somebody_uses_it(
     installed: Install, server: ModelServer
 ) -> None:
-    class Closing(SmoothRoundRobin):
+    class Closing(RoundRobin):
         closed = False
 
         async def aclose(self) -> None:
@@ -313,12 +313,12 @@ async def test_a_balancer_of_a_plugin_lives_as_long_as_somebody_uses_it(
 
     here = await installed({"m": [at(server)]}, plugins=[("brings", Brings)])
     await here.gateway.reload(changed(here, routing=RoutingConfig(balancer="mine")))
-    mine = here.gateway._generation.balancer
+    mine = here.gateway._generation.balancers["m"]
     assert isinstance(mine, Closing)
     model = served_by(at(server), tags=("t",))
     await here.gateway.reload(with_models(here, m=model))
     await settled(lambda: here.gateway.generations == 1)
-    assert (here.gateway._generation.balancer is mine, mine.closed) == (True, False)
+    assert (here.gateway._generation.balancers["m"] is mine, mine.closed) == (True, False)
     await here.gateway.reload(changed(here, routing=RoutingConfig()))
     await settled(lambda: here.gateway.generations == 1)
     assert mine.closed
@@ -327,7 +327,7 @@ async def test_a_balancer_of_a_plugin_lives_as_long_as_somebody_uses_it(
 async def test_a_balancer_that_cannot_forget_keeps_no_configuration_from_coming_into_force(
     installed: Install, server: ModelServer
 ) -> None:
-    class Stubborn(SmoothRoundRobin):
+    class Stubborn(RoundRobin):
         def forget(self, deployments: object) -> None:
             raise RuntimeError("I forget nothing")
 
@@ -350,7 +350,7 @@ async def test_what_was_made_for_a_configuration_that_did_not_start_is_closed(
 ) -> None:
     closed: list[str] = []
 
-    class Closing(SmoothRoundRobin):
+    class Closing(RoundRobin):
         async def aclose(self) -> None:
             closed.append("balancer")
 
@@ -371,7 +371,9 @@ async def test_what_was_made_for_a_configuration_that_did_not_start_is_closed(
     here.append(await installed({"m": [at(server)]}, plugins=[("fails", Fails)]))
     again = (PluginConfig("fails", on_error="open"),)
     with pytest.raises(ConfigError, match="not now"):
-        await here[0].gateway.reload(changed(here[0], plugins=again, routing=RoutingConfig(balancer="mine")))
+        await here[0].gateway.reload(
+            changed(here[0], plugins=again, routing=RoutingConfig(balancer="mine"))
+        )
     assert closed == ["balancer"]
     assert (await here[0].client.chat("m")).status == 200
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from llmgw_core.config.schema import Config, LimitsConfig
@@ -12,20 +13,32 @@ from llmgw_core.domain.errors import ConfigError
 from llmgw_core.gateway import Gateway, load_plugins
 from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.limits.memory import MemoryLimiter
+from llmgw_core.routing.balance import BalancerContext
+from llmgw_core.routing.strategies import BALANCERS
 from llmgw_core.testing.plugins import host_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from llmgw_core.domain.deployment import Deployment
+    from llmgw_core.domain.call import Call
+    from llmgw_core.routing.balance import Member
+
+
+class Letters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    first: str = "a"
 
 
 class Alphabetical:
-    def order(self, call: Any, deployments: Sequence[Deployment]) -> Sequence[Deployment]:
-        return deployments
+    Options = Letters
 
-    def took(self, picked: Deployment, deployments: Sequence[Deployment]) -> None:
+    def __init__(self, context: BalancerContext) -> None:
+        self.options = context.options
+
+    def pick(self, call: Call, members: Sequence[Member]) -> Member:
+        return members[0]
+
+    def took(self, call: Call, member: Member, members: Sequence[Member]) -> None:
         pass
 
 
@@ -57,7 +70,7 @@ async def test_the_configuration_chooses_by_name_what_a_plugin_brings(tmp_path: 
     config = Config(routing=RoutingConfig(balancer="alphabetical"), limits=LimitsConfig("closing"))
     async with Gateway.open(config, base_dir=tmp_path, plugins=[("parts", plugin)]) as gateway:
         assert isinstance(gateway.limiter, Closing)
-        assert set(gateway.host.balancers) == {"round_robin", "alphabetical"}
+        assert set(gateway.host.balancers) == {*BALANCERS, "alphabetical"}
         assert not Closing.closed
     assert Closing.closed
 
@@ -92,7 +105,9 @@ def test_a_name_that_nobody_registered_is_refused_with_those_there_are(
 def refusal(tmp_path: Path, *plugins: type[Any]) -> str:
     def load_and_make() -> None:
         host = host_of(tmp_path, *((f"p{n}", plugin) for n, plugin in enumerate(plugins, 1)))
-        for factory in (*host.balancers.values(), *host.limiters.values()):
+        for make in host.balancers.values():
+            make(BalancerContext())
+        for factory in host.limiters.values():
             factory()
 
     with pytest.raises(ConfigError) as caught:
@@ -133,15 +148,15 @@ def broken() -> Any:
             "`register_limiters`: TypeError: registered dict, which is no mapping of names to",
         ),
         (
-            bringing(limiters={"x": Alphabetical}),
+            bringing(limiters={"x": list}),
             (
-                "`register_limiters`: TypeError: made Alphabetical, which has no `aclose`, `bind`,"
+                "`register_limiters`: TypeError: made list, which has no `aclose`, `bind`,"
                 " `reserve`, `state`"
             ),
         ),
         (
-            bringing({"x": dict}),
-            "`register_balancers`: TypeError: made dict, which has no `order`, `took`",
+            bringing({"x": str}),
+            "`register_balancers`: TypeError: made dict, which has no `pick`, `took`",
         ),
         (
             bringing(limiters={"x": broken}),
