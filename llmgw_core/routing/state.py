@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from llmgw_core.domain.load import EngineLoad
     from llmgw_core.routing.breaker import Breaker
 
-COOLDOWN: Final = "cooldown"
-"""The kind of obstacle after which nothing ramps up: throttled is not ill."""
+ILLNESSES: Final = frozenset({"breaker", "probe"})
+"""The kinds of obstacles after which a deployment ramps up. Who was throttled or switched off was
+not ill."""
 _SWEEP_SECONDS: Final = 1.0
 
 
@@ -142,7 +143,7 @@ class RoutingMemory:
         """Nothing of this kind is in the way any more. Who was ill ramps up."""
         state = self.states.get(deployment.identity)
         if state is not None and state.obstacles.pop(kind, None) is not None:
-            if kind != COOLDOWN:
+            if kind in ILLNESSES:
                 self._begin_ramp(deployment.identity, state, self.clock())
             self._settle(deployment.identity, state)
 
@@ -159,7 +160,7 @@ class RoutingMemory:
         for identity, state in tuple(self.troubled.items()):
             for expired in [each for each in state.obstacles.values() if each.until <= now]:
                 del state.obstacles[expired.kind]
-                if expired.kind != COOLDOWN:
+                if expired.kind in ILLNESSES:
                     self._begin_ramp(identity, state, expired.until)
             if state.ramping and self.ramp.share(state.since, now) >= 1.0:
                 state.ramping = False

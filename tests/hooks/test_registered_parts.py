@@ -156,7 +156,7 @@ def broken() -> Any:
         ),
         (
             bringing({"x": str}),
-            "`register_balancers`: TypeError: made dict, which has no `pick`, `took`",
+            "`register_balancers`: TypeError: made str, which has no `pick`, `took`",
         ),
         (
             bringing(limiters={"x": broken}),

@@ -34,10 +34,10 @@ Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 class PrefixOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`prefix_bytes`: how much of the beginning of tools and messages is looked at. `field`: a
-    field of the request whose value, if there is one, is looked at instead. `bound`: how many times
-    its share of the calls in flight a deployment may have, at least 1. `always`: so many calls in
-    flight are never too many. `explore`: the share of the calls, from 0 to 1, that goes to the
-    idlest whatever their prompt."""
+    field of the request whose value, if there is one, is looked at instead. `bound`: how many
+    times its share of the calls in flight a deployment may have, at least 1. `always`: so many
+    calls in flight are never too many. `explore`: the share of the calls, from 0 to 1, that goes
+    to the idlest whatever their prompt."""
 
     prefix_bytes: Annotated[int, msgspec.Meta(ge=1)] = 1024
     field: str = "prompt_cache_key"
