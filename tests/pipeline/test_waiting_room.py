@@ -237,7 +237,8 @@ async def test_a_turn_that_comes_to_nothing_is_told() -> None:
         return None
 
     guest.begin = switched_off
-    task = asyncio.ensure_future(slots.room.wait(guest, length=9, seconds=60.0))
+    call = slots.room.wait(guest, length=9, seconds=60.0)
+    task = asyncio.ensure_future(call)
     await settled()
     slots.end("a")
     assert await task is None
