@@ -131,7 +131,9 @@ class Application:
     def _serve(self, gateway: Gateway) -> None:
         self.gateway = gateway
         self._calls = CallEndpoint(
-            gateway.handle, body_seconds=gateway.config.requests.body_seconds
+            gateway.handle,
+            body_seconds=gateway.config.requests.body_seconds,
+            write_seconds=gateway.config.server.write_seconds,
         )
         self._pages = Pages(gateway, lambda: self.draining)
         self._admin = AdminPages(self, self._pages)

@@ -28,7 +28,9 @@ SWEEP_INTERVAL = 0.25
 SMALL_BODY = 64 * 1024
 """Bytes of an unread request body that a server swallows by itself before a connection ends."""
 WRITE_SECONDS = 300.0
-"""How long a client may take nothing of its reply before its call is ended."""
+"""How long a client may take nothing of its reply, unless somebody says otherwise."""
+PIECE = 256 * 1024
+"""Bytes of a reply that are handed to the server at once."""
 LINGER_SECONDS = 2.0
 """How long the rest of an unwanted body is read, so that its sender gets to see the refusal."""
 
@@ -180,10 +182,22 @@ class Exchange:
                 await self._send({"type": "http.response.body", "body": data, "more_body": True})
                 await self._linger()
                 data = b""
+            if len(data) > PIECE:
+                data = await self._send_all_but_last(data)
             await self._send({"type": "http.response.body", "body": data, "more_body": False})
         except OSError:
             self.gone = True
         self._sending = False
+
+    async def _send_all_but_last(self, data: bytes) -> bytes:
+        """A large reply goes piece by piece, which shows whether its client takes any of it."""
+        view = memoryview(data)
+        while len(view) > PIECE:
+            piece = bytes(view[:PIECE])
+            await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+            self._sent += 1
+            view = view[PIECE:]
+        return bytes(view)
 
     def _owes_body(self) -> bool:
         """Whether a good part of the request body may still be on its way.
@@ -236,10 +250,10 @@ class Exchange:
         if self.on_gone is not None:
             self.on_gone()
 
-    def look(self, now: float, body_seconds: float) -> None:
+    def look(self, now: float, body_seconds: float, write_seconds: float) -> None:
         """The sweep's look at this call; `now` is monotonic."""
         if self._sending:
-            self._look_at_writing(now)
+            self._look_at_writing(now, write_seconds)
         if self.watcher is not None or self._broken_off:
             return
         if not self._seen:
@@ -250,12 +264,12 @@ class Exchange:
             self._broken_off = True
             self._reader.cancel()
 
-    def _look_at_writing(self, now: float) -> None:
+    def _look_at_writing(self, now: float, write_seconds: float) -> None:
         """End a call whose client takes nothing any more: it holds a slot and an upstream."""
         sent, since = self._stuck
         if sent != self._sent or not since:
             self._stuck = (self._sent, now)
-        elif now - since >= WRITE_SECONDS:
+        elif now - since >= write_seconds:
             if self.on_gone is None or self._finished:
                 self.end()
             self._left()
@@ -277,15 +291,21 @@ class Exchange:
 class CallEndpoint:
     """The raw ASGI endpoint of every call: hands it to `handle` and looks after its client.
 
-    `body_seconds` bounds the receipt of a request body, with the precision of
-    `sweep_interval` (both in seconds).
+    `body_seconds` bounds the receipt of a request body, and a client that takes nothing of its
+    reply for `write_seconds` is given up, both with the precision of `sweep_interval` (seconds).
     """
 
     def __init__(
-        self, handle: Handle, *, body_seconds: float, sweep_interval: float = SWEEP_INTERVAL
+        self,
+        handle: Handle,
+        *,
+        body_seconds: float,
+        write_seconds: float = WRITE_SECONDS,
+        sweep_interval: float = SWEEP_INTERVAL,
     ) -> None:
         self.handle = handle
         self.body_seconds = body_seconds
+        self._write_seconds = write_seconds
         self._interval = sweep_interval
         self._calls: set[Exchange] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -334,7 +354,7 @@ class CallEndpoint:
         self._timer = None
         now = loop.time()
         for call in self._calls:
-            call.look(now, self.body_seconds)
+            call.look(now, self.body_seconds, self._write_seconds)
         if self._calls:
             self._arm()
 

@@ -19,7 +19,6 @@ from hypercorn.config import Config
 from hypercorn.events import Closed, RawData
 from hypercorn.typing import LifespanState
 
-from llmgw_server.asgi import WRITE_SECONDS
 from llmgw_server.hypercorn_idle import IdleTimer
 from llmgw_server.hypercorn_protocol import make_strict
 from llmgw_server.identity import entrance_of
@@ -150,6 +149,7 @@ class Connection(TCPServer):
         super().__init__(app, loop, shared.config, shared.context, state, reader, writer)
         self._new_id = shared.surface.gateway.new_call_id
         self._idle = IdleTimer(self, shared.settings.head_seconds)
+        self._write_seconds = shared.settings.write_seconds
         self.idle_task = cast("Any", self._idle)
         self._drained = shared.drained
         self._outbox = shared.outbox
@@ -210,7 +210,7 @@ class Connection(TCPServer):
     async def _close(self) -> None:
         """As Hypercorn, which would wait for ever for a client that reads nothing."""
         self._outbox.flush()
-        abort = self.loop.call_later(WRITE_SECONDS, self.writer.transport.abort)
+        abort = self.loop.call_later(self._write_seconds, self.writer.transport.abort)
         try:
             await super()._close()
         finally:

@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from llmgw_core.domain.call import ClientGone
-from llmgw_server.asgi import LINGER_SECONDS, SMALL_BODY, WRITE_SECONDS, too_large, too_slow
+from llmgw_server.asgi import LINGER_SECONDS, SMALL_BODY, too_large, too_slow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -194,13 +194,21 @@ class CallCycle:
     async def _drain(self) -> None:
         """Wait until the client has taken what lies ready, but not for ever: a call holds its
         slot, its connection and its upstream."""
-        try:
-            async with asyncio.timeout(WRITE_SECONDS):
-                await self.protocol.flow.drain()
-        except TimeoutError:
-            self.protocol.transport.abort()
-            self.disconnected = True
-            self.set()
+        protocol = self.protocol
+        left = protocol.transport.get_write_buffer_size()
+        while True:
+            try:
+                async with asyncio.timeout(protocol.write_seconds):
+                    await protocol.flow.drain()
+                    return
+            except TimeoutError:
+                before, left = left, protocol.transport.get_write_buffer_size()
+                if left < before:
+                    continue  # it is slow, and there
+                protocol.transport.abort()
+                self.disconnected = True
+                self.set()
+                return
 
     def _unread(self) -> bool:
         """Whether a good part of the request body may still be on its way."""

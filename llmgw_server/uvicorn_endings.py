@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from llmgw_server.asgi import SWEEP_INTERVAL, WRITE_SECONDS
+from llmgw_server.asgi import SWEEP_INTERVAL
 from llmgw_server.broken_requests import refusal
 from llmgw_server.uvicorn_calls import STATUS_LINES, CallCycle
 
@@ -35,6 +35,7 @@ class Endings(HttpToolsProtocol):
 
     surface: Surface
     outbox: Outbox
+    write_seconds: float
     _running: CallCycle | None = None
 
     def _reject(self, error: GatewayError) -> None:
@@ -87,12 +88,12 @@ class Endings(HttpToolsProtocol):
 
     def _abort_unread(self) -> None:
         """A connection that closes waits until its client has taken what was sent, for ever: from
-        now on it has `WRITE_SECONDS`."""
+        now on it has `write_seconds`."""
         if not self.transport.get_write_buffer_size():
             return
         if self.timeout_keep_alive_task is not None:
             self.timeout_keep_alive_task.cancel()
-        timer = self.loop.call_later(WRITE_SECONDS, self.transport.abort)
+        timer = self.loop.call_later(self.write_seconds, self.transport.abort)
         self.timeout_keep_alive_task = timer  # which the end of the connection cancels
 
     def _give_up(self) -> None:

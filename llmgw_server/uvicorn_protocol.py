@@ -334,6 +334,7 @@ def protocol_class(
     cycles: set[CallCycle],
     body_seconds: float,
     head_seconds: float,
+    write_seconds: float,
     head_bytes: int,
 ) -> type[CallProtocol]:
     """A protocol class that hands calls to `surface`; `cycles` holds those in flight, so that
@@ -345,6 +346,7 @@ def protocol_class(
         "rules": rules,
         "body_seconds": body_seconds,
         "head_seconds": head_seconds,
+        "write_seconds": write_seconds,
         "head_bytes": head_bytes,
         "cycles": cycles,
         "outbox": Outbox(),

@@ -35,6 +35,7 @@ class _Listening:
             cycles=app.cycles,
             body_seconds=app.gateway.config.requests.body_seconds,
             head_seconds=settings.head_seconds,
+            write_seconds=settings.write_seconds,
             head_bytes=settings.head_bytes,
         )
         self.config = uvicorn.Config(

@@ -257,7 +257,8 @@ class ServerConfig(Section, frozen=True):
 
     A request head must be complete `head_seconds` after its connection was opened or its first
     byte came, and may have `head_bytes`; a connection without a request is closed after
-    `keep_alive_seconds`; `max_connections` hold for each listener. When the gateway is told to
+    `keep_alive_seconds`, and a client that takes nothing of its reply for `write_seconds` counts as
+    gone; `max_connections` hold for each listener. When the gateway is told to
     end, running calls have `drain_seconds`."""
 
     host: str = "127.0.0.1"
@@ -273,6 +274,7 @@ class ServerConfig(Section, frozen=True):
     head_seconds: float = 15.0
     head_bytes: int = 64 * 1024
     keep_alive_seconds: float = 75.0
+    write_seconds: float = 300.0
     max_connections: int = 10_000
 
     def __repr__(self) -> str:

@@ -127,7 +127,7 @@ def _numbers(server: ServerConfig) -> Iterator[ConfigError]:
     if not (server.drain_seconds >= 0 and math.isfinite(server.drain_seconds)):
         message = "must be a number of seconds, 0 or more."
         yield ConfigError(message, path="server.drain_seconds")
-    for field in ("head_seconds", "keep_alive_seconds"):
+    for field in ("head_seconds", "keep_alive_seconds", "write_seconds"):
         value: float = getattr(server, field)
         if not (value > 0 and math.isfinite(value)):
             message = "must be a number of seconds greater than 0."

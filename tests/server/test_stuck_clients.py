@@ -19,11 +19,7 @@ GET = b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
 @pytest.mark.parametrize("kind", ["hypercorn", "uvicorn", PLAIN])
-async def test_a_client_that_takes_nothing_of_its_stream_is_given_up(
-    kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("llmgw_server.asgi.WRITE_SECONDS", 0.5)
-    monkeypatch.setattr("llmgw_server.uvicorn_calls.WRITE_SECONDS", 0.5)
+async def test_a_client_that_takes_nothing_of_its_stream_is_given_up(kind: str) -> None:
     ended = asyncio.Event()
 
     async def endless(head: Head, body: Body, sink: Sink) -> None:
@@ -40,7 +36,8 @@ async def test_a_client_that_takes_nothing_of_its_stream_is_given_up(
             assert sink.gone
             ended.set()
 
-    async with running(Entrance(endless).application(), kind) as server:
+    application = Entrance(endless, write_seconds=0.5).application()
+    async with running(application, kind) as server:
         _, writer = await server.connect()
         transport = writer.transport
         assert isinstance(transport, asyncio.Transport)
@@ -53,11 +50,8 @@ async def test_a_client_that_takes_nothing_of_its_stream_is_given_up(
 @pytest.mark.parametrize("kind", ["hypercorn", "uvicorn"])
 @pytest.mark.parametrize("last", [False, True], ids=["kept", "closing"])
 async def test_a_client_that_takes_nothing_of_a_complete_reply_is_given_up(
-    kind: str, *, last: bool, monkeypatch: pytest.MonkeyPatch
+    kind: str, *, last: bool
 ) -> None:
-    monkeypatch.setattr("llmgw_server.asgi.WRITE_SECONDS", 0.5)
-    monkeypatch.setattr("llmgw_server.hypercorn_server.WRITE_SECONDS", 0.5)
-    monkeypatch.setattr("llmgw_server.uvicorn_endings.WRITE_SECONDS", 0.5)
 
     ended = asyncio.Event()
     sinks: list[Sink] = []
@@ -74,7 +68,9 @@ async def test_a_client_that_takes_nothing_of_a_complete_reply_is_given_up(
         [sink] = sinks
         return isinstance(sink, CallCycle) and sink.protocol in sink.protocol.connections
 
-    async with running(Entrance(large, keep_alive_seconds=1.0).application(), kind) as server:
+    async with running(
+        Entrance(large, keep_alive_seconds=1.0, write_seconds=0.5).application(), kind
+    ) as server:
         _, writer = await server.connect()
         transport = writer.transport
         assert isinstance(transport, asyncio.Transport)
@@ -87,6 +83,34 @@ async def test_a_client_that_takes_nothing_of_a_complete_reply_is_given_up(
             await asyncio.sleep(0.05)
         assert not connected()
         transport.abort()
+
+
+@pytest.mark.parametrize("kind", ["hypercorn", "uvicorn", PLAIN])
+@pytest.mark.parametrize("whole", [False, True], ids=["stream", "complete"])
+async def test_a_client_that_is_slow_and_reads_is_not_given_up(kind: str, *, whole: bool) -> None:
+    """It takes several times `write_seconds` for what the server wants to write at once."""
+    body = b"x" * 16 * 1024 * 1024
+
+    async def large(head: Head, body_: Body, sink: Sink) -> None:
+        await body_.read(1000)
+        if whole:
+            await reply(sink, body)
+            return
+        await sink.start(200, [(b"content-type", b"text/event-stream")])
+        for start in range(0, len(body), 262144):
+            await sink.write(body[start : start + 262144])
+        await sink.finish()
+
+    application = Entrance(large, write_seconds=0.4).application()
+    async with running(application, kind) as server:
+        reader, writer = await server.connect(limit=65536)
+        writer.write(GET)
+        received, begun = 0, asyncio.get_running_loop().time()
+        while received < len(body):
+            received += len(await reader.read(1024 * 1024))
+            if asyncio.get_running_loop().time() - begun < 1.5:
+                await asyncio.sleep(0.05)
+        assert received >= len(body)
 
 
 async def test_a_call_is_no_reference_cycle() -> None:
