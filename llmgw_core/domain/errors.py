@@ -7,7 +7,7 @@ a key or an internal name. Codes and types follow OpenAI's error reference.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +20,8 @@ class GatewayError(Exception):
     `param` names the request field at fault; `retry_after` is in seconds;
     `should_retry` becomes `x-should-retry` when it is not None: false where the same request
     must fail again, true where waiting helps, None where nobody can know. `headers` are further
-    ones of the reply, such as `allow`. `request_id` is the id of the call where an embedding
+    ones of the reply, such as `allow`. `rule` is what decided, for operators and never told: the
+    id of a meter, a rule of the grant. `request_id` is the id of the call where an embedding
     application sees the error, else "".
     """
 
@@ -31,6 +32,7 @@ class GatewayError(Exception):
         "param",
         "request_id",
         "retry_after",
+        "rule",
         "should_retry",
         "status",
         "type",
@@ -57,7 +59,13 @@ class GatewayError(Exception):
         self.retry_after = retry_after
         self.should_retry = should_retry
         self.headers = headers
+        self.rule = ""
         self.request_id = ""
+
+    def decided_by(self, rule: str) -> Self:
+        """The same with what decided."""
+        self.rule = rule
+        return self
 
     def let_go(self) -> None:
         """Forget where it was raised. An error that is a constant of a plugin, raised again and

@@ -54,7 +54,8 @@ NO_USAGE = Usage(source="none")
 
 class AttemptRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One attempt on one deployment. `cost` is what the provider bills, `charge` what the
-    tenant pays, both in nano-units. `outcome` is `ok` or the class of the failure.
+    tenant pays, both in nano-units. `outcome` is `ok` or the class of the failure; after a failure,
+    `reason` says what followed and why.
     """
 
     deployment: str
@@ -64,6 +65,7 @@ class AttemptRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     duration_us: int
     cost: int
     charge: int
+    reason: str = ""
 
 
 class EndedAttempt(msgspec.Struct, frozen=True, gc=False):
@@ -79,6 +81,7 @@ class EndedAttempt(msgspec.Struct, frozen=True, gc=False):
     duration_us: int
     cost: int
     charge: int
+    reason: str = ""
 
 
 class UsageRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):

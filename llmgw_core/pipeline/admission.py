@@ -131,7 +131,7 @@ class Admission:
             lanes = self._zones.narrow(lanes, call.head)
         lane = lanes.lane(call.model)
         if lane is None:
-            raise model_not_found(call.model)
+            raise model_not_found(call.model).decided_by(_lacking(call.model, lanes))
         if self._switchboard.gate is not None:
             lane = self._switchboard.gate.pass_through(call, lanes, lane)
         wanted = "chat" if call.endpoint == "chat.completions" else "embedding"
@@ -144,7 +144,7 @@ class Admission:
         if self._host.authorize:
             denial = self._host.run_authorize(call, call.model)
             if denial is not None:
-                raise permission_denied(denial)
+                raise permission_denied(denial).decided_by("a plugin's authorize")
         if lane.choice is not None:
             lane = lane.choice.lane(call) or lane
         if not lane.candidates.tiers:
@@ -173,7 +173,7 @@ class Admission:
         try:
             exchange.reservation = await self._limiter.reserve(lane.bound, tokens)
         except Exceeded as error:
-            raise _refusal(error, tokens) from None
+            raise _refusal(error, tokens).decided_by(error.spec.id) from None
         exchange.reserved = tokens
         exchange.settlement = Settlement(self._books, call, exchange.reservation, input_tokens)
         return exchange.settlement
@@ -191,7 +191,7 @@ class Admission:
         try:
             await exchange.reservation.amend(tokens, extra)
         except Exceeded as error:
-            raise _refusal(error, tokens) from None
+            raise _refusal(error, tokens).decided_by(error.spec.id) from None
         exchange.reserved = tokens
 
     def demand(self, call: Call, lane: Lane) -> tuple[int, int]:
@@ -291,6 +291,12 @@ _UNITS = {
 }
 
 
+def _lacking(name: str, lanes: Lanes) -> str:
+    """Why there is no lane for `name`, for operators."""
+    decision = lanes.access.may_use(name)
+    return "no such model is configured" if decision.allowed else decision.rule
+
+
 def absent(name: str, lanes: Lanes) -> GatewayError:
     """Why there is no model object of that name."""
     lane = lanes.lane(name)
@@ -312,7 +318,9 @@ def _nobody(lane: Lane, lanes: Lanes) -> GatewayError:
             code="model_unpriced",
             should_retry=False,
         )
-    return permission_denied("No deployment of the model is in a zone that you may use.")
+    reasons = "; ".join(f"{each.deployment}: {each.reason}" for each in lane.candidates.dropped)
+    error = permission_denied("No deployment of the model is in a zone that you may use.")
+    return error.decided_by(reasons)
 
 
 def _refusal(error: Exceeded, tokens: int) -> GatewayError:

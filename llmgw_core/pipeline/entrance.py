@@ -201,12 +201,14 @@ class Entrance:
         request_id = exchange.call.id
         settlement = exchange.settlement
         if settlement is None:
-            self._stats.refusals[error.code] += 1
+            self._stats.refuse(exchange.call, error)
         else:
             # A call that a hook or a limit stopped before any attempt is refused, else failed.
             failed = settlement.attempts or settlement.attempt or error.status >= 500
             status = 200 if exchange.replied else error.status
             settlement.unsuccessful("failed" if failed else "refused", status, error.code)
+            if error.rule:
+                self._stats.remember(exchange.call, error)
         if exchange.replied:
             await exchange.sink.finish(error_event(error, request_id))
             return

@@ -85,6 +85,7 @@ class Books:
         self.currency = currency
         self.open: set[Settlement] = set()
         """What has been admitted and not settled."""
+        stats.books.add(self)
 
     def close(self) -> None:
         """The journal is about to be closed: settle what is still under way."""
@@ -123,6 +124,11 @@ class Settlement:
         self.record: UsageRecord | None = None
         books.open.add(self)
         books.stats.in_flight += 1
+
+    @property
+    def call(self) -> Call:
+        """The call."""
+        return self._call
 
     @property
     def attempts(self) -> int:

@@ -5,11 +5,18 @@ hot path. The server turns them into Prometheus metrics when it is asked.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import defaultdict
+from collections import defaultdict, deque
 from typing import TYPE_CHECKING
+from weakref import WeakSet
+
+from llmgw_core.pipeline.overview import refusal
 
 if TYPE_CHECKING:
+    from llmgw_core.domain.call import Call
+    from llmgw_core.domain.errors import GatewayError
     from llmgw_core.domain.usage import UsageRecord
+    from llmgw_core.pipeline.overview import Refusal
+    from llmgw_core.pipeline.settlement import Books
 
 DURATION_BUCKETS = (
     0.005,
@@ -28,6 +35,10 @@ DURATION_BUCKETS = (
     120.0,
 )
 """Upper bounds in seconds, for the whole call."""
+
+
+_REMEMBERED = 1000
+"""Refusals whose reason can be asked for."""
 
 
 class Tally:
@@ -57,6 +68,10 @@ class Stats:
         """(deployment id, outcome) → attempts."""
         self.refusals: defaultdict[str, int] = defaultdict(int)
         """error code → calls refused before admission."""
+        self.refused: deque[Refusal] = deque(maxlen=_REMEMBERED)
+        """The last of them, and of those that a limit stopped later."""
+        self.books: WeakSet[Books] = WeakSet()
+        """What settles calls: those of the configuration in force, and of older ones with calls."""
         self.in_flight = 0
         """Admitted calls that are not settled."""
         self.waiting = 0
@@ -73,6 +88,15 @@ class Stats:
         """Count a call that waits no longer for a slot."""
         self.waits[outcome] += 1
         self.waited_seconds += seconds
+
+    def refuse(self, call: Call, error: GatewayError) -> None:
+        """Count a call that was refused before it was admitted."""
+        self.refusals[error.code] += 1
+        self.remember(call, error)
+
+    def remember(self, call: Call, error: GatewayError) -> None:
+        """Keep for a while what has decided about a call."""
+        self.refused.append(refusal(call, error))
 
     def settled(self, record: UsageRecord) -> None:
         """Count a settled call."""

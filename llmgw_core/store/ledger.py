@@ -20,6 +20,7 @@ from sqlalchemy.exc import IntegrityError
 from llmgw_core.domain.errors import StoreUnavailable
 from llmgw_core.domain.usage import AttemptRecord, Usage, UsageRecord
 from llmgw_core.store import usage_report
+from llmgw_core.store.ledger_queries import EVERYTHING, conditions
 from llmgw_core.store.ledger_tables import ledger, usage_hours
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from llmgw_core.domain.usage import DeliveryRecord
     from llmgw_core.store.engine import Store
+    from llmgw_core.store.ledger_queries import CallFilter
     from llmgw_core.store.usage_report import Dimension, UsageRow
 
 log = logging.getLogger(__name__)
@@ -44,6 +46,7 @@ _COLUMNS: Final = [column for column in ledger.c if column.name != "cursor"]
 _BLOCKS: Final = (250, 50, 10, 1)
 """Rows per statement: few different statements, so that each stays prepared, and less than the
 32,766 parameters that SQLite takes."""
+_LOOKED_AT: Final = 100_000
 _QUESTION: Final = 500
 """Ids per question: far below every database's limit on parameters."""
 
@@ -93,12 +96,28 @@ class Ledger:
         async with self._store.connect() as connection:
             return await usage_report.usage(connection, by, since, until, filters or {})
 
-    async def rows(self, after: int = 0, limit: int = 1000) -> list[LedgerRow]:
+    async def rows(
+        self, after: int = 0, limit: int = 1000, wanted: CallFilter = EVERYTHING
+    ) -> list[LedgerRow]:
         """The first `limit` rows behind the cursor `after`, in the order of commits: going on
         from the last one's cursor misses nothing and repeats nothing."""
-        query = select(ledger).where(ledger.c.cursor > after).order_by(ledger.c.cursor)
+        query = select(ledger).where(ledger.c.cursor > after, *conditions(wanted))
+        query = query.order_by(ledger.c.cursor).limit(limit)
         async with self._store.connect() as connection:
-            return [_row(row) for row in await connection.execute(query.limit(limit))]
+            return [_row(row) for row in await connection.execute(query)]
+
+    async def latest(
+        self, limit: int, wanted: CallFilter = EVERYTHING
+    ) -> tuple[list[LedgerRow], int]:
+        """The last `limit` rows of those that are wanted, in the order of commits, and the cursor
+        to go on from. Only the last hundred thousand calls are looked at."""
+        async with self._store.connect() as connection:
+            last = await connection.scalar(select(func.max(ledger.c.cursor))) or 0
+            within = (ledger.c.cursor > last - _LOOKED_AT, ledger.c.cursor <= last)
+            query = select(ledger).where(*within, *conditions(wanted))
+            query = query.order_by(ledger.c.cursor.desc()).limit(limit)
+            found = [_row(row) for row in await connection.execute(query)]
+        return found[::-1], last
 
     async def get(self, call_id: str) -> UsageRecord | None:
         """The record of one call."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from starlette.exceptions import HTTPException
 
+from llmgw_server.admin.calls import CallPages
 from llmgw_server.admin.running import RunningPages
 from llmgw_server.admin.switching import SwitchPages
 from llmgw_server.pages import Page
@@ -36,6 +37,7 @@ class AdminPages:
         gateway = application.gateway
         self._groups: tuple[Group, ...] = (
             RunningPages(application, pages),
+            CallPages(gateway),
             SwitchPages(gateway),
         )
         self._key = gateway.config.server.admin_key

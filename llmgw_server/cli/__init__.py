@@ -26,6 +26,8 @@ COMMANDS = {
     "keys": ("keys", "manage API keys"),
     "models": ("catalog", "list the configured models"),
     "plugins": ("plugins", "what is installed and enabled, with hooks, times and failures"),
+    "calls": ("calls", "what became of one call, and calls as they end"),
+    "top": ("top", "what a running gateway does now"),
     "faults": ("faults", "an upstream that fails as it is told to, to try out what happens"),
     "switch": ("switching", "take something out of service at once, and put it back"),
     "usage": ("usage", "what was used and what it cost"),

@@ -37,16 +37,25 @@ def say_json(value: Any) -> None:
 
 
 def say_table(titles: Sequence[str], rows: Iterable[Sequence[Any]], *, right: str = "") -> None:
-    """A table. The columns whose titles `right` contains (separated by spaces) hold numbers."""
+    """A table on standard output; see `table`."""
+    for line in table(titles, rows, right=right):
+        say(line)
+
+
+def table(titles: Sequence[str], rows: Iterable[Sequence[Any]], *, right: str = "") -> list[str]:
+    """The lines of a table. The columns whose titles `right` contains (separated by spaces) hold
+    numbers."""
     cells = [[shown(value) for value in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(titles, *cells, strict=True)]
     numbers = set(right.split())
+    lines = []
     for line in (titles, *cells):
         aligned = (
             text.rjust(width) if title in numbers else text.ljust(width)
             for text, width, title in zip(line, widths, titles, strict=True)
         )
-        say("  ".join(aligned).rstrip())
+        lines.append("  ".join(aligned).rstrip())
+    return lines
 
 
 def shown(value: Any) -> str:

@@ -3,10 +3,8 @@ running gateway says of their times and failures."""
 
 from __future__ import annotations
 
-import http.client
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -14,7 +12,7 @@ from llmgw_core.config.load import load
 from llmgw_core.gateway import load_plugins
 from llmgw_core.hooks.discovery import distribution, installed
 from llmgw_core.hooks.rows import PluginRow  # noqa: TC001 -- decoded at run time
-from llmgw_server.cli.errors import CommandError
+from llmgw_server.cli.asking import add_gateway, admin_key, ask
 from llmgw_server.cli.options import DEFAULT_CONFIG, add_config, add_json, run_with
 from llmgw_server.cli.output import say, say_json, say_table
 
@@ -22,9 +20,6 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-PAGE = "/admin/v1/plugins"
-SECONDS = 10.0
-"""For a running gateway to answer."""
 _NUMBERS = ("CALLS", "FAILURES", "TIMEOUTS", "BLOCKINGS", "MEAN/ms", "MAX/ms", "DROPPED")
 
 
@@ -36,16 +31,7 @@ def configure(parser: argparse.ArgumentParser, command: str) -> None:
     """Add the options."""
     add_config(parser)
     add_json(parser)
-    parser.add_argument(
-        "--url",
-        metavar="URL",
-        help="ask the gateway that runs there for the times and failures of its plugins",
-    )
-    parser.add_argument(
-        "--admin-key-file",
-        metavar="FILE",
-        help="the admin key of that gateway (default: server.admin_key in the configuration)",
-    )
+    add_gateway(parser, "ask the gateway that runs there for the times and failures of its plugins")
     run_with(parser, _plugins)
 
 
@@ -97,7 +83,7 @@ def _row(row: PluginRow) -> dict[str, Any]:
 
 
 def _running(args: argparse.Namespace) -> None:
-    rows = _ask(args.url, _key(args))
+    rows = ask(args.url, admin_key(args), "/plugins", _Told).data
     if args.json:
         say_json(rows)
         return
@@ -125,51 +111,6 @@ def _times(rows: Sequence[PluginRow]) -> list[list[Any]]:
         for row in rows
         for hook in row.details
     ]
-
-
-def _key(args: argparse.Namespace) -> str:
-    if args.admin_key_file is None:
-        key = load(args.config).server.admin_key
-        if not key:
-            message = (
-                f"{args.config} has no server.admin_key; name a file that holds the admin key"
-                " of the gateway: --admin-key-file FILE."
-            )
-            raise CommandError(message)
-        return key
-    try:
-        return Path(args.admin_key_file).read_text(encoding="utf-8").strip()
-    except (OSError, ValueError) as error:
-        message = f"The admin key cannot be read from {args.admin_key_file}: {error}."
-        raise CommandError(message) from None
-
-
-def _ask(url: str, key: str) -> tuple[PluginRow, ...]:
-    """The plugins of the gateway at `url`. Raises `CommandError`."""
-    parts = urlsplit(url)
-    kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
-    if parts.scheme not in kinds or not parts.hostname:
-        raise CommandError(f"'{url}' is no URL of a gateway; write http://HOST:PORT.")
-    try:
-        connection = kinds[parts.scheme](parts.hostname, parts.port, timeout=SECONDS)
-        connection.request("GET", PAGE, headers={"authorization": f"Bearer {key}"})
-        reply = connection.getresponse()
-        status, body = reply.status, reply.read()
-        connection.close()
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        raise CommandError(f"The gateway at {url} does not answer: {error}.") from None
-    if status in {401, 403}:
-        raise CommandError(f"The gateway at {url} does not accept this admin key.")
-    if status != 200:
-        message = (
-            f"The gateway at {url} answers {status}: are its admin pages there, and are they on"
-            " (server.admin_key)?"
-        )
-        raise CommandError(message)
-    try:
-        return msgspec.json.decode(body, type=_Told).data
-    except msgspec.DecodeError:
-        raise CommandError(f"What answers at {url} is no gateway of this version.") from None
 
 
 def _print(args: argparse.Namespace, rows: Sequence[dict[str, Any]], keys: Sequence[str]) -> None:

@@ -15,7 +15,8 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Attempt(msgspec.Struct, frozen=True):
-    """One attempt on one deployment; `*_nano` in 1e-9 of the line's currency."""
+    """One attempt on one deployment; `*_nano` in 1e-9 of the line's currency. `reason`: what
+    followed a failure, and why."""
 
     deployment: str
     model: str
@@ -24,6 +25,7 @@ class Attempt(msgspec.Struct, frozen=True):
     duration_ms: float
     cost_nano: int
     charge_nano: int
+    reason: str | None
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -105,6 +107,7 @@ def _attempt(record: AttemptRecord) -> Attempt:
         duration_ms=record.duration_us / 1000,
         cost_nano=record.cost,
         charge_nano=record.charge,
+        reason=record.reason or None,
     )
 
 
