@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from llmgw_core.domain.usage import UsageRecord
     from llmgw_core.hooks.host import PluginHost
     from llmgw_core.limits.port import Limiter
+    from llmgw_core.pipeline.explanation import Explanation, Question
     from llmgw_core.pipeline.settlement import Books
     from llmgw_core.tenancy.records import AuditEntry
 
@@ -222,6 +223,11 @@ class Gateway(InProcess):
         if principal is None:
             raise unknown_caller()
         return principal
+
+    async def explain(self, question: Question) -> Explanation:
+        """Why a call would go where it goes: by the same plan, without making it or changing
+        anything. Raises `GatewayError` for a request that is none, and `StoreUnavailable`."""
+        return await self._generation.explainer.explain(question)
 
     def readiness(self) -> list[str]:
         """Why no new calls should be sent here; empty when they should. Known callers are

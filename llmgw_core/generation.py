@@ -34,6 +34,7 @@ from llmgw_core.pipeline.balancing import chosen_balancers, roster
 from llmgw_core.pipeline.delivery import Delivery
 from llmgw_core.pipeline.endings import Held
 from llmgw_core.pipeline.entrance import Entrance
+from llmgw_core.pipeline.explaining import Explainer
 from llmgw_core.pipeline.keep_alive import kept_alive
 from llmgw_core.pipeline.probing import Target
 from llmgw_core.pipeline.settlement import Books
@@ -203,17 +204,32 @@ class Generation:
             switchboard=foundation.switchboard,
             roster=self.roster,
         )
+        attempts = Attempts(
+            host=host,
+            transports=foundation.transports.take(self.all_deployments()),
+            memory=foundation.memory,
+            budget=limits.attempts,
+            reply_bytes=limits.reply_bytes,
+            refuse_unpriced=refuse_unpriced,
+        )
+        self.explainer = Explainer(
+            admission=self.admission,
+            attempts=attempts,
+            host=host,
+            principals=foundation.principals,
+            models=self.models,
+            memory=foundation.memory,
+            limiter=self.limiter,
+            prices=self.prices,
+            switchboard=foundation.switchboard,
+            refuse_unpriced=refuse_unpriced,
+            clock=time.monotonic,
+            wall_clock_ns=time.time_ns,
+        )
         return Entrance(
             admission=self.admission,
             attempts=kept_alive(
-                Attempts(
-                    host=host,
-                    transports=foundation.transports.take(self.all_deployments()),
-                    memory=foundation.memory,
-                    budget=limits.attempts,
-                    reply_bytes=limits.reply_bytes,
-                    refuse_unpriced=refuse_unpriced,
-                ),
+                attempts,
                 delivery,
                 streams.keep_alive_seconds,
             ),

@@ -85,6 +85,10 @@ class MemoryLimiter:
         bound.count(tokens)
         return Ticket(self.clock, bound, tick, tick, tokens)
 
+    def examine(self, bound: BoundMeters, tokens: int) -> None:
+        """Raise what `reserve` would raise now, and count nothing."""
+        check(self._clock(), tokens, bound)
+
     def state(self, bound: BoundMeters) -> tuple[MeterState | None, MeterState | None]:
         """The meters with the least remaining of requests, and of tokens."""
         now = self.clock()

@@ -64,7 +64,8 @@ class Reservation(Protocol):
 class Limiter(Protocol):
     """Counts and decides. `bind` is called once per principal and model, `reserve` per call; a
     limiter that never has to wait may have `reserve_now`, too, which is `reserve` as a plain
-    function and saves time."""
+    function and saves time. One that can tell may have `examine(bound, tokens)`, which raises what
+    `reserve` would raise now and counts nothing; then `explain` tells of limits."""
 
     def bind(self, specs: Sequence[MeterSpec]) -> Any:
         """Prepare a set of meters; the result is what `reserve` takes (and may be cached)."""

@@ -105,6 +105,14 @@ class Admission:
         exchange.lanes = lanes
         return lanes
 
+    async def recognize(self, exchange: Exchange) -> None:
+        """As `authenticate`, without asking any plugin."""
+        call = exchange.call
+        if call.principal is None:
+            call.principal = (await self._principals.resolve(presented_key(call.head))).principal
+        check_principal(call.principal, call.started_ns / 1e9)
+        exchange.lanes = self._given(call.principal)
+
     async def read(self, exchange: Exchange, body: Body) -> None:
         """Read the request and decode it shallowly."""
         call = exchange.call
@@ -173,7 +181,7 @@ class Admission:
         try:
             exchange.reservation = await self._limiter.reserve(lane.bound, tokens)
         except Exceeded as error:
-            raise _refusal(error, tokens).decided_by(error.spec.id) from None
+            raise limit_reached(error, tokens).decided_by(error.spec.id) from None
         exchange.reserved = tokens
         exchange.settlement = Settlement(self._books, call, exchange.reservation, input_tokens)
         return exchange.settlement
@@ -191,7 +199,7 @@ class Admission:
         try:
             await exchange.reservation.amend(tokens, extra)
         except Exceeded as error:
-            raise _refusal(error, tokens).decided_by(error.spec.id) from None
+            raise limit_reached(error, tokens).decided_by(error.spec.id) from None
         exchange.reserved = tokens
 
     def demand(self, call: Call, lane: Lane) -> tuple[int, int]:
@@ -323,7 +331,8 @@ def _nobody(lane: Lane, lanes: Lanes) -> GatewayError:
     return error.decided_by(reasons)
 
 
-def _refusal(error: Exceeded, tokens: int) -> GatewayError:
+def limit_reached(error: Exceeded, tokens: int) -> GatewayError:
+    """What the caller of a call with `tokens` is told when a meter has no room."""
     spec = error.spec
     what = f"{spec.limit} {_UNITS[spec.unit]}"
     if spec.limit <= 0:

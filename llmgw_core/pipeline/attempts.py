@@ -7,7 +7,7 @@ routing policy says what happens. Foreign errors of the transport are mapped her
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from llmgw_core.backends.transport.port import Transport, TransportError
@@ -17,6 +17,7 @@ from llmgw_core.domain.failure import UpstreamFailure
 from llmgw_core.limits.port import Exceeded
 from llmgw_core.pipeline.failures import classified, report, stale
 from llmgw_core.routing.course import Course
+from llmgw_core.routing.plan import plan
 from llmgw_core.routing.policy import next_step
 from llmgw_core.wire.refusal import HIDDEN, refusal_body
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from llmgw_core.domain.deployment import Deployment
     from llmgw_core.hooks.host import PluginHost
     from llmgw_core.pipeline.exchange import Exchange
-    from llmgw_core.routing.plan import Candidates
+    from llmgw_core.routing.plan import Candidates, Round
     from llmgw_core.routing.state import RoutingMemory
 
 Deliver = Callable[["Exchange", "Session", "UpstreamReply"], Awaitable[None]]
@@ -117,6 +118,19 @@ class Attempts:
             member = course.advance()
             if member is None:
                 raise _verdict(failure)
+
+    def rounds(self, exchange: Exchange) -> Iterator[Round]:
+        """What a call would try, tier by tier. Changes nothing. Raises `GatewayError` 403 when
+        plugins permit no candidate."""
+        lane, call = exchange.lane, exchange.call
+        assert lane is not None
+        candidates = lane.candidates
+        if self._host.authorize or not candidates.tiers:
+            candidates = self._permitted(candidates, call)
+        memory = self._memory
+        # What time has done, whoever looks.
+        memory.sweep(memory.clock())
+        return plan(call, candidates, memory, exchange.reserved)
 
     def _told(
         self, failure: UpstreamFailure, call: Call, deployment: Deployment

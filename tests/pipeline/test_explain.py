@@ -1,0 +1,301 @@
+"""What `explain` says of calls that nobody makes, and that asking changes nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from llmgw_core.accounting.prices import PriceBook
+from llmgw_core.config.schema import PluginConfig
+from llmgw_core.config.schema_aliases import AliasConfig
+from llmgw_core.domain.access import Limits, Principal, Subject
+from llmgw_core.domain.alias import Variant
+from llmgw_core.domain.errors import GatewayError
+from llmgw_core.domain.life import Life
+from llmgw_core.pipeline.explanation import Explanation, Left, Question
+from llmgw_core.routing.state import Obstacle
+from llmgw_core.testing.installation import at, served_by
+from llmgw_core.testing.plugins import DenyModel
+from llmgw_core.testing.reloads import changed
+
+if TYPE_CHECKING:
+    from llmgw_core.testing.installation import Install, Installation
+    from llmgw_core.testing.model_server import ModelServer
+
+
+async def ask(here: Installation, model: str = "m", **question: Any) -> Explanation:
+    return await here.gateway.explain(Question(model=model, **{"key": here.tenant.key, **question}))
+
+
+def ids(explanation: Explanation) -> list[str]:
+    return [each.deployment for each in explanation.candidates]
+
+
+def rules(explanation: Explanation, kind: str) -> list[str]:
+    return [rule.sentence for rule in explanation.rules if rule.kind == kind]
+
+
+async def test_the_candidates_come_in_the_order_in_which_they_are_tried(
+    installed: Install, server: ModelServer
+) -> None:
+    here = await installed(
+        {
+            "m": served_by(at(server, "a"), at(server, "b", zone="eu"), fallbacks=("n",)),
+            "n": [at(server, "c")],
+        }
+    )
+    first = await ask(here)
+    assert ids(first) == ["m/a", "m/b", "n/c"]
+    assert await ask(here) == first  # asking takes nobody's turn
+    assert (await here.client.chat("m")).status == 200
+    assert ids(await ask(here)) == ["m/b", "m/a", "n/c"]
+    one = first.candidates[1]
+    assert (one.model, one.backend, one.zone, one.note) == ("m", "canonical", "eu", "")
+    assert (first.asked, first.model, first.refusal, first.notes) == ("m", "m", None, ())
+    assert first.caller is not None
+    assert first.caller.key_id == here.tenant.key_id
+    assert rules(first, "grant") == ["m is granted: organization: *"]
+
+
+async def test_asking_changes_nothing_and_calls_nobody(
+    installed: Install, server: ModelServer
+) -> None:
+    here = await installed(
+        {"m": [at(server)]}, tenant={"key_limits": Limits(rpm=2, tpm=1000, parallel=1)}
+    )
+    for _ in range(5):
+        assert (await ask(here)).refusal is None
+    assert server.requests == []
+    assert here.gateway.stats.in_flight == 0
+    assert (await here.client.chat("m")).status == 200
+    assert len(await here.records()) == 1
+
+
+async def test_who_is_dropped_is_named_with_the_reason(
+    installed: Install, server: ModelServer
+) -> None:
+    here = await installed(
+        {
+            "m": served_by(
+                at(server, "zone", zone="world"),
+                at(server, "off"),
+                at(server, "ejected"),
+                at(server, "fine"),
+                fallbacks=("n",),
+            ),
+            "n": [at(server)],
+        },
+        tenant={"models": ["m"], "zones": ["onprem"]},
+    )
+    gateway = here.gateway
+    await gateway.switches.off("deployment", "m/off", reason="it burns", actor="me")
+    memory = gateway._foundation.memory
+    ejected = gateway.catalog["m"].deployments[2]
+    memory.put(ejected, Obstacle("breaker", "ejected for 30 s", until=memory.clock() + 30))
+    found = await ask(here)
+    assert ids(found)[0] == "m/fine"
+    reasons = {each.deployment: each.reason for each in found.dropped}
+    assert reasons["m/zone"] == "zone world is not allowed"
+    assert reasons["m/off"] == "switched off: it burns"
+    assert reasons["m/ejected"] == "ejected for 30 s"
+    assert reasons["n/a"] == "organization: no pattern matches"
+    assert Left("n/a", "n", "organization: no pattern matches") in found.dropped
+
+
+async def test_the_least_bad_one_is_a_candidate_with_a_note(
+    installed: Install, server: ModelServer
+) -> None:
+    here = await installed({"m": [at(server)]})
+    memory = here.gateway._foundation.memory
+    (deployment,) = here.gateway.catalog["m"].deployments
+    memory.put(deployment, Obstacle("breaker", "ejected", until=memory.clock() + 30))
+    (candidate,) = (await ask(here)).candidates
+    assert candidate.note == "ejected; there is nobody better"
+
+
+async def test_what_will_stop_a_candidate_then_is_noted(
+    installed: Install, server: ModelServer
+) -> None:
+    here = await installed(
+        {
+            "m": served_by(at(server), fallbacks=("n",)),
+            "n": served_by(at(server), limits=Limits(rpm=1)),
+        }
+    )
+    assert (await here.client.chat("n")).status == 200
+    assert [each.note for each in (await ask(here)).candidates] == [
+        "",
+        "the meter model:n:rpm has no room",
+    ]
+    here.gateway._generation.explainer.wall_clock_ns = lambda: 0
+    assert (await ask(here)).candidates[0].note == "it has no price at this time"
+
+
+async def test_a_model_that_has_lost_its_price_is_told_with_the_reason(
+    installed: Install, server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PriceBook, "price", lambda *arguments: None)
+    found = await ask(await installed({"m": [at(server)]}))
+    assert found.refusal is not None
+    assert found.refusal.code == "model_unpriced"
+    assert found.dropped == (Left("m/a", "m", "it has no price"),)
+
+
+@pytest.mark.parametrize(
+    ("key", "model", "status", "code"),
+    [
+        ("wrong", "m", 401, "invalid_api_key"),
+        ("", "m", 401, "invalid_api_key"),
+        (None, "nothing", 404, "model_not_found"),
+        (None, "n", 404, "model_not_found"),
+        (None, "far", 403, "permission_denied"),
+        (None, "gone", 404, "model_retired"),
+    ],
+)
+async def test_what_the_caller_would_be_told_is_part_of_the_answer(
+    installed: Install, server: ModelServer, key: str | None, model: str, status: int, code: str
+) -> None:
+    here = await installed(
+        {
+            "m": [at(server)],
+            "n": [at(server)],
+            "far": [at(server, zone="world")],
+            "gone": served_by(at(server), life=Life(state="retired")),
+        },
+        tenant={"models": ["m", "far", "gone"], "zones": ["onprem"]},
+    )
+    found = await ask(here, model, key=here.tenant.key if key is None else key)
+    assert found.refusal is not None
+    assert (found.refusal.status, found.refusal.code) == (status, code)
+    assert found.candidates == ()
+    reasons = {each.deployment: each.reason for each in found.dropped}
+    if model == "far":
+        assert reasons == {"far/a": "zone world is not allowed"}
+    if model == "n":
+        assert rules(found, "grant") == ["n is not granted: organization: no pattern matches"]
+        assert reasons == {"n/a": "model_not_found"}
+    if model == "nothing":
+        assert rules(found, "model") == ["there is no model nothing"]
+
+
+async def test_a_limit_that_is_reached_is_told_and_the_plan_as_well(
+    installed: Install, server: ModelServer
+) -> None:
+    here = await installed(
+        {"m": [at(server)]}, tenant={"team_limits": Limits(rpm=1), "key_limits": Limits(tpm=5000)}
+    )
+    found = await ask(here)
+    assert rules(found, "limit")[:2] == [
+        "1 of 1 requests a minute are left",
+        "5000 of 5000 tokens a minute are left",
+    ]
+    assert (await here.client.chat("m")).status == 200
+    found = await ask(here)
+    assert found.refusal is not None
+    assert (found.refusal.status, found.refusal.code) == (429, "rate_limit_exceeded")
+    assert rules(found, "limit")[-1] == f"the meter team:{here.tenant.team_id}:rpm has no room"
+    assert ids(found) == ["m/a"]
+
+
+async def test_a_limiter_that_cannot_tell_is_not_asked(
+    installed: Install, server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = await installed({"m": [at(server)]}, tenant={"key_limits": Limits(rpm=1)})
+    assert (await here.client.chat("m")).status == 200
+    monkeypatch.delattr(type(here.gateway.limiter), "examine")
+    assert (await ask(here)).refusal is None
+
+
+async def test_the_request_counts(installed: Install, server: ModelServer) -> None:
+    here = await installed(
+        {"m": [at(server)], "e": served_by(at(server), kind="embedding")},
+        tenant={"key_limits": Limits(tpm=100)},
+    )
+    found = await ask(here, body={"max_tokens": 500, "model": "other"})
+    assert found.asked == "m"
+    assert found.refusal is not None
+    assert found.refusal.code == "request_exceeds_limit"
+    assert (await ask(here, "e", body={"input": "short"})).refusal is None
+    with pytest.raises(GatewayError, match="'messages' must be an array"):
+        await ask(here, body={"messages": "x"})
+
+
+async def test_a_route_and_a_model_that_is_off_are_told(
+    installed: Install, server: ModelServer
+) -> None:
+    here = await installed({"m": [at(server)], "n": [at(server)]})
+    await here.gateway.switches.route("m", "n", reason="cheaper", actor="me")
+    found = await ask(here)
+    assert (found.asked, found.model, ids(found)) == ("m", "n", ["n/a"])
+    assert rules(found, "switch") == ["model m is routed to n: cheaper"]
+    await here.gateway.switches.off("model", "n", reason="hot", actor="me")
+    found = await ask(here, "n")
+    assert found.refusal is not None
+    assert found.refusal.code == "model_switched_off"
+    assert rules(found, "switch") == ["model n is switched off: hot"]
+
+
+async def test_an_alias_tells_where_it_leads(installed: Install, server: ModelServer) -> None:
+    here = await installed({"a": [at(server)], "b": [at(server)]})
+    aliases = {
+        "m": AliasConfig(variants=(Variant("a", 95), Variant("b", 5))),
+        "dice": AliasConfig(variants=(Variant("a"), Variant("b")), sticky="call"),
+    }
+    await here.gateway.reload(changed(here, aliases=aliases))
+    found = await ask(here)
+    assert found.model in ("a", "b")
+    assert rules(found, "alias") == [f"m leads to {found.model} (sticky: user; weights: a 95, b 5)"]
+    assert (await here.client.chat("m")).status == 200
+    [record] = await here.records()
+    assert (record.model, record.deployment) == ("m", ids(found)[0])
+    dice = await ask(here, "dice")
+    assert dice.notes == ("dice leads every call elsewhere by chance; this is one of them",)
+
+
+async def test_a_call_is_confined_to_a_zone(installed: Install, server: ModelServer) -> None:
+    here = await installed({"m": [at(server, "a"), at(server, "b", zone="eu")]})
+    found = await ask(here, zone="eu")
+    assert ids(found) == ["m/b"]
+    assert rules(found, "zone") == ["the call is confined to eu"]
+    assert found.dropped == (
+        Left("m/a", "m", "zone onprem is not one that the call is confined to"),
+    )
+    nowhere = await ask(here, zone="mars")
+    assert nowhere.refusal is not None
+    assert nowhere.refusal.code == "invalid_zone"
+
+
+async def test_callers_are_named_by_key_or_by_who_they_are(
+    installed: Install, server: ModelServer
+) -> None:
+    here = await installed({"m": [at(server)]})
+    named = await ask(here, key="", subject=Subject(organization="acme", team="team"))
+    assert named.caller is not None
+    assert (named.caller.team_id, named.caller.key_id) == (here.tenant.team_id, None)
+    key = await ask(here, key="", subject=Subject(key=here.tenant.key_id))
+    assert (key.caller, key.refusal) == ((await ask(here)).caller, None)
+    nobody = await ask(here, key="", subject=Subject(organization="nobody"))
+    assert nobody.refusal is not None
+    assert nobody.refusal.code == "unknown_caller"
+    given = await ask(here, key="", principal=Principal.of("elsewhere", models=["m"]))
+    assert (given.refusal, ids(given)) == (None, ["m/a"])
+
+
+async def test_plugins_are_asked_for_permission_only(
+    installed: Install, server: ModelServer
+) -> None:
+    here = await installed(
+        {"m": served_by(at(server), fallbacks=("n",)), "n": [at(server)]},
+        plugins=[("deny", DenyModel)],
+        sections=[PluginConfig("deny", config={"model": "n"})],
+    )
+    assert ids(await ask(here)) == ["m/a"]
+    refused = await ask(here, "n")
+    assert refused.refusal is not None
+    assert refused.refusal.status == 403
+
+
+def test_a_question_does_not_show_the_key_or_what_is_asked() -> None:
+    question = Question(model="m", key="secret-1", body={"messages": "secret-2"})
+    assert "secret" not in repr(question)
