@@ -34,10 +34,8 @@ from llmgw_core.generation import (
 )
 from llmgw_core.inprocess.caller import InProcess
 from llmgw_core.inprocess.calls import Calls
+from llmgw_core.operating import Operated
 from llmgw_core.pipeline.identity import new_id
-from llmgw_core.tenancy.rollouts import Rollouts
-from llmgw_core.tenancy.service import Tenancy
-from llmgw_core.tenancy.switching import Switching
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -48,16 +46,14 @@ if TYPE_CHECKING:
     from llmgw_core.domain.usage import UsageRecord
     from llmgw_core.hooks.host import PluginHost
     from llmgw_core.limits.port import Limiter
-    from llmgw_core.pipeline.explanation import Explanation, Question
     from llmgw_core.pipeline.settlement import Books
-    from llmgw_core.tenancy.records import AuditEntry
 
 log = logging.getLogger(__name__)
 
 _SHUTDOWN_SECONDS = 10.0
 
 
-class Gateway(InProcess):
+class Gateway(Operated, InProcess):
     """A running gateway. Made by `open`; several may live in one process."""
 
     def __init__(
@@ -67,32 +63,11 @@ class Gateway(InProcess):
         base: Path,
         plugins: Sequence[tuple[str, type[Any]]],
     ) -> None:
+        super().__init__(foundation, generation)
         self.file: Path | None = None
         """The configuration file, which `reload` reads again; None when there was none."""
-        self.stats = foundation.stats
-        self.store = foundation.store
-        self.tenancy = Tenancy(foundation.store, clock=time.time, changed=self._audited)
-        self.rollouts = Rollouts(
-            foundation.store,
-            lambda: self.config,
-            changed=self._audited,
-            applied=foundation.take_over,
-        )
-        foundation.taken_out.write = self.rollouts.take_out
-        self.switches = Switching(
-            foundation.store,
-            lambda: self._generation.switchable(),  # noqa: PLW0108 -- the one of that moment
-            changed=self._audited,
-            applied=foundation.take_over,
-        )
-        self.ledger = foundation.ledger
-        self.journal = foundation.journal
-        self.mover = foundation.mover
-        self.principals = foundation.principals
-        self._foundation = foundation
         self._base = base
         self._plugins = tuple(plugins)
-        self._generation = generation
         self._handle: Handle = generation.entrance.handle
         self._next: Generation | None = None
         self._retiring: dict[asyncio.Task[None], Generation] = {}
@@ -224,21 +199,6 @@ class Gateway(InProcess):
             raise unknown_caller()
         return principal
 
-    async def explain(self, question: Question) -> Explanation:
-        """Why a call would go where it goes: by the same plan, without making it or changing
-        anything. Raises `GatewayError` for a request that is none, and `StoreUnavailable`."""
-        return await self._generation.explainer.explain(question)
-
-    def readiness(self) -> list[str]:
-        """Why no new calls should be sent here; empty when they should. Known callers are
-        served while the database is down, so that is no reason."""
-        reasons = []
-        if not self.journal.healthy:
-            reasons.append("The journal cannot be written; no call is admitted.")
-        if not self.mover.running:
-            reasons.append("The journal is not being moved into the ledger.")
-        return reasons
-
     def new_call_id(self) -> str:
         """An id for a reply that the server gives by itself."""
         return new_id(time.time_ns())
@@ -347,10 +307,6 @@ class Gateway(InProcess):
     ) -> UsageRecord | None:
         """What a retired entrance does with calls that come late."""
         return await self._handle(head, body, sink, principal, subcall)
-
-    def _audited(self, entry: AuditEntry) -> None:
-        if self.host.on_audit:
-            self.host.observe_audit(entry)
 
     def _is_closing(self) -> bool:
         return self._closing
