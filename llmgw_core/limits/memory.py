@@ -87,7 +87,7 @@ class MemoryLimiter:
 
     def examine(self, bound: BoundMeters, tokens: int) -> None:
         """Raise what `reserve` would raise now, and count nothing."""
-        check(self._clock(), tokens, bound)
+        check(self.clock(), tokens, bound)
 
     def state(self, bound: BoundMeters) -> tuple[MeterState | None, MeterState | None]:
         """The meters with the least remaining of requests, and of tokens."""

@@ -225,7 +225,7 @@ class _Inquiry:
         parts = self._parts
         obstacle = parts.memory.obstacle(deployment, parts.memory.clock())
         if obstacle is not None:
-            return f"{obstacle.reason}; there is nobody better"
+            return f"{obstacle.reason}; it is tried when nobody else is left"
         price = parts.prices.price(deployment.model, deployment.id, self._call.started_ns)
         if price is None and parts.refuse_unpriced:
             return "it has no price at this time"
