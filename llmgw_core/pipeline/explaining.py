@@ -134,7 +134,7 @@ class _Inquiry:
 
     def _refuse(self, error: GatewayError) -> None:
         if self._refusal is None:
-            self._refusal = Refusal(error.status, error.code, error.message)
+            self._refusal = Refusal(error.status, error.code, error.message, error.rule)
 
     # What has decided
 
@@ -190,8 +190,7 @@ class _Inquiry:
         try:
             self._examine(lane.bound, tokens)
         except Exceeded as error:
-            self._tell("limit", f"the meter {error.spec.id} has no room")
-            self._refuse(limit_reached(error, tokens))
+            self._refuse(limit_reached(error, tokens).decided_by(error.spec.id))
 
     def _examine(self, bound: Any, tokens: int) -> None:
         """Raise `Exceeded` where a reservation would, if the limiter can tell."""

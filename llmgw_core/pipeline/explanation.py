@@ -36,11 +36,13 @@ class Caller(msgspec.Struct, frozen=True):
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """What the caller would be told instead of a reply, before anything is tried."""
+    """What the caller would be told instead of a reply, before anything is tried; `decided` is
+    what has decided that, which callers are not told."""
 
     status: int
     code: str
     message: str
+    decided: str = ""
 
 
 class Rule(msgspec.Struct, frozen=True):

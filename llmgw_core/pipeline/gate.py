@@ -44,11 +44,13 @@ class Gate:
         if route is not None and route.holds(now):
             target = lanes.lane(route.target)
             if target is None:
-                raise model_switched_off(call.model, route.retry_after(now))
+                error = model_switched_off(call.model, route.retry_after(now))
+                raise error.decided_by(f"{route.subject()} is {route.sentence()}")
             call.model, lane = route.target, target
         switch = self.models.get(call.model)
         if switch is not None and switch.holds(now):
-            raise model_switched_off(call.asked, switch.retry_after(now))
+            error = model_switched_off(call.asked, switch.retry_after(now))
+            raise error.decided_by(f"{switch.subject()} is {switch.sentence()}")
         return lane
 
 
@@ -56,4 +58,4 @@ def refuse_team(teams: Mapping[str, Switch], team: str | None, now: float) -> No
     """Raise `GatewayError` 403 when the team is switched off."""
     switch = teams.get(team or "")
     if switch is not None and switch.holds(now):
-        raise team_switched_off()
+        raise team_switched_off().decided_by(f"{switch.subject()} is {switch.sentence()}")

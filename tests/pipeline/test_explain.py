@@ -197,7 +197,7 @@ async def test_a_limit_that_is_reached_is_told_and_the_plan_as_well(
     found = await ask(here)
     assert found.refusal is not None
     assert (found.refusal.status, found.refusal.code) == (429, "rate_limit_exceeded")
-    assert rules(found, "limit")[-1] == f"the meter team:{here.tenant.team_id}:rpm has no room"
+    assert found.refusal.decided == f"team:{here.tenant.team_id}:rpm"
     assert ids(found) == ["m/a"]
 
 
@@ -237,6 +237,7 @@ async def test_a_route_and_a_model_that_is_off_are_told(
     assert found.refusal is not None
     assert found.refusal.code == "model_switched_off"
     assert rules(found, "switch") == ["model n is switched off: hot"]
+    assert found.refusal.decided == "model n is switched off: hot"
 
 
 async def test_an_alias_tells_where_it_leads(installed: Install, server: ModelServer) -> None:
