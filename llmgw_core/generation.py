@@ -37,6 +37,7 @@ from llmgw_core.pipeline.entrance import Entrance
 from llmgw_core.pipeline.explaining import Explainer
 from llmgw_core.pipeline.keep_alive import kept_alive
 from llmgw_core.pipeline.probing import Target
+from llmgw_core.pipeline.revealing import RevealingDelivery
 from llmgw_core.pipeline.settlement import Books
 from llmgw_core.routing.strategies import BALANCERS
 from llmgw_core.tenancy.switching import Switchable
@@ -184,7 +185,8 @@ class Generation:
         config, host, books = self.config, self.host, self.books
         limits, streams = config.requests, config.routing.streams
         refuse_unpriced = config.accounting.unpriced == "refuse"
-        delivery = Delivery(
+        kind = RevealingDelivery if config.routing.reply_headers else Delivery
+        delivery = kind(
             host=host,
             limiter=self.limiter,
             reply_bytes=limits.reply_bytes,

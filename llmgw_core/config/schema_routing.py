@@ -121,12 +121,15 @@ class RoutingConfig(ModelRouting, frozen=True, forbid_unknown_fields=True):
     """Everything here holds for all models and deployments that do not say otherwise; see
     `models.NAME.routing` and `models.NAME.timeouts`. A model that names another `balancer` begins
     with that one's own options. `ramp`: how deployments come into use that are new, or were ill and
-    are well again."""
+    are well again. `reply_headers`: replies tell clients how many attempts there were
+    (`x-llmgw-attempts`) and the name of the last deployment (`x-llmgw-deployment`); the head of a
+    stream tells what is known when it leaves."""
 
     balancer: str = "round_robin"
     balancer_options: dict[str, Any] = {}
     ramp: Ramp = Ramp()
     streams: StreamsConfig = StreamsConfig()
+    reply_headers: bool = False
     timeouts: GeneralTimeouts = GeneralTimeouts()
     retries: int = RULES.retries
     retry_within_ms: int = RULES.retry_within_ms

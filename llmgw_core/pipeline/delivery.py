@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from llmgw_core.pipeline.exchange import Exchange
 
 
-class _Kind:
+class Kind:
     """A kind of reply: its header fields, and the same as lines of an HTTP/1.1 head."""
 
     def __init__(self, *fields: tuple[bytes, bytes]) -> None:
@@ -45,8 +45,8 @@ class _Kind:
         self.lines = b"".join(b"%b: %b\r\n" % field for field in fields)
 
 
-_JSON = _Kind(JSON)
-_SSE = _Kind(
+_JSON = Kind(JSON)
+_SSE = Kind(
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
@@ -116,7 +116,7 @@ class Delivery:
         """Send the head of a stream before there is anything in it (the status commit)."""
         await self._send_head(exchange, _SSE)
 
-    async def _start(self, exchange: Exchange, kind: _Kind) -> None:
+    async def _start(self, exchange: Exchange, kind: Kind) -> None:
         """Send the head of a good reply, unless a comment has brought it already."""
         if exchange.comments is not None:
             await exchange.comments.stop()
@@ -124,7 +124,7 @@ class Delivery:
                 return
         await self._send_head(exchange, kind)
 
-    async def _send_head(self, exchange: Exchange, kind: _Kind) -> None:
+    async def _send_head(self, exchange: Exchange, kind: Kind) -> None:
         exchange.replied = True
         sink, id = exchange.sink, exchange.call.id.encode()
         lane = exchange.lane

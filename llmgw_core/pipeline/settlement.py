@@ -131,6 +131,14 @@ class Settlement:
         return self._call
 
     @property
+    def tried(self) -> tuple[int, str]:
+        """How many attempts there were, the running one included, and the deployment of the last
+        one, "" if there was none."""
+        if self.attempt is not None:
+            return len(self._attempts) + 1, self.attempt.deployment.id
+        return len(self._attempts), self._attempts[-1].deployment if self._attempts else ""
+
+    @property
     def attempts(self) -> int:
         """Attempts that have ended."""
         return len(self._attempts)

@@ -34,7 +34,9 @@ def record(**changes: Any) -> UsageRecord:
         "duration_us": 1_234_567,
         "first_content_us": 89_012,
         "attempts": (
-            AttemptRecord("smollm2/there", "smollm2", "timeout", 0, 1_000_000, 0, 0),
+            AttemptRecord(
+                "smollm2/there", "smollm2", "timeout", 0, 1_000_000, 0, 0, "another deployment"
+            ),
             AttemptRecord("smollm2/here", "smollm2", "ok", 200, 234_500, 1_500, 2**53 + 1),
         ),
         "parent": None,
@@ -81,6 +83,7 @@ def test_a_line_says_everything_about_a_call() -> None:
                 "duration_ms": 1000.0,
                 "cost_nano": 0,
                 "charge_nano": 0,
+                "reason": "another deployment",
             },
             {
                 "deployment": "smollm2/here",
@@ -90,6 +93,7 @@ def test_a_line_says_everything_about_a_call() -> None:
                 "duration_ms": 234.5,
                 "cost_nano": 1_500,
                 "charge_nano": 2**53 + 1,
+                "reason": None,
             },
         ],
     }
