@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from llmgw_core.pipeline.stats import Stats
     from llmgw_core.routing.queue import Queue
 
+    Slots = tuple[Hashable, ...]
+
 T = TypeVar("T")
 
 _LONGEST_LOOK: Final = 1.0
@@ -34,18 +36,19 @@ _LONGEST_RETRY: Final = 600.0
 
 
 class Guest(Waiting, Generic[T]):
-    """A call in the room. `slots` are what it waits for one of, as `freed` names them. `fits` says
-    whether one of them is free; `begin` takes it then, or gives None when something else has come
-    in the way; `give_back` undoes that. `due` are the seconds until `fits` may become true by time
-    alone."""
+    """A call in the room. `slots` are what it waits for one of, as `freed` names them, and `scarce`
+    those of them, or others, that keep it waiting. `fits` says whether there is one for it; `begin`
+    takes it then, or gives None when something else has come in the way; `give_back` undoes that.
+    `due` are the seconds until `fits` may become true by time alone."""
 
-    __slots__ = ("begin", "due", "fits", "future", "give_back", "slots")
+    __slots__ = ("begin", "due", "fits", "future", "give_back", "scarce", "slots")
 
     def __init__(
         self,
         organization: str,
-        slots: tuple[Hashable, ...],
+        slots: Slots,
         *,
+        scarce: Slots | None = None,
         fits: Callable[[], bool],
         begin: Callable[[], T | None],
         give_back: Callable[[T], None],
@@ -55,6 +58,7 @@ class Guest(Waiting, Generic[T]):
     ) -> None:
         super().__init__(organization, slots, priority=priority, weight=weight)
         self.slots = slots
+        self.scarce = slots if scarce is None else scarce
         self.fits = fits
         self.begin = begin
         self.give_back = give_back
@@ -74,11 +78,12 @@ class WaitingRoom:
         self._leave = Foreign(f"queue {name}", "leave", "continue")
         self._clock = clock
         self._stats = stats
-        self._groups: dict[tuple[Hashable, ...], OrderedDict[Guest[Any], None]] = {}
+        self._groups: dict[Slots, OrderedDict[Guest[Any], None]] = {}
         self._inside = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._wanted: dict[Hashable, float] = {}
+        """Since when, or since when again, no call has found one of these free."""
         self._paces: dict[Hashable, float] = {}
-        self._freed_at: dict[Hashable, float] = {}
 
     def __len__(self) -> int:
         return self._inside
@@ -110,36 +115,55 @@ class WaitingRoom:
 
     def freed(self, slot: Hashable) -> None:
         """A slot of `slot` may have become free."""
+        since, now = self._wanted.pop(slot, None), self._clock()
+        if since is not None:
+            self._learn(slot, now - since)
         if self._inside:
-            self._learn(slot)
             self.look()
+        if self._inside:
+            self._wanted[slot] = now
 
     def look(self) -> None:
-        """Let in whoever fits, one after the other."""
+        """Let in whoever fits, one after the other. What does not fit one call does not fit another
+        one with the same slots either: who needs few tokens does not overtake who needs many."""
+        closed: set[Slots] = set()
+
+        def fits(waiting: Waiting) -> bool:
+            if not isinstance(waiting, Guest) or waiting.slots in closed:
+                return False
+            if waiting.fits():
+                return True
+            closed.add(waiting.slots)
+            return False
+
         while self._inside:
             found: Waiting | None = None
             with self._take:
-                found = self._queue.take(_fits)
+                found = self._queue.take(fits)
             if not isinstance(found, Guest) or not self._forget(found):
                 break
             if found.future is not None and not found.future.done():
                 found.future.set_result(found.begin())
         self._arm()
 
-    def retry_after(self, slots: tuple[Hashable, ...], otherwise: float) -> float:
-        """Seconds until a call that came now for one of `slots` would have its turn behind those
-        that wait, if they go on becoming free as they did; `otherwise` as long as none has."""
-        rate = sum(1 / self._paces[slot] for slot in slots if slot in self._paces)
+    def retry_after(self, guest: Guest[Any], otherwise: float) -> float:
+        """Seconds until a call like `guest` that came now would have its turn behind those that
+        wait, if slots go on becoming free as they did; `otherwise` as long as none has."""
+        rate = sum(1 / self._paces[slot] for slot in guest.scarce if slot in self._paces)
         if not rate:
             return otherwise
-        wanted = set(slots)
+        wanted, shared = set(guest.slots), guest.scarce is not guest.slots
         groups = self._groups.items()
-        ahead = sum(len(group) for others, group in groups if not wanted.isdisjoint(others))
+        ahead = sum(len(group) for slots, group in groups if shared or not wanted.isdisjoint(slots))
+        ahead -= guest in self._groups.get(guest.slots, ())
         return min((ahead + 1) / rate, _LONGEST_RETRY)
 
     def _admit(self, guest: Guest[Any], length: int, seconds: float) -> None:
         leaving: Waiting | None = guest
         failed = True
+        now = self._clock()
+        for slot in guest.scarce:
+            self._wanted.setdefault(slot, now)
         with self._put:
             leaving = self._queue.put(guest, length)
             failed = False
@@ -170,11 +194,9 @@ class WaitingRoom:
             if future.exception() is None and (found := future.result()) is not None:
                 guest.give_back(found)
             self.look()
-        if not self._inside:
-            self._freed_at.clear()
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+        if not self._inside and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _forget(self, guest: Guest[Any]) -> bool:
         """Whether it was still there."""
@@ -191,17 +213,12 @@ class WaitingRoom:
         return overloaded(
             f"Too many calls are waiting for this model; yours cannot be served {when}.",
             code=code,
-            retry_after=self.retry_after(guest.slots, otherwise),
+            retry_after=self.retry_after(guest, otherwise),
         )
 
-    def _learn(self, slot: Hashable) -> None:
-        """How often slots become free while calls wait for them."""
-        now = self._clock()
-        before = self._freed_at.get(slot)
-        self._freed_at[slot] = now
-        if before is None:
-            return
-        interval, known = max(now - before, 1e-6), self._paces.get(slot)
+    def _learn(self, slot: Hashable, interval: float) -> None:
+        """How long it has taken until a slot was free while it was wanted."""
+        interval, known = max(interval, 1e-6), self._paces.get(slot)
         self._paces[slot] = interval if known is None else known + _LEARNING * (interval - known)
 
     def _arm(self) -> None:
@@ -216,7 +233,3 @@ class WaitingRoom:
     def _due(self) -> None:
         self._timer = None
         self.look()
-
-
-def _fits(waiting: Waiting) -> bool:
-    return isinstance(waiting, Guest) and waiting.fits()

@@ -54,3 +54,20 @@ class Queue(Protocol):
     def __len__(self) -> int:
         """How many wait."""
         ...
+
+
+class NoQueue:
+    """The queue in which nobody waits: who finds no slot is refused."""
+
+    def put(self, waiting: Waiting, limit: int) -> Waiting | None:
+        """There is no place."""
+        return waiting
+
+    def take(self, fits: Fits) -> Waiting | None:
+        """Nobody waits."""
+
+    def leave(self, waiting: Waiting) -> None:
+        """Nobody waits."""
+
+    def __len__(self) -> int:
+        return 0

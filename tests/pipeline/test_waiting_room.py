@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from llmgw_core.domain.errors import GatewayError
 from llmgw_core.pipeline.stats import Stats
 from llmgw_core.pipeline.waiting import Guest, WaitingRoom
+from llmgw_core.routing.queue import NoQueue
 from llmgw_core.routing.queue_fair import FairQueue
 
 if TYPE_CHECKING:
@@ -151,6 +152,59 @@ async def test_a_full_room_refuses_at_once_and_says_when_there_will_be_room() ->
     for _ in range(3):
         slots.end("a")
     await asyncio.gather(*tasks)
+
+
+async def test_without_a_queue_everybody_is_refused_and_told_when_to_come_again() -> None:
+    slots = Slots(NoQueue())
+    slots.begin(("a",))
+    for _ in range(3):
+        await refused(slots.wait(seconds=30.0))
+        slots.now += 4.0
+        slots.end("a")
+        assert slots.begin(("a",)) == "a"
+    error = await refused(slots.wait(seconds=30.0))
+    assert error.code == "queue_full"
+    assert error.retry_after == pytest.approx(4.0)
+    assert dict(slots.stats.waits) == {"full": 4}
+
+
+async def test_an_hour_without_anybody_waiting_says_nothing_about_the_pace() -> None:
+    slots = Slots()
+    slots.begin(("a",))
+    for _ in range(5):
+        [task] = slots.waiting("o")
+        await settled()
+        slots.now += 2.0
+        slots.end("a")
+        await task
+        slots.now += 3600.0
+        slots.end("a")
+        slots.begin(("a",))
+    error = await refused(slots.wait(seconds=0.001))
+    assert error.retry_after == pytest.approx(2.0)
+
+
+async def test_what_many_need_few_tokens_of_does_not_hold_up_who_needs_many() -> None:
+    """Behind one that does not fit yet, nobody with the same deployments is let in."""
+    slots = Slots(a=5)
+    tokens = {"big": 4, "small": 1}
+
+    def guest(name: str) -> Guest[str]:
+        made = slots.guest(name)
+        made.fits = lambda: slots.taken["a"] + tokens[name] <= slots.caps["a"]
+        return made
+
+    slots.taken["a"] = 3
+
+    async def wait(name: str) -> str | None:
+        return await slots.room.wait(guest(name), length=9, seconds=60.0)
+
+    big, small = asyncio.ensure_future(wait("big")), asyncio.ensure_future(wait("small"))
+    await settled()
+    assert not small.done()
+    slots.taken["a"] = 1
+    slots.end("a")
+    await asyncio.gather(big, small)
 
 
 async def test_the_room_makes_place_for_who_has_less_in_it() -> None:
