@@ -25,6 +25,7 @@ class Operated:
         self._foundation = foundation
         self._generation = generation
         self.stats = foundation.stats
+        self.health = foundation.health
         self.store = foundation.store
         self.ledger = foundation.ledger
         self.journal = foundation.journal

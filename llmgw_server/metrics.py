@@ -20,6 +20,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from llmgw_core.pipeline.stats import DURATION_BUCKETS
+from llmgw_server.metrics_health import HealthCollector
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -223,5 +224,6 @@ def registry_of(gateway: Gateway) -> CollectorRegistry:
     registry.register(StatsCollector(gateway.stats))
     registry.register(BooksCollector(gateway))
     registry.register(PluginCollector(gateway))
+    registry.register(HealthCollector(gateway))
     ProcessCollector(registry=registry)
     return registry

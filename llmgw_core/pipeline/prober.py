@@ -21,7 +21,6 @@ from llmgw_core.routing.state import Obstacle
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-    from llmgw_core.domain.deployment import Deployment
     from llmgw_core.domain.load import EngineLoad
     from llmgw_core.pipeline.probing import Report, Target
     from llmgw_core.routing.health import Health
@@ -92,11 +91,6 @@ class Prober:
         if self._ending:
             await asyncio.wait(self._ending)
 
-    def ready(self, deployment: Deployment) -> bool | None:
-        """Whether it is, as far as it was asked; None when nobody asks."""
-        watch = self._watches.get(deployment.identity)
-        return None if watch is None else watch.readiness.ready
-
     async def _run(self, watch: _Watch) -> None:
         await self._sleep(self._random() * watch.target.settings.interval)
         while True:
@@ -119,6 +113,7 @@ class Prober:
         readiness, memory, now = watch.readiness, self._memory, self._memory.clock()
         if readiness.found(report.finding, settings.failures):
             self._turned(watch, state)
+        state.ready = readiness.ready
         if not readiness.ready:
             until = now + patience(settings)
             memory.put(target.deployment, Obstacle(PROBE, f"not ready: {readiness.reason}", until))
@@ -175,7 +170,7 @@ class Prober:
             self._memory.clear(deployment, kind)
         state = self._memory.states.get(deployment.identity)
         if state is not None:
-            state.load, state.others = None, 0
+            state.ready, state.load, state.others = None, None, 0
 
 
 def _ended(task: asyncio.Task[None]) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from llmgw_core.routing.breaker import UNCOUNTED
+from llmgw_core.routing.health import SICKNESS
 from llmgw_core.routing.plan import plan
 from llmgw_core.routing.state import standing
 
@@ -22,9 +24,6 @@ if TYPE_CHECKING:
 
 FAILURE_SECONDS: Final = 5.0
 """So long an answer takes, for the estimate, that does not come."""
-_TELLING: Final[frozenset[FailureKind]] = frozenset(
-    ("unavailable", "connect", "timeout", "cut", "protocol", "overloaded", "server")
-)
 
 
 class Course:
@@ -32,7 +31,7 @@ class Course:
     holds of the caps of its deployment, to be settled by whoever knows what it has used. `tokens`
     is what the call may use."""
 
-    __slots__ = ("_began", "_call", "_memory", "_tokens", "_tried", "found", "ticket")
+    __slots__ = ("_began", "_call", "_memory", "_term", "_tokens", "_tried", "found", "ticket")
 
     def __init__(self, call: Call, found: Candidates, memory: RoutingMemory, tokens: int) -> None:
         self.found = found
@@ -43,6 +42,7 @@ class Course:
         self._tokens = tokens
         self._tried: tuple[Member, ...] = ()
         self._began = 0.0
+        self._term = UNCOUNTED
 
     def advance(self) -> Member | None:
         """Begin an attempt on the next deployment; None when there is none left."""
@@ -73,21 +73,31 @@ class Course:
         state = member.state
         state.in_flight -= 1
         state.tokens_in_flight -= self._tokens
+        breaker = state.breaker
+        if breaker is not None and not breaker.closed:
+            # Unless it is said what came of it, it says nothing.
+            breaker.abandoned(self._term)
 
     def answered(self, member: Member, first_content: float) -> None:
         """The attempt went well, with its first content at that time."""
         state = member.state
         known = state.first_content if self._call.request.stream else state.complete
         known.observe(first_content - self._began, first_content)
+        breaker = state.breaker
+        if breaker is not None:
+            breaker.succeeded(self._term, first_content)
+            self._term = UNCOUNTED
 
     def failed(self, member: Member, kind: FailureKind) -> None:
         """The attempt has failed. Who fails fast is not fast: a failure that says something about
         the deployment counts as an answer that took long."""
-        if kind in _TELLING:
+        if kind in SICKNESS:
             now, state = self._memory.clock(), member.state
             seconds = max(now - self._began, FAILURE_SECONDS)
             state.first_content.observe(seconds, now)
             state.complete.observe(seconds, now)
+            if state.breaker is not None:
+                state.breaker.failed(self._term, now)
 
     def room_in(self) -> float | None:
         """Seconds until one of those that are only kept from the call by their caps may have room
@@ -124,5 +134,9 @@ class Course:
         state = member.state
         state.in_flight += 1
         state.tokens_in_flight += self._tokens
-        self._began = self._memory.clock()
+        self._began = now = self._memory.clock()
+        breaker = state.breaker
+        if breaker is not None:
+            # Whoever is chosen although it is ejected is tried because there is nobody else.
+            self._term = breaker.term if breaker.closed else breaker.enter(now, forced=True)
         return member

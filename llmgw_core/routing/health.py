@@ -17,7 +17,7 @@ from llmgw_core.routing.breaker import OPEN, Breaker, Pool
 from llmgw_core.routing.state import Obstacle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from llmgw_core.domain.deployment import Deployment, Model
     from llmgw_core.domain.failure import FailureKind
@@ -78,6 +78,12 @@ class Health:
             if breaker is not None:
                 breaker.release()
 
+    def states(self, models: Iterable[Model]) -> Iterator[tuple[Deployment, DeploymentState]]:
+        """What is remembered about the deployments of these models."""
+        for model in models:
+            for deployment in model.deployments:
+                yield deployment, self._memory.states[deployment.identity]
+
     def changed(self, change: HealthChange) -> None:
         """Date a change, log it and tell of it."""
         worse = change.after in {"open", "not_ready"}
@@ -135,22 +141,3 @@ class Health:
                 change.seconds,
             )
         )
-
-
-def heard(breaker: Breaker, term: int, kind: FailureKind | None, now: float) -> None:
-    """An attempt that began in `term` has ended: with a failure of `kind`, or, None, well."""
-    if kind is None:
-        breaker.succeeded(term, now)
-    elif kind in SICKNESS:
-        breaker.failed(term, now)
-    else:
-        breaker.abandoned(term)
-
-
-def proved(breaker: Breaker, term: int, now: float, *, delivered: bool) -> None:
-    """An attempt was given up, and not because of the deployment. What it had `delivered` by then
-    speaks for it."""
-    if delivered:
-        breaker.succeeded(term, now)
-    else:
-        breaker.abandoned(term)

@@ -64,6 +64,7 @@ class DeploymentState:
         "obstacles",
         "others",
         "ramping",
+        "ready",
         "since",
         "tokens_in_flight",
         "turn",
@@ -81,6 +82,7 @@ class DeploymentState:
         self.credit = 0
         self.obstacles: dict[str, Obstacle] = {}
         self.breaker: Breaker | None = None
+        self.ready: bool | None = None
         self.load: EngineLoad | None = None
 
     @property

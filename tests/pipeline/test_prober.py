@@ -194,7 +194,7 @@ async def test_a_healthy_engine_is_asked_for_everything_and_stays_a_candidate(
     assert (world.obstacle(), world.told) == ("", [])
     assert world.state.load == EngineLoad(4, 2, None, 1000.0)
     assert world.state.others == 6
-    assert world.prober.ready(world.deployment) is True
+    assert world.state.ready is True
 
 
 async def test_calls_of_ours_are_not_counted_twice(world: World) -> None:
@@ -215,7 +215,7 @@ async def test_an_engine_that_loads_its_model_is_not_ready_until_it_is(
     await world.ticker.round()
     assert world.obstacle() == "not ready: it answers /health with status 503"
     assert world.engine.asked() == ["/health"]
-    assert world.prober.ready(world.deployment) is False
+    assert world.state.ready is False
     await world.ticker.round()
     world.engine.pages["/health"] = (200, b"")
     await world.ticker.round()
@@ -355,7 +355,7 @@ async def test_paths_that_are_empty_are_not_asked(world: World) -> None:
     world.probe_as(health_path="", metrics_path="", models="ignore")
     await world.ticker.round()
     assert world.engine.asked() == []
-    assert world.prober.ready(world.deployment) is True
+    assert world.state.ready is True
 
 
 async def test_an_engine_that_is_nowhere_is_not_ready(world: World) -> None:
@@ -407,7 +407,7 @@ async def test_a_reload_starts_ends_and_redirects(world: World) -> None:
     assert world.memory.obstacle(other, world.now) is not None
     world.follow(other)
     assert world.obstacle() == "", "nobody asks any more"
-    assert world.prober.ready(world.deployment) is None
+    assert world.state.ready is None
     world.engine.asked()
     await world.ticker.round(1)
     assert world.engine.asked() == ["/health"]
@@ -417,7 +417,7 @@ async def test_other_settings_hold_at_once_and_what_is_known_stays(world: World)
     world.engine.pages["/health"] = (503, b"")
     await world.ticker.round()
     world.probe_as(interval=60.0)
-    assert world.prober.ready(world.deployment) is False
+    assert world.state.ready is False
     await world.ticker.asleep(1)
     assert world.ticker.seconds[-1] == 30.0
 

@@ -8,17 +8,28 @@ from typing import TYPE_CHECKING, get_args
 import msgspec
 import pytest
 
+from llmgw_core.domain.call import Call, Head
 from llmgw_core.domain.deployment import Deployment, Model
 from llmgw_core.domain.failure import FailureKind
 from llmgw_core.domain.health import BreakerSettings, HealthChange
 from llmgw_core.domain.rules import Rules
+from llmgw_core.routing.balance import Member
 from llmgw_core.routing.breaker import CLOSED, HALF_OPEN, OPEN, Breaker
-from llmgw_core.routing.health import SICKNESS, Health, heard
+from llmgw_core.routing.course import Course
+from llmgw_core.routing.health import SICKNESS, Health
+from llmgw_core.routing.plan import Candidates, Tier
 from llmgw_core.routing.state import RoutingMemory
+from llmgw_core.routing.strategies.round_robin import RoundRobin
+from llmgw_core.wire.request import RequestView
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+CALL = Call("c", "chat.completions", Head("POST", "/v1/chat/completions", ()), 0.0, 0)
+FIELDS = msgspec.json.decode(
+    b'{"model":"m","messages":[{"role":"user","content":"x"}]}', type=dict[str, msgspec.Raw]
+)
+CALL.request = RequestView(FIELDS, "chat.completions")
 TWO = BreakerSettings(consecutive=2, ejection=10.0, max_ejected=0.5)
 
 
@@ -48,10 +59,30 @@ class World:
         assert found is not None
         return found
 
-    def fail(self, which: int, times: int = 2) -> None:
-        breaker = self.breaker(which)
+    def members(self, *which: int) -> tuple[Member, ...]:
+        chosen = [self.model.deployments[number] for number in which]
+        return tuple(Member(each, self.memory.states[each.identity]) for each in chosen)
+
+    def begin(self, which: int) -> tuple[Course, Member]:
+        """A call for which there is nobody else begins an attempt on this one."""
+        found = Candidates.of([Tier(self.model, self.members(which), RoundRobin())])
+        course = Course(CALL, found, self.memory, 0)
+        member = course.advance()
+        assert member is not None
+        return course, member
+
+    def end(self, attempt: tuple[Course, Member], kind: FailureKind | None = None) -> None:
+        """The attempt ends: with a failure of `kind`, or, None, well."""
+        course, member = attempt
+        if kind is None:
+            course.answered(member, self.now)
+        course.leave(member)
+        if kind is not None:
+            course.failed(member, kind)
+
+    def fail(self, which: int, times: int = 2, kind: FailureKind = "connect") -> None:
         for _ in range(times):
-            heard(breaker, breaker.enter(self.now, forced=True), "connect", self.now)
+            self.end(self.begin(which), kind)
 
     def obstacle(self, which: int) -> str:
         found = self.memory.obstacle(self.model.deployments[which], self.now)
@@ -87,15 +118,15 @@ def test_an_ejected_deployment_has_an_obstacle_until_its_time_is_over(world: Wor
 def test_one_on_trial_has_an_obstacle_while_it_has_no_room_for_probes(world: World) -> None:
     world.fail(0)
     world.now = 110.0
-    breaker = world.breaker(0)
-    term = breaker.enter(world.now)
+    probe = world.begin(0)
     assert world.obstacle(0) == "on trial: 2 failures in a row"
-    heard(breaker, term, "client", world.now)
+    world.end(probe, "client")
     assert not world.obstacle(0)
-    term = breaker.enter(world.now)
-    heard(breaker, term, None, world.now)
+    probe = world.begin(0)
+    assert world.obstacle(0)
+    world.end(probe)
     assert not world.obstacle(0)
-    assert breaker.state is CLOSED
+    assert world.breaker(0).state is CLOSED
 
 
 def test_every_change_is_told_counted_and_logged(
@@ -104,10 +135,9 @@ def test_every_change_is_told_counted_and_logged(
     caplog.set_level(logging.INFO, "llmgw.health")
     world.fail(1)
     world.now = 110.0
-    breaker = world.breaker(1)
-    heard(breaker, breaker.enter(world.now), "timeout", world.now)
+    world.end(world.begin(1), "timeout")
     world.now = 130.0
-    heard(breaker, breaker.enter(world.now), None, world.now)
+    world.end(world.begin(1))
     assert world.told[0] == HealthChange(
         "m/1", "breaker", "closed", "open", "2 failures in a row", 10.0, 7
     )
@@ -132,11 +162,9 @@ def test_every_change_is_told_counted_and_logged(
 
 @pytest.mark.parametrize("kind", get_args(FailureKind))
 def test_only_sickness_counts(world: World, kind: FailureKind) -> None:
-    breaker = world.breaker(0)
-    for _ in range(50):
-        heard(breaker, breaker.enter(world.now, forced=True), kind, world.now)
+    world.fail(0, times=50, kind=kind)
     harmless = {"client", "rate_limited", "credentials", "context_window", "content_policy"}
-    assert (breaker.state is OPEN) is (kind not in harmless)
+    assert (world.breaker(0).state is OPEN) is (kind not in harmless)
     assert (kind in SICKNESS) is (kind not in harmless)
 
 
@@ -144,11 +172,38 @@ def test_an_attempt_that_its_client_gave_up_gives_its_place_back(world: World) -
     world.fail(0)
     world.now = 110.0
     breaker = world.breaker(0)
-    term = breaker.enter(world.now)
+    course, member = world.begin(0)
     assert not breaker.admits(world.now)
-    breaker.abandoned(term)
+    course.leave(member)
     assert breaker.admits(world.now)
     assert breaker.state is HALF_OPEN
+
+
+def test_an_attempt_that_is_made_again_at_once_is_one(world: World) -> None:
+    world.fail(0)
+    world.now = 110.0
+    course, member = world.begin(0)
+    course.leave(member)
+    assert course.again(member)
+    assert not world.breaker(0).admits(world.now)
+    world.end((course, member))
+    assert world.breaker(0).state is CLOSED
+
+
+def test_calls_that_come_together_make_one_probe(world: World) -> None:
+    world.fail(0)
+    world.now = 110.0
+    found = Candidates.of([Tier(world.model, world.members(0, 1, 2), RoundRobin())])
+    running = []
+    for _ in range(60):
+        course = Course(CALL, found, world.memory, 0)
+        member = course.advance()
+        assert member is not None
+        running.append((course, member))
+    assert [member.deployment.id for _, member in running].count("m/0") == 1
+    for attempt in running:
+        world.end(attempt)
+    assert world.breaker(0).state is CLOSED
 
 
 def test_part_of_the_models_pool_stays(world: World) -> None:
@@ -184,12 +239,12 @@ def test_one_that_leaves_makes_room_in_the_pool(world: World) -> None:
 
 
 def test_who_leaves_is_silent_although_its_last_calls_fail(world: World) -> None:
-    gone = world.breaker(0)
+    running = [world.begin(0) for _ in range(5)]
     left = Model("m", world.model.deployments[1:])
     world.load(left)
     world.retain(left)
-    for _ in range(5):
-        heard(gone, gone.term, "cut", world.now)
+    for attempt in running:
+        world.end(attempt, "cut")
     assert world.told == []
     assert world.health.ejections == {}
 
