@@ -210,7 +210,7 @@ class Generation:
             host=host,
             transports=foundation.transports.take(self.all_deployments()),
             memory=foundation.memory,
-            budget=limits.attempts,
+            stats=foundation.stats,
             reply_bytes=limits.reply_bytes,
             refuse_unpriced=refuse_unpriced,
         )

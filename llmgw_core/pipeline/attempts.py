@@ -7,28 +7,33 @@ routing policy says what happens. Foreign errors of the transport are mapped her
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from llmgw_core.backends.transport.port import Transport, TransportError
 from llmgw_core.backends.transport.tunnel import refusal
-from llmgw_core.domain.errors import GatewayError, overloaded, permission_denied, upstream_failed
+from llmgw_core.domain.errors import permission_denied
 from llmgw_core.domain.failure import UpstreamFailure
 from llmgw_core.limits.port import Exceeded
-from llmgw_core.pipeline.failures import classified, report, stale
+from llmgw_core.pipeline.failures import classified, stale
+from llmgw_core.pipeline.patience import Patience
+from llmgw_core.pipeline.recovery import Failed, Recovery, RecoveryParts
+from llmgw_core.pipeline.verdicts import deadline_exceeded, nobody
 from llmgw_core.routing.course import Course
 from llmgw_core.routing.plan import plan
-from llmgw_core.routing.policy import next_step
-from llmgw_core.wire.refusal import HIDDEN, refusal_body
+from llmgw_core.routing.rest import ring_of
+from llmgw_core.wire.retry_after import waiting_time
 
 if TYPE_CHECKING:
     from llmgw_core.backends.port import Session
     from llmgw_core.backends.transport.port import UpstreamReply
-    from llmgw_core.domain.call import Call
-    from llmgw_core.domain.credential import Credential
-    from llmgw_core.domain.deployment import Deployment
+    from llmgw_core.domain.call import Call, Headers
+    from llmgw_core.domain.deployment import Deployment, Timeouts
     from llmgw_core.hooks.host import PluginHost
     from llmgw_core.pipeline.exchange import Exchange
+    from llmgw_core.pipeline.stats import Stats
     from llmgw_core.routing.plan import Candidates, Round
     from llmgw_core.routing.state import RoutingMemory
 
@@ -46,36 +51,44 @@ class Attempts:
         host: PluginHost,
         transports: Mapping[str, Transport],
         memory: RoutingMemory,
-        budget: int,
+        stats: Stats,
         reply_bytes: int,
         refuse_unpriced: bool,
+        wall_clock: Callable[[], float] = time.time,
+        random: Callable[[], float] = random.random,
     ) -> None:
         self._host = host
         self._transports = transports
         self._memory = memory
-        self._budget = budget
+        self._wall_clock = wall_clock
+        self._recoveries = RecoveryParts(host, memory, stats, random)
         self._reply_bytes = reply_bytes
         self._refuse_unpriced = refuse_unpriced
 
     async def run(self, exchange: Exchange, deliver: Deliver) -> None:
-        """Try candidates until one delivers. Raises `UpstreamFailure` of kind `client` (to be
-        passed through) or `GatewayError` when none did."""
-        settlement, call = exchange.ticket, exchange.call
-        lane = exchange.lane
+        """Try candidates until one delivers. Raises `UpstreamFailure` (a refusal, to be passed
+        through) or `GatewayError` when none did."""
+        settlement, lane, memory = exchange.ticket, exchange.lane, self._memory
         assert lane is not None
-        candidates, extra = lane.candidates, lane.extra
-        if self._host.authorize or not candidates.tiers:
-            candidates = self._permitted(candidates, call)
-        course = Course(call, candidates, self._memory, exchange.reserved)
-        left = candidates.count - 1
+        found, extra = lane.candidates, lane.extra
+        if self._host.authorize or not found.tiers:
+            found = self._permitted(found, exchange.call)
+        if lane.timed or exchange.deadline:
+            self._set_deadline(exchange, found)
+        course = Course(exchange.call, found, memory, exchange.reserved)
         refuse_unpriced = self._refuse_unpriced
         member = course.advance()
         if member is None:
-            raise _verdict(_nobody(course))
+            raise nobody(course)
+        recovery: Recovery | None = None
         fresh = False
         while True:
             deployment = member.deployment
             price = settlement.begin(deployment, course.ticket)
+            credential = deployment.credential
+            if deployment.credentials:
+                credential = ring_of(memory, deployment).pick(memory.clock())
+            secret = credential.value
             try:
                 if price is None and refuse_unpriced:
                     raise UpstreamFailure(
@@ -83,41 +96,23 @@ class Attempts:
                     )
                 if extra:
                     await self._make_room(exchange, deployment)
-                await self._attempt(exchange, deployment, settlement.sent, fresh, deliver)
+                if exchange.deadline or deployment.streaming is not None:
+                    await self._in_time(exchange, deployment, secret, fresh, deliver)
+                else:
+                    timeouts = deployment.timeouts
+                    await self._attempt(exchange, deployment, secret, timeouts, fresh, deliver)
                 course.answered(member, settlement.first_content)
                 return
             except TransportError as error:
-                again = stale(error) and not fresh
-                failure = classified(error)
+                failure, dead = classified(error), stale(error)
             except UpstreamFailure as error:
-                again = error.status == 401 and not fresh and await _renewed(deployment.credential)
-                failure = error
+                failure, dead = error, False
             finally:
                 course.leave(member)
-            step = next_step(
-                failure.kind,
-                stale_connection=again,
-                committed=exchange.replied and bool(settlement.first_content),
-                attempts=settlement.attempts + 1,
-                budget=self._budget,
-                candidates_left=left,
-            )
-            if step == "again" and course.again(member):
-                settlement.forget()
-                fresh = True
-                continue
-            course.failed(member, failure.kind)
-            report(call.id, deployment.id, failure)
-            settlement.failed(failure.kind, failure.status)
-            if step == "stop":
-                if failure.kind == "client":
-                    raise self._told(failure, call, deployment)
-                raise _verdict(failure)
-            fresh = False
-            left -= 1
-            member = course.advance()
-            if member is None:
-                raise _verdict(failure)
+            if recovery is None:
+                recovery = self._recovery(exchange, course)
+            failed = Failed(member, credential, secret, failure, dead, fresh)
+            member, fresh = await recovery.after(failed)
 
     def rounds(self, exchange: Exchange) -> Iterator[Round]:
         """What a call would try, tier by tier. Changes nothing. Raises `GatewayError` 403 when
@@ -132,25 +127,26 @@ class Attempts:
         memory.sweep(memory.clock())
         return plan(call, candidates, memory, exchange.reserved)
 
-    def _told(
-        self, failure: UpstreamFailure, call: Call, deployment: Deployment
-    ) -> UpstreamFailure:
-        """A refusal in the upstream's words, without those that are not for callers."""
-        try:
-            host = self._host.backends[deployment.backend].origin(deployment).host
-        except UpstreamFailure:  # it was there a moment ago
-            host = ""
-        words = {
-            deployment.credential.value: HIDDEN,
-            deployment.upstream_model: call.model,
-            host: HIDDEN,
-        }
-        failure.body = refusal_body(failure.body, call.id, words)
-        return failure
+    def _set_deadline(self, exchange: Exchange, found: Candidates) -> None:
+        """The call's own deadline, or the earlier one that its client has given."""
+        now = self._memory.clock()
+        own = now + found.patience()
+        exchange.deadline = min(own, exchange.deadline) if exchange.deadline else own
+        if exchange.deadline <= now:
+            raise deadline_exceeded()
+
+    def _recovery(self, exchange: Exchange, course: Course) -> Recovery:
+        """For a call whose first attempt, which is still on the books, has failed. From here on it
+        has a deadline in any case."""
+        attempt = exchange.ticket.attempt
+        if not exchange.deadline:
+            started = self._memory.clock() if attempt is None else attempt.started
+            exchange.deadline = started + course.found.patience()
+        return Recovery(self._recoveries, exchange, course, exchange.deadline)
 
     def _permitted(self, found: Candidates, call: Call) -> Candidates:
         """The candidates, each fallback model asked about with the plugins' `authorize`."""
-        names = (tier.model.name for tier in found.tiers)
+        names = {tier.model.name for tier in found.every_tier()}
         denied = [
             name
             for name in names
@@ -177,91 +173,62 @@ class Attempts:
             ) from None
         exchange.metered.add(deployment.model)
 
+    async def _in_time(
+        self,
+        exchange: Exchange,
+        deployment: Deployment,
+        secret: str,
+        fresh: bool,
+        deliver: Deliver,
+    ) -> None:
+        """An attempt with a limit that is not the transport's."""
+        patience = Patience(exchange, deployment, self._memory.clock)
+        async with patience.held(exchange):
+            await self._attempt(exchange, deployment, secret, patience.timeouts, fresh, deliver)
+
     async def _attempt(
         self,
         exchange: Exchange,
         deployment: Deployment,
-        sent: Callable[[], None],
+        secret: str,
+        timeouts: Timeouts,
         fresh: bool,
         deliver: Deliver,
     ) -> None:
         backend = self._host.backends[deployment.backend]
         origin = backend.origin(deployment)
-        session = backend.begin(exchange.call, deployment, deployment.credential.value)
+        session = backend.begin(exchange.call, deployment, secret)
         transport = self._transports[deployment.id]
-        sink = exchange.sink
+        sink, sent = exchange.sink, exchange.ticket.sent
         if sink.gone or sink.on_gone is None:
             exchange.stop_when_gone()
         if deployment.on_disconnect == "drain":
             exchange.work_on_when_gone()
         *before, last = session.requests()
         for request in before:
-            reply = await transport.send(
-                origin, request, deployment.timeouts, fresh=fresh, on_sent=sent
-            )
+            reply = await transport.send(origin, request, timeouts, fresh=fresh, on_sent=sent)
             try:
                 await reply.read(self._reply_bytes)
             finally:
                 reply.abort()
-        reply = await transport.send(origin, last, deployment.timeouts, fresh=fresh, on_sent=sent)
+        reply = await transport.send(origin, last, timeouts, fresh=fresh, on_sent=sent)
         try:
             if not 200 <= reply.status < 300:
                 if reply.status == 407:  # of the forward proxy, and nobody else's business
                     raise refusal(reply.status)
                 body = await reply.read(self._reply_bytes)
-                raise session.error(reply.status, reply.headers, body)
+                failure = session.error(reply.status, reply.headers, body)
+                raise self._timed(failure, reply.headers)
             await deliver(exchange, session, reply)
         except BaseException:
             # Whatever happened, cancellation included: the connection must not go back.
             reply.abort()
             raise
 
-
-async def _renewed(credential: Credential) -> bool:
-    """Whether there is another secret than the one that was just refused."""
-    refused = credential.value
-    return credential.invalidate() and await credential.get() != refused
-
-
-def _nobody(course: Course) -> UpstreamFailure:
-    """That there is no deployment to begin with: all are switched off, or at their caps."""
-    wait = course.room_in()
-    if wait is None:
-        return UpstreamFailure("unavailable", "every deployment is switched off")
-    return UpstreamFailure("rate_limited", "every deployment is at its caps", retry_after=wait)
-
-
-def _verdict(failure: UpstreamFailure) -> GatewayError:
-    """What the caller is told when the last candidate failed like this."""
-    after = failure.retry_after
-    match failure.kind:
-        case "unavailable" | "connect":
-            return overloaded(
-                "The model is not available at the moment.",
-                code="upstream_unavailable",
-                retry_after=after,
+    def _timed(self, failure: UpstreamFailure, headers: Headers) -> UpstreamFailure:
+        """`failure` with what its head says of when to come back; sessions know no clock."""
+        if failure.retry_after is None and failure.kind in ("rate_limited", "overloaded"):
+            failure.retry_after = waiting_time(
+                headers, self._wall_clock(), resets=failure.kind == "rate_limited"
             )
-        case "overloaded":
-            return overloaded(
-                "The model is overloaded.", code="upstream_overloaded", retry_after=after
-            )
-        case "rate_limited":
-            return GatewayError(
-                429,
-                "upstream_rate_limited",
-                "The model is rate limited.",
-                type="rate_limit_error",
-                retry_after=after if after is not None else 1.0,
-            )
-        case "timeout":
-            return upstream_failed(
-                "The model did not answer in time.", code="upstream_timeout", status=504
-            )
-        case "credentials":
-            return upstream_failed(
-                "The gateway's credentials for this model were refused. Your own key is fine.",
-                code="upstream_credentials_exhausted",
-                should_retry=False,
-            )
-        case _:
-            return upstream_failed("The model's backend failed.")
+        return failure

@@ -21,7 +21,8 @@ class Exchange:
     `reserved` is the number of tokens in the reservation; `metered` are the fallback models whose
     own meters have joined it; `replied` turns true when the head of a reply has been sent,
     `stopped` when the call was cancelled because its client has left, which `leaving` does.
-    `comments` keep the connection of a waiting client open, if it gets any.
+    `comments` keep the connection of a waiting client open, if it gets any. `deadline` is when the
+    call must have content (monotonic seconds); 0 as long as nobody has set one.
     """
 
     __slots__ = (
@@ -29,6 +30,7 @@ class Exchange:
         "_task",
         "call",
         "comments",
+        "deadline",
         "lane",
         "lanes",
         "leaving",
@@ -52,6 +54,7 @@ class Exchange:
         self.settlement: Settlement | None = None
         self.replied = False
         self.comments: KeepAlive | None = None
+        self.deadline = 0.0
         self._task: asyncio.Task[object] | None = None
         self.stopped = False
         self.leaving: asyncio.Handle | None = None

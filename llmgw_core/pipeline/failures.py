@@ -44,13 +44,14 @@ def classified(error: TransportError) -> UpstreamFailure:
     return UpstreamFailure(kind, str(error))
 
 
-def report(call_id: str, deployment: str, failure: UpstreamFailure) -> None:
-    """Log a failed attempt."""
+def report(call_id: str, deployment: str, failure: UpstreamFailure, then: str = "stop") -> None:
+    """Log a failed attempt, and what follows."""
     log.warning(
-        "attempt failed: call=%s deployment=%s kind=%s status=%d: %s",
+        "attempt failed: call=%s deployment=%s kind=%s status=%d: %s; then: %s",
         call_id,
         deployment,
         failure.kind,
         failure.status,
         failure,
+        then,
     )

@@ -35,7 +35,7 @@ class Lane:
     if none does; `extra` are the bound meters of each fallback model. `headers` belong to every
     reply, `lines` are the same as lines of a head: what is announced of the `name` that was asked
     for. `choice` of an alias says which lane a call takes; `trial`, if there is one, hears of
-    every call that has ended."""
+    every call that has ended. `timed`: its calls have a deadline from the start."""
 
     __slots__ = (
         "bound",
@@ -47,6 +47,7 @@ class Lane:
         "model",
         "name",
         "specs",
+        "timed",
         "token_limit",
         "trial",
     )
@@ -68,6 +69,7 @@ class Lane:
         self.trial: Trial | None = None
         self.specs = specs
         self.candidates = found
+        self.timed = model.rules.deadline_seconds is not None
         self.bound = limiter.bind(specs)
         token_limits = [spec.limit for spec in specs if spec.unit == "tokens"]
         self.token_limit = min(token_limits) if token_limits else None

@@ -167,15 +167,17 @@ class Settlement:
         if self.attempt is not None:
             self.attempt.reader = reader
 
-    def failed(self, outcome: str, status: int) -> None:
-        """The running attempt has failed and was not delivered; what it reported is paid."""
+    def failed(self, outcome: str, status: int, reason: str = "") -> None:
+        """The running attempt has failed and was not delivered; what it reported is paid. `reason`:
+        what follows, and why."""
         attempt = self.attempt
         if attempt is not None:
             source = attempt.reader or attempt.answer
             usage = None if source is None else source.usage
             if usage is not None:
                 self._spent = usage if self._spent is None else usage.plus(self._spent)
-            self._close(attempt, outcome, status, usage or NO_USAGE, self._books.clock())
+            used = usage or NO_USAGE
+            self._close(attempt, outcome, status, used, self._books.clock(), reason)
 
     def forget(self) -> None:
         """The running attempt met a connection that was dead already: it never happened."""
@@ -267,14 +269,22 @@ class Settlement:
         output = self._books.estimator.output_tokens(attempt.deployment.model, source.output_bytes)
         return Usage(self.input_tokens, output, source="estimated")
 
-    def _close(self, attempt: Attempt, outcome: str, status: int, usage: Usage, now: float) -> None:
+    def _close(
+        self,
+        attempt: Attempt,
+        outcome: str,
+        status: int,
+        usage: Usage,
+        now: float,
+        reason: str = "",
+    ) -> None:
         deployment, books = attempt.deployment, self._books
         cost = charge = 0
         if attempt.price is not None and usage.source != "none":
             cost, charge = attempt.price.amounts(usage)
         duration = int((now - attempt.started) * 1e6)
         record = AttemptRecord(
-            deployment.id, deployment.model, outcome, status, duration, cost, charge
+            deployment.id, deployment.model, outcome, status, duration, cost, charge, reason
         )
         self._attempts.append(record)
         if books.host.on_attempt:
@@ -371,4 +381,5 @@ def ended(call_id: str, number: int, record: AttemptRecord) -> EndedAttempt:
         record.duration_us,
         record.cost,
         record.charge,
+        record.reason,
     )

@@ -12,6 +12,8 @@ from weakref import WeakSet
 from llmgw_core.pipeline.overview import refusal
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from llmgw_core.domain.call import Call
     from llmgw_core.domain.errors import GatewayError
     from llmgw_core.domain.usage import UsageRecord
@@ -66,6 +68,11 @@ class Stats:
         """(endpoint, model, HTTP status) → settled calls."""
         self.attempts: defaultdict[tuple[str, str], int] = defaultdict(int)
         """(deployment id, outcome) → attempts."""
+        self.retries: defaultdict[tuple[str, str], int] = defaultdict(int)
+        """(model, step: `Same`, `Other` or `OtherModel`) → failed attempts after which a call went
+        on."""
+        self.refused_credentials: defaultdict[str, int] = defaultdict(int)
+        """deployment id → attempts whose credential the upstream refused."""
         self.refusals: defaultdict[str, int] = defaultdict(int)
         """error code → calls refused before admission."""
         self.refused: deque[Refusal] = deque(maxlen=_REMEMBERED)
@@ -83,6 +90,10 @@ class Stats:
         """What they have waited together."""
         self.bugs_total = 0
         """Unexpected exceptions at the edge: anything but 0 is a bug of the gateway."""
+
+    def attempts_on(self, deployments: Collection[str]) -> int:
+        """Attempts that have ended on any of `deployments`."""
+        return sum(count for key, count in self.attempts.items() if key[0] in deployments)
 
     def waited(self, outcome: str, seconds: float) -> None:
         """Count a call that waits no longer for a slot."""

@@ -59,9 +59,17 @@ class Course:
             balancer.took(self._call, member, members)
         return self._begin(member)
 
-    def again(self, member: Member) -> bool:
-        """Begin another attempt on `member`; False when its caps have no room for it."""
-        if self.ticket is not None:
+    def next(self) -> Member | None:
+        """Whom `advance` would take now."""
+        for round in plan(self._call, self.found, self._memory, self._tokens, self._tried):
+            for member, _ in round.picks(self._call):
+                return member
+        return None
+
+    def again(self, member: Member, *, booked: bool = False) -> bool:
+        """Begin another attempt on `member`; False when its caps have no room for it. What the one
+        before held of them is given back, unless that is `booked` already."""
+        if self.ticket is not None and not booked:
             self.ticket.release()
         if not self._holds(member):
             return False

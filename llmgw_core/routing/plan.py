@@ -11,7 +11,9 @@ import itertools
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec.structs import replace
 
+from llmgw_core.domain.rules import CALL_RULES, DEFAULT_DEADLINE, CallRules
 from llmgw_core.routing.state import standing
 
 if TYPE_CHECKING:
@@ -59,6 +61,10 @@ class Candidates(msgspec.Struct, frozen=True):
     """How many there are in `tiers`."""
     larger: tuple[Tier, ...] = ()
     lenient: tuple[Tier, ...] = ()
+    model: str = ""
+    """The public name that was asked for."""
+    rules: CallRules = CALL_RULES
+    """That model's."""
 
     @classmethod
     def of(
@@ -70,8 +76,7 @@ class Candidates(msgspec.Struct, frozen=True):
     ) -> Candidates:
         """The candidates in `tiers`."""
         tiers = tuple(tiers)
-        count = sum(len(tier.members) for tier in tiers)
-        return cls(tiers, tuple(dropped), count, tuple(larger), tuple(lenient))
+        return cls(tiers, tuple(dropped), _count(tiers), tuple(larger), tuple(lenient))
 
     def every_tier(self) -> Iterator[Tier]:
         """All that a call may come to, whatever happens to it."""
@@ -83,7 +88,28 @@ class Candidates(msgspec.Struct, frozen=True):
             return self
         lists = (self.tiers, self.larger, self.lenient)
         kept = [[tier for tier in tiers if tier.model.name not in models] for tiers in lists]
-        return Candidates.of(kept[0], self.dropped, *kept[1:])
+        tiers, larger, lenient = map(tuple, kept)
+        return replace(self.only(tiers), larger=larger, lenient=lenient)
+
+    def only(self, tiers: Iterable[Tier]) -> Candidates:
+        """These, but with `tiers` in the place of all that are tried first."""
+        tiers = tuple(tiers)
+        return replace(self, tiers=tiers, count=_count(tiers))
+
+    def patience(self) -> float:
+        """Seconds that a call may take from its first attempt on."""
+        if self.rules.deadline_seconds is not None:
+            return self.rules.deadline_seconds
+        totals = (each.timeouts.total for tier in self.tiers for each in tier.deployments)
+        return max(DEFAULT_DEADLINE, *totals)
+
+    def deployment_ids(self) -> set[str]:
+        """Of all that a call may come to."""
+        return {each.id for tier in self.every_tier() for each in tier.deployments}
+
+
+def _count(tiers: Iterable[Tier]) -> int:
+    return sum(len(tier.members) for tier in tiers)
 
 
 class Rights(msgspec.Struct, frozen=True):
@@ -136,7 +162,8 @@ def candidates(
     own = tuple(tiers((name, *before, *asked.fallbacks)))
     larger = tuple(tiers(asked.context_fallbacks))
     lenient = tuple(tiers(asked.content_policy_fallbacks))
-    return Candidates.of(own, dropped.values(), larger, lenient)
+    found = Candidates.of(own, dropped.values(), larger, lenient)
+    return replace(found, model=name, rules=asked.rules)
 
 
 def _allowed(model: Model, rights: Rights, dropped: dict[str, Dropped]) -> Iterator[Deployment]:

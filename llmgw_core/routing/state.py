@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from llmgw_core.domain.deployment import Deployment
     from llmgw_core.domain.load import EngineLoad
     from llmgw_core.routing.breaker import Breaker
+    from llmgw_core.routing.key_ring import KeyRing
+    from llmgw_core.routing.retry_budget import RetryBudget
 
 ILLNESSES: Final = frozenset({"breaker", "probe"})
 """The kinds of obstacles after which a deployment ramps up. Who was throttled or switched off was
@@ -37,12 +39,17 @@ _SWEEP_SECONDS: Final = 1.0
 class Obstacle(msgspec.Struct, frozen=True):
     """Why a deployment is no candidate now. `reason` is a sentence for operators; `until` is in
     seconds of the memory's clock. One that is not `hard` gives way when nobody else is left:
-    better the least bad than nobody."""
+    better the least bad than nobody. `over` says whether it has ended before its time."""
 
     kind: str
     reason: str
     until: float = math.inf
     hard: bool = False
+    over: Callable[[], bool] | None = None
+
+    def stands(self, now: float) -> bool:
+        """Whether it still is in the way."""
+        return self.until > now and (self.over is None or not self.over())
 
 
 class DeploymentState:
@@ -52,7 +59,8 @@ class DeploymentState:
     `first_content` is the time that streams take to their first content, `complete` what other
     replies take. `since` is when it became a candidate, or one again; `ramping` says that it has
     not reached all calls yet, `turn` what is saved up of its next one. `breaker` is None when there
-    is none. `credit` belongs to whoever takes turns, see `strategies.round_robin`."""
+    is none. `credit` belongs to whoever takes turns, see `strategies.round_robin`. `keys` are its
+    credentials, if something was found out about them or there are several."""
 
     __slots__ = (
         "breaker",
@@ -60,6 +68,7 @@ class DeploymentState:
         "credit",
         "first_content",
         "in_flight",
+        "keys",
         "load",
         "obstacles",
         "others",
@@ -84,6 +93,7 @@ class DeploymentState:
         self.breaker: Breaker | None = None
         self.ready: bool | None = None
         self.load: EngineLoad | None = None
+        self.keys: KeyRing | None = None
 
     @property
     def latency(self) -> float:
@@ -100,6 +110,8 @@ class RoutingMemory:
         self.states: dict[object, DeploymentState] = {}
         self.troubled: dict[object, DeploymentState] = {}
         """Those in whose way something stands, perhaps no longer, and those that ramp up."""
+        self.retry_budgets: dict[str, RetryBudget] = {}
+        """By the name of the model, those that were needed."""
         self._begun = False
         self._coming: dict[object, DeploymentState] = {}
         self._swept = -math.inf
@@ -160,7 +172,7 @@ class RoutingMemory:
             return
         self._swept = now
         for identity, state in tuple(self.troubled.items()):
-            for expired in [each for each in state.obstacles.values() if each.until <= now]:
+            for expired in [each for each in state.obstacles.values() if not each.stands(now)]:
                 del state.obstacles[expired.kind]
                 if expired.kind in ILLNESSES:
                     self._begin_ramp(identity, state, expired.until)
@@ -184,5 +196,5 @@ def standing(state: DeploymentState, now: float) -> Obstacle | None:
     """The obstacle of `state` at `now`: a hard one first, else the longest."""
     if not state.obstacles:
         return None
-    found = [each for each in state.obstacles.values() if each.until > now]
+    found = [each for each in state.obstacles.values() if each.stands(now)]
     return max(found, key=lambda each: (each.hard, each.until), default=None)

@@ -15,6 +15,7 @@ import openai
 import pytest
 
 from llmgw_core import GatewayError, Limits, Principal
+from llmgw_core.config.schema_routing import RoutingConfig
 from llmgw_core.testing.installation import at, served_by
 from llmgw_core.testing.model_server import DONE, JSON, SSE, chat_chunk, completion, event
 from llmgw_core.testing.upstream import Peer, chunk, chunked_head, http_reply
@@ -227,7 +228,8 @@ async def test_the_client_tries_again_as_it_does_with_a_server(
         await peer.request()
         await peer.send(next(replies))
 
-    here = await installed({"m": [at(await scripted(first_fails))]})
+    once = RoutingConfig(retries=0)
+    here = await installed({"m": [at(await scripted(first_fails))]}, routing=once)
     client = here.gateway.async_openai(key=here.tenant.key, max_retries=1)
     reply = await client.chat.completions.create(**ASK)
     assert reply.choices[0].message.content == "Hello there"

@@ -1,0 +1,98 @@
+"""How long an attempt may take: the deadline of its call, the timeout of the first content, and the
+whole length of a stream. Only attempts that have such a limit pay for it; those of single reads
+and writes are the transport's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from llmgw_core.domain.failure import UpstreamFailure
+from llmgw_core.pipeline.endings import broken
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from llmgw_core.domain.deployment import Deployment, Timeouts
+    from llmgw_core.pipeline.exchange import Exchange
+    from llmgw_core.pipeline.settlement import Settlement
+
+
+class Patience:
+    """Of one attempt; times are of `clock`. `content_by`: when there must be content, whatever the
+    reason; `end`: when a stream must have ended."""
+
+    __slots__ = ("_clock", "_why", "content_by", "end", "timeouts")
+
+    def __init__(
+        self, exchange: Exchange, deployment: Deployment, clock: Callable[[], float]
+    ) -> None:
+        self._clock = clock
+        now = clock()
+        self.timeouts: Timeouts = deployment.timeouts
+        self.content_by = exchange.deadline or math.inf
+        self.end = math.inf
+        self._why = "the deadline of the call has passed"
+        streaming = deployment.streaming if exchange.call.request.stream else None
+        if streaming is not None:
+            self.timeouts = streaming.timeouts
+            self.end = now + streaming.total
+            self._within(now + streaming.first_token, "the first token took too long")
+            self._within(self.end, "the stream took too long")
+
+    def _within(self, moment: float, why: str) -> None:
+        if moment < self.content_by:
+            self.content_by, self._why = moment, why
+
+    @asynccontextmanager
+    async def held(self, exchange: Exchange) -> AsyncIterator[None]:
+        """Run the attempt inside this. Raises `UpstreamFailure` of kind `timeout` when it takes
+        too long; a stream that has content by then ends truthfully instead."""
+        if self.content_by == math.inf:  # a stream without anything of the kind
+            yield
+            return
+        settlement = exchange.ticket
+        loop = asyncio.get_running_loop()
+        limit = asyncio.timeout(None)
+        timer = loop.call_later(0.0, _nothing)
+
+        def look() -> None:
+            nonlocal timer
+            left = self._left(settlement)
+            if left <= 0:
+                limit.reschedule(loop.time())
+            elif left < math.inf:
+                timer = loop.call_later(left, look)
+
+        try:
+            async with limit:
+                look()
+                yield
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            await self._over(exchange)
+        finally:
+            timer.cancel()
+
+    def _left(self, settlement: Settlement) -> float:
+        """Seconds until the next limit; what has been settled has none."""
+        if settlement.settled:
+            return math.inf
+        return (self.end if settlement.first_content else self.content_by) - self._clock()
+
+    async def _over(self, exchange: Exchange) -> None:
+        settlement = exchange.ticket
+        if settlement.settled:
+            return
+        if settlement.first_content:
+            await broken(exchange, b"", UpstreamFailure("timeout", "the stream took too long"))
+            return
+        raise UpstreamFailure("timeout", self._why)
+
+
+def _nothing() -> None:
+    """Nothing is to be done yet."""
