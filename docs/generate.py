@@ -35,8 +35,11 @@ from llmgw_core.hooks.foreign import FIXED_POLICY
 from llmgw_core.hooks.host import PluginHost
 from llmgw_core.hooks.registry import Parts
 from llmgw_core.pipeline.stats import Stats
+from llmgw_core.routing.health import Health
+from llmgw_core.routing.state import RoutingMemory
 from llmgw_server import cli
 from llmgw_server.metrics import PluginCollector, StatsCollector
+from llmgw_server.metrics_health import HealthCollector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -259,8 +262,12 @@ def metrics() -> str:
     stats = Stats()
     lines = ["# Metrics", "", "`/metrics` serves them in Prometheus' text format, together with"]
     lines += ["those of the process.", "", *_table("metric", "type", "what")]
-    nobody = cast("Gateway", SimpleNamespace(host=PluginHost([], Parts())))
-    for family in chain(StatsCollector(stats).collect(), PluginCollector(nobody).collect()):
+    health = Health(RoutingMemory(lambda: 0.0), lambda: 0)
+    nobody = cast(
+        "Gateway", SimpleNamespace(host=PluginHost([], Parts()), health=health, catalog={})
+    )
+    collectors = (StatsCollector(stats), PluginCollector(nobody), HealthCollector(nobody))
+    for family in chain.from_iterable(collector.collect() for collector in collectors):
         name = family.name + ("_total" if family.type == "counter" else "")
         lines.append(_row(f"`{name}`", family.type, family.documentation))
     return "\n".join(lines) + "\n"
