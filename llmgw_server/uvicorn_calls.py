@@ -100,6 +100,13 @@ class CallCycle:
 
     # ------------------------------------------------------------------ body
 
+    def arrived(self, limit: int) -> bytes | None:
+        """See `Body`."""
+        if self.more_body or len(self.body) > limit:
+            return None
+        body, self.body = bytes(self.body), bytearray()
+        return body
+
     async def read(self, limit: int) -> bytes:
         """See `Body.read`."""
         if self.more_body or len(self.body) > limit:
@@ -153,6 +160,20 @@ class CallCycle:
         if not self.keep_alive:
             lines += b"connection: close\r\n"
         self._head = STATUS_LINES[status] + lines
+
+    def reply_lines(self, status: int, lines: bytes, body: bytes) -> bool:
+        """See `Sink`."""
+        protocol = self.protocol
+        if self.more_body or self.response_complete or self.gone or protocol.flow.write_paused:
+            return False
+        if not self.keep_alive:
+            lines += b"connection: close\r\n"
+        head = (STATUS_LINES[status], lines, len(body), body)
+        reply = b"%b%bcontent-length: %d\r\n\r\n%b" % head
+        protocol.outbox.put(protocol.transport, reply)
+        self.response_complete = True
+        protocol.replied(keep_alive=self.keep_alive)
+        return True
 
     async def write(self, data: bytes) -> None:
         """See `Sink.write`."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+import msgspec
+
 if TYPE_CHECKING:
     from llmgw_core.domain.access import Principal
     from llmgw_core.domain.usage import UsageRecord
@@ -51,7 +53,10 @@ class Head:
 
 
 class Body(Protocol):
-    """The request body, read after the caller is known."""
+    """The request body, read after the caller is known. What a body may have, which saves time:
+    `arrived(limit)`, which is `read` as a plain function and returns None when more is to come or
+    when there is something to refuse.
+    """
 
     async def read(self, limit: int) -> bytes:
         """The whole body. Raises `GatewayError` 413 beyond `limit` bytes, 408 when it is too
@@ -63,13 +68,18 @@ class Body(Protocol):
 StartLines = Callable[[int, bytes], None]
 """`start_lines(status, lines)`: see `Sink`."""
 
+ReplyLines = Callable[[int, bytes, bytes], bool]
+"""`reply_lines(status, lines, body)`: see `Sink`."""
+
 
 class Sink(Protocol):
     """Where the reply goes. `gone` turns true when the client has left; from then on writes
-    are no-ops. `on_gone`, if set, is called once at that moment. Two things a sink may have, which
-    save time: `task`, the task in which the call is handled, and `start_lines`, which takes what
-    `start` does as lines of an HTTP/1.1 head, each with its end. One with a true `local` needs no
-    comments to know that its stream still lives: there is no connection.
+    are no-ops. `on_gone`, if set, is called once at that moment. Three things a sink may have,
+    which save time: `task`, the task in which the call is handled; `start_lines`, which takes what
+    `start` does as lines of an HTTP/1.1 head, each with its end; and `reply_lines`, which is that
+    and `finish` as a plain function, and does nothing and returns False when it would have to wait.
+    One with a true `local` needs no comments to know that its stream still lives: there is no
+    connection.
     """
 
     gone: bool
@@ -124,7 +134,16 @@ class Subcall:
         self.depth = depth
 
 
-class Call:
+class State(msgspec.Struct, eq=False):
+    """Base of what holds the state of a call: made in one step, which is faster than a constructor
+    in Python, compared by identity, and shown without what is in it, which may be secret."""
+
+    def __repr__(self) -> str:
+        """No contents."""
+        return object.__repr__(self)
+
+
+class Call(State):
     """The state of one call. Hooks see it; only the pipeline writes it.
 
     `state` is the place of plugins for what they keep for one call, keyed by plugin name
@@ -132,40 +151,20 @@ class Call:
     `started` is monotonic seconds, `started_ns` nanoseconds since the epoch.
     """
 
-    __slots__ = (
-        "asked",
-        "endpoint",
-        "head",
-        "id",
-        "model",
-        "parent_span",
-        "principal",
-        "request",
-        "span_id",
-        "started",
-        "started_ns",
-        "state",
-        "subcall",
-        "trace_id",
-    )
-
-    def __init__(
-        self, id: str, endpoint: Endpoint, head: Head, started: float, started_ns: int
-    ) -> None:
-        self.id = id
-        self.endpoint: Endpoint = endpoint
-        self.head = head
-        self.started = started
-        self.started_ns = started_ns
-        self.principal: Principal | None = None
-        self.asked = ""
-        """The model as the caller asked for it."""
-        self.model = ""
-        """The model after hooks; what is authorised and planned."""
-        self.request: Any = None
-        """The `wire.RequestView` once the body is read."""
-        self.state: dict[str, Any] = {}
-        self.subcall: Subcall | None = None
-        self.trace_id = ""
-        self.span_id = ""
-        self.parent_span = ""
+    id: str
+    endpoint: Endpoint
+    head: Head
+    started: float
+    started_ns: int
+    principal: Principal | None = None
+    subcall: Subcall | None = None
+    trace_id: str = ""
+    span_id: str = ""
+    parent_span: str = ""
+    asked: str = ""
+    """The model as the caller asked for it."""
+    model: str = ""
+    """The model after hooks; what is authorised and planned."""
+    request: Any = None
+    """The `wire.RequestView` once the body is read."""
+    state: dict[str, Any] = msgspec.field(default_factory=dict)

@@ -7,7 +7,7 @@ counter.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -26,20 +26,19 @@ from llmgw_core.domain.errors import (
 from llmgw_core.hooks.foreign import plugin_error
 from llmgw_core.limits.port import Exceeded
 from llmgw_core.pipeline.lane import NO_PRICE, Lanes
-from llmgw_core.pipeline.settlement import Settlement
 from llmgw_core.pipeline.zones import ZONE, ZoneHeader
 from llmgw_core.wire.life import life_headers
 from llmgw_core.wire.request import BASE64_TOKENS, decode_request
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
-    from llmgw_core.access.principals import PrincipalCache
+    from llmgw_core.access.principals import CachedPrincipal, PrincipalCache
     from llmgw_core.accounting.prices import PriceBook
     from llmgw_core.domain.call import Body, Call, Head
     from llmgw_core.domain.deployment import Model
     from llmgw_core.hooks.host import PluginHost
-    from llmgw_core.limits.port import Limiter
+    from llmgw_core.limits.port import Limiter, Reservation
     from llmgw_core.pipeline.exchange import Exchange
     from llmgw_core.pipeline.lane import Lane
     from llmgw_core.pipeline.settlement import Books
@@ -75,6 +74,8 @@ class Admission:
         self._principals = principals
         self._models = models
         self._limiter = limiter
+        self._reserve_now: Callable[[Any, int], Reservation] | None
+        self._reserve_now = getattr(limiter, "reserve_now", None)
         self._prices = prices
         self._rollouts = rollouts
         self._zones = ZoneHeader(models.values())
@@ -84,8 +85,22 @@ class Admission:
         self._roster = roster
         self._known: OrderedDict[Principal, Lanes] = OrderedDict()
 
-    async def authenticate(self, exchange: Exchange) -> Lanes:
+    # What may have to wait is a plain function that returns what is to be awaited, or None when
+    # it is done: nearly always it is, and a coroutine for nothing costs more than the step.
+
+    def authenticate(self, exchange: Exchange) -> Awaitable[None] | None:
         """Who calls. Nothing of the body has been read yet."""
+        call, host = exchange.call, self._host
+        if host.pre_auth or host.authenticate or call.principal is not None:
+            return self._ask_who(exchange)
+        key = presented_key(call.head)
+        entry = self._principals.lookup(key)
+        if entry is None:
+            return self._resolve(exchange, key)
+        self._recognize(exchange, entry)
+        return None
+
+    async def _ask_who(self, exchange: Exchange) -> None:
         call, host = exchange.call, self._host
         if host.pre_auth:
             call.head = await host.run_pre_auth(call.head, call)
@@ -94,16 +109,24 @@ class Admission:
         if call.principal is not None:
             check_principal(call.principal, call.started_ns / 1e9)
             exchange.lanes = self._given(call.principal)
-            return exchange.lanes
+            return
         key = presented_key(call.head)
-        entry = self._principals.lookup(key) or await self._principals.resolve(key)
-        call.principal = entry.principal
+        entry = self._principals.lookup(key)
+        if entry is None:
+            await self._resolve(exchange, key)
+        else:
+            self._recognize(exchange, entry)
+
+    async def _resolve(self, exchange: Exchange, key: str) -> None:
+        self._recognize(exchange, await self._principals.resolve(key))
+
+    def _recognize(self, exchange: Exchange, entry: CachedPrincipal) -> None:
+        exchange.call.principal = entry.principal
         lanes: Lanes | None = entry.derived
         # The cache outlives a configuration; lanes do not.
         if lanes is None or lanes.models is not self._models:
             lanes = entry.derived = self._lanes(entry.principal)
         exchange.lanes = lanes
-        return lanes
 
     async def recognize(self, exchange: Exchange) -> None:
         """As `authenticate`, without asking any plugin."""
@@ -113,10 +136,9 @@ class Admission:
         check_principal(call.principal, call.started_ns / 1e9)
         exchange.lanes = self._given(call.principal)
 
-    async def read(self, exchange: Exchange, body: Body) -> None:
+    def read(self, exchange: Exchange, body: Body) -> Awaitable[None] | None:
         """Read the request and decode it shallowly."""
-        call = exchange.call
-        fields = call.head.fields
+        fields = exchange.call.head.fields
         kind = fields.get(b"content-type")
         if kind is not None and kind != b"application/json" and not _is_json(kind):
             raise unsupported_media_type("The content type must be application/json.")
@@ -126,9 +148,15 @@ class Admission:
             raise unsupported_media_type(
                 "The request body must not be compressed.", headers=_ACCEPTED_CODING
             )
-        request = decode_request(await body.read(self._body_bytes), call.endpoint)
-        call.request = request
-        call.asked = call.model = request.model
+        arrived: Callable[[int], bytes | None] | None = getattr(body, "arrived", None)
+        data = None if arrived is None else arrived(self._body_bytes)
+        if data is None:
+            return self._read(exchange.call, body)
+        _decode(exchange.call, data)
+        return None
+
+    async def _read(self, call: Call, body: Body) -> None:
+        _decode(call, await body.read(self._body_bytes))
 
     def authorize(self, exchange: Exchange) -> Lane:
         """The lane for the model that is asked for. A model that does not exist and one that is
@@ -160,8 +188,10 @@ class Admission:
         exchange.lane = lane
         return lane
 
-    def visible(self, exchange: Exchange, lanes: Lanes) -> list[Model]:
+    def visible(self, exchange: Exchange) -> list[Model]:
         """The models that may be used: granted, servable, and no plugin objects."""
+        assert exchange.lanes is not None
+        lanes = exchange.lanes
         if ZONE in exchange.call.head.fields:
             lanes = self._zones.narrow(lanes, exchange.call.head)
         models = lanes.visible()
@@ -170,7 +200,7 @@ class Admission:
         ask, call = self._host.run_authorize, exchange.call
         return [model for model in models if ask(call, model.name) is None]
 
-    async def reserve(self, exchange: Exchange) -> Settlement:
+    def reserve(self, exchange: Exchange) -> Awaitable[None] | None:
         """One atomic reservation over every meter that applies. From here on the call is on the
         books, whatever happens to it."""
         lane, call = exchange.lane, exchange.call
@@ -178,13 +208,24 @@ class Admission:
         if not self._books.journal.healthy:
             raise overloaded("The gateway cannot keep its books at the moment.", retry_after=1.0)
         input_tokens, tokens = self.demand(call, lane)
+        exchange.reserved = tokens
+        if self._reserve_now is None:
+            return self._reserve(exchange, lane, input_tokens)
+        try:
+            reservation = self._reserve_now(lane.bound, tokens)
+        except Exceeded as error:
+            raise limit_reached(error, tokens).decided_by(error.spec.id) from None
+        exchange.reservation = reservation
+        exchange.settlement = self._books.admit(call, reservation, input_tokens)
+        return None
+
+    async def _reserve(self, exchange: Exchange, lane: Lane, input_tokens: int) -> None:
+        tokens = exchange.reserved
         try:
             exchange.reservation = await self._limiter.reserve(lane.bound, tokens)
         except Exceeded as error:
             raise limit_reached(error, tokens).decided_by(error.spec.id) from None
-        exchange.reserved = tokens
-        exchange.settlement = Settlement(self._books, call, exchange.reservation, input_tokens)
-        return exchange.settlement
+        exchange.settlement = self._books.admit(exchange.call, exchange.reservation, input_tokens)
 
     async def amend(self, exchange: Exchange) -> None:
         """A hook has changed the request: authorise and reserve for what it is now."""
@@ -283,6 +324,11 @@ def presented_key(head: Head) -> str:
 
 def _no_key() -> str:
     raise invalid_api_key("You did not provide an API key.")
+
+
+def _decode(call: Call, body: bytes) -> None:
+    request = call.request = decode_request(body, call.endpoint)
+    call.asked = call.model = request.model
 
 
 _ACCEPTED_CODING = ((b"accept-encoding", b"identity"),)

@@ -37,9 +37,10 @@ if TYPE_CHECKING:
     from llmgw_core.routing.plan import Candidates, Round
     from llmgw_core.routing.state import RoutingMemory
 
-Deliver = Callable[["Exchange", "Session", "UpstreamReply"], Awaitable[None]]
-"""Reads a 2xx reply and hands it to the client. Raises `UpstreamFailure` or `TransportError`
-only as long as nothing of the content has been handed over."""
+Deliver = Callable[["Exchange", "Session", "UpstreamReply"], Awaitable[None] | None]
+"""Reads a 2xx reply and hands it to the client; returns what is to be awaited, None when it is
+done. Raises `UpstreamFailure` or `TransportError` only as long as nothing of the content has been
+handed over."""
 
 
 class Attempts:
@@ -204,14 +205,14 @@ class Attempts:
             exchange.stop_when_gone()
         if deployment.on_disconnect == "drain":
             exchange.work_on_when_gone()
-        *before, last = session.requests()
-        for request in before:
+        requests = session.requests()
+        for request in requests[:-1]:
             reply = await transport.send(origin, request, timeouts, fresh=fresh, on_sent=sent)
             try:
                 await reply.read(self._reply_bytes)
             finally:
                 reply.abort()
-        reply = await transport.send(origin, last, timeouts, fresh=fresh, on_sent=sent)
+        reply = await transport.send(origin, requests[-1], timeouts, fresh=fresh, on_sent=sent)
         try:
             if not 200 <= reply.status < 300:
                 if reply.status == 407:  # of the forward proxy, and nobody else's business
@@ -219,7 +220,9 @@ class Attempts:
                 body = await reply.read(self._reply_bytes)
                 failure = session.error(reply.status, reply.headers, body)
                 raise self._timed(failure, reply.headers)
-            await deliver(exchange, session, reply)
+            waiting = deliver(exchange, session, reply)
+            if waiting is not None:
+                await waiting
         except BaseException:
             # Whatever happened, cancellation included: the connection must not go back.
             reply.abort()

@@ -26,11 +26,11 @@ from llmgw_core.wire.envelope import JSON
 from llmgw_core.wire.fold import unfold
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from llmgw_core.backends.port import Session, StreamReader
     from llmgw_core.backends.transport.port import UpstreamReply
-    from llmgw_core.domain.call import StartLines
+    from llmgw_core.domain.call import ReplyLines, StartLines
     from llmgw_core.domain.reply import Reply
     from llmgw_core.hooks.host import Answer, PluginHost
     from llmgw_core.limits.port import Limiter
@@ -73,10 +73,14 @@ class Delivery:
 
     def deliver(
         self, exchange: Exchange, session: Session, reply: UpstreamReply
-    ) -> Coroutine[None, None, None]:
-        """Read a 2xx reply and hand it over, in the way that the request asked for."""
+    ) -> Awaitable[None] | None:
+        """Read a 2xx reply and hand it over, in the way that the request asked for. Returns what
+        is to be awaited, None when it is done."""
         if not exchange.call.request.stream:
-            return self._document(exchange, session, reply)
+            body = None if self._host.judges else reply.whole(self._reply_bytes)
+            if body is None:
+                return self._document(exchange, session, reply)
+            return self._finish(exchange, session.reply(reply.status, reply.headers, body))
         reader = session.stream(reply.status, reply.headers)
         if reader is None:
             return self._unfolded(exchange, session, reply)
@@ -126,28 +130,47 @@ class Delivery:
 
     async def _send_head(self, exchange: Exchange, kind: Kind) -> None:
         exchange.replied = True
-        sink, id = exchange.sink, exchange.call.id.encode()
-        lane = exchange.lane
-        assert lane is not None
-        states = self._limiter.state(lane.bound)
+        sink = exchange.sink
         start_lines: StartLines | None = getattr(sink, "start_lines", None)
         if start_lines is not None:
-            lines = (kind.lines, id, ratelimit_lines(*states), lane.lines)
-            start_lines(200, b"%bx-request-id: %b\r\n%b%b" % lines)
+            start_lines(200, self._lines(exchange, kind))
             return
-        rates = ratelimit_headers(*states)
-        headers = [*kind.fields, (b"x-request-id", id), *rates, *lane.headers]
-        await sink.start(200, headers)
+        id = exchange.call.id.encode()
+        await sink.start(200, [*kind.fields, (b"x-request-id", id), *self.rate_headers(exchange)])
+
+    def _lines(self, exchange: Exchange, kind: _Kind) -> bytes:
+        """The lines of the head of a good reply."""
+        lane = exchange.lane
+        assert lane is not None
+        rates = ratelimit_lines(*self._limiter.state(lane.bound))
+        id = exchange.call.id.encode()
+        return b"%bx-request-id: %b\r\n%b%b" % (kind.lines, id, rates, lane.lines)
 
     async def _document(self, exchange: Exchange, session: Session, reply: UpstreamReply) -> None:
         answer = session.reply(reply.status, reply.headers, await reply.read(self._reply_bytes))
-        body = answer.body
         if self._host.judges:
-            body = (await self._processed(exchange, answer)).body
-        sink = exchange.sink
-        exchange.ticket.complete(answer.usage, answer.output_bytes, gone=sink.gone)
+            processed = await self._processed(exchange, answer)
+            exchange.ticket.complete(answer.usage, answer.output_bytes, gone=exchange.sink.gone)
+            await self._reply(exchange, processed.body)
+            return
+        waiting = self._finish(exchange, answer)
+        if waiting is not None:
+            await waiting
+
+    def _finish(self, exchange: Exchange, answer: Reply) -> Awaitable[None] | None:
+        """Settle and hand over a complete reply. Returns what is to be awaited."""
+        sink, settlement = exchange.sink, exchange.settlement
+        assert settlement is not None
+        settlement.complete(answer.usage, answer.output_bytes, gone=sink.gone)
+        reply_lines: ReplyLines | None = getattr(sink, "reply_lines", None)
+        if reply_lines is None or not reply_lines(200, self._lines(exchange, _JSON), answer.body):
+            return self._reply(exchange, answer.body)
+        exchange.replied = True
+        return None
+
+    async def _reply(self, exchange: Exchange, body: bytes) -> None:
         await self._start(exchange, _JSON)
-        await sink.finish(body)
+        await exchange.sink.finish(body)
 
     async def _unfolded(self, exchange: Exchange, session: Session, reply: UpstreamReply) -> None:
         body = await reply.read(self._reply_bytes)

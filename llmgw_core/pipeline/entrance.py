@@ -18,7 +18,7 @@ from llmgw_core.domain.failure import UpstreamFailure
 from llmgw_core.hooks.host import Answer
 from llmgw_core.pipeline.admission import absent
 from llmgw_core.pipeline.exchange import Exchange
-from llmgw_core.pipeline.identity import identify
+from llmgw_core.pipeline.identity import join_trace, new_id
 from llmgw_core.pipeline.listing import model_object, models_list
 from llmgw_core.wire.envelope import JSON, error_body, error_event, error_headers
 from llmgw_core.wire.life import life_headers
@@ -91,10 +91,13 @@ class Entrance:
             return await self._successor(head, body, sink, principal, subcall)
         endpoint = CALLS.get(head.path)
         started_ns = self._wall_clock_ns()
-        call = Call("", endpoint or "chat.completions", head, self._clock(), started_ns)
-        identify(call)
-        call.principal = principal
-        call.subcall = subcall
+        id, named = new_id(started_ns), endpoint or "chat.completions"
+        call = Call(
+            id, named, head, self._clock(), started_ns, principal, subcall, id[4:], id[-16:]
+        )
+        trace = head.get(b"traceparent")
+        if trace is not None:
+            join_trace(call, trace)
         exchange = Exchange(call, sink)
         self.running += 1
         try:
@@ -103,7 +106,21 @@ class Entrance:
             elif head.method != "POST":
                 raise wrong_method("POST")
             else:
-                await self._call(exchange, body)
+                # Each of these steps says what is to be awaited, which mostly is nothing.
+                admission, host = self._admission, self._host
+                waiting = admission.authenticate(exchange)
+                if waiting is not None:
+                    await waiting
+                waiting = admission.read(exchange, body)
+                if waiting is not None:
+                    await waiting
+                admission.authorize(exchange)
+                waiting = admission.reserve(exchange)
+                if waiting is not None:
+                    await waiting
+                exchange.stop_when_gone()
+                if not host.pre_route or not await self._answered(exchange):
+                    await self._attempts.run(exchange, self._delivery.deliver)
         except GatewayError as error:
             await self._refuse(exchange, error)
         except UpstreamFailure as failure:
@@ -154,23 +171,18 @@ class Entrance:
         """Wait until the last call has ended; after `retire`."""
         await self._idle.wait()
 
-    async def _call(self, exchange: Exchange, body: Body) -> None:
-        admission, host, call = self._admission, self._host, exchange.call
-        await admission.authenticate(exchange)
-        await admission.read(exchange, body)
-        admission.authorize(exchange)
-        await admission.reserve(exchange)
-        exchange.stop_when_gone()
-        if host.pre_route:
-            answer = await host.run_pre_route(call.request, call)
-            if isinstance(answer, Answer):
-                await self._delivery.hand_over(exchange, answer)
-                return
-            if answer is not call.request:
-                call.request = answer
-                call.model = answer.model
-                await admission.amend(exchange)
-        await self._attempts.run(exchange, self._delivery.deliver)
+    async def _answered(self, exchange: Exchange) -> bool:
+        """Run `pre_route`. Returns whether one of the hooks has answered the call."""
+        call = exchange.call
+        answer = await self._host.run_pre_route(call.request, call)
+        if isinstance(answer, Answer):
+            await self._delivery.hand_over(exchange, answer)
+            return True
+        if answer is not call.request:
+            call.request = answer
+            call.model = answer.model
+            await self._admission.amend(exchange)
+        return False
 
     async def _other(self, exchange: Exchange) -> None:
         """`/v1/models` and `/v1/models/{id}`; anything else does not exist."""
@@ -179,8 +191,12 @@ class Entrance:
             raise not_found()
         if head.method not in ("GET", "HEAD"):
             raise wrong_method("GET, HEAD")
-        lanes = await self._admission.authenticate(exchange)
-        models = self._admission.visible(exchange, lanes)
+        waiting = self._admission.authenticate(exchange)
+        if waiting is not None:
+            await waiting
+        lanes = exchange.lanes
+        assert lanes is not None
+        models = self._admission.visible(exchange)
         name = unquote(head.path.removeprefix(MODELS).removeprefix("/"))
         headers = [JSON, (b"x-request-id", exchange.call.id.encode())]
         if name:

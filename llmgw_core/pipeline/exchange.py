@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from llmgw_core.domain.call import ClientGone
+import msgspec
+
+from llmgw_core.domain.call import ClientGone, State
 
 if TYPE_CHECKING:
     from llmgw_core.domain.call import Call, Headers, Sink
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from llmgw_core.pipeline.settlement import Settlement
 
 
-class Exchange:
+class Exchange(State):
     """A call with its sink, its rights and its settlement.
 
     `reserved` is the number of tokens in the reservation; `metered` are the fallback models whose
@@ -25,40 +27,21 @@ class Exchange:
     call must have content (monotonic seconds); 0 as long as nobody has set one.
     """
 
-    __slots__ = (
-        "_others",
-        "_task",
-        "call",
-        "comments",
-        "deadline",
-        "lane",
-        "lanes",
-        "leaving",
-        "metered",
-        "replied",
-        "reservation",
-        "reserved",
-        "settlement",
-        "sink",
-        "stopped",
-    )
-
-    def __init__(self, call: Call, sink: Sink) -> None:
-        self.call = call
-        self.sink = sink
-        self.lanes: Lanes | None = None
-        self.lane: Lane | None = None
-        self.reservation: Reservation | None = None
-        self.reserved = 0
-        self.metered: set[str] = set()
-        self.settlement: Settlement | None = None
-        self.replied = False
-        self.comments: KeepAlive | None = None
-        self.deadline = 0.0
-        self._task: asyncio.Task[object] | None = None
-        self.stopped = False
-        self.leaving: asyncio.Handle | None = None
-        self._others = 0
+    call: Call
+    sink: Sink
+    lanes: Lanes | None = None
+    lane: Lane | None = None
+    reservation: Reservation | None = None
+    reserved: int = 0
+    metered: set[str] = msgspec.field(default_factory=set)
+    settlement: Settlement | None = None
+    replied: bool = False
+    comments: KeepAlive | None = None
+    deadline: float = 0.0
+    stopped: bool = False
+    leaving: asyncio.Handle | None = None
+    _task: asyncio.Task[object] | None = None
+    _others: int = 0
 
     @property
     def ticket(self) -> Settlement:

@@ -25,14 +25,9 @@ def new_id(started_ns: int) -> str:
     return "req_%012x%020x" % parts  # noqa: UP031 -- half the time of the others
 
 
-def identify(call: Call) -> None:
-    """Give `call` its id, and its place in the caller's trace or in one of its own."""
-    call.id = new_id(call.started_ns)
-    call.span_id = call.id[-16:]
-    given = call.head.get(b"traceparent")
-    found = _PARENT.fullmatch(given) if given is not None else None
+def join_trace(call: Call, given: bytes) -> None:
+    """Give `call` its place in the caller's trace, if `given` is a usable `traceparent`."""
+    found = _PARENT.fullmatch(given)
     if found is not None and found[1].strip(b"0") and found[2].strip(b"0"):
         call.trace_id = found[1].decode()
         call.parent_span = found[2].decode()
-    else:
-        call.trace_id = call.id[4:]

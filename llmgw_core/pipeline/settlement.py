@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from llmgw_core.domain.call import State
 from llmgw_core.domain.usage import (
     NO_USAGE,
     AttemptRecord,
@@ -38,28 +41,19 @@ if TYPE_CHECKING:
 _SERVED = frozenset({"completed", "incomplete", "client_left"})
 
 
-class Attempt:
+class Attempt(State):
     """The attempt that runs now. `sent`: a request may have reached the upstream, so its input
     counts as used even if nothing comes back; `reader` knows what a stream has produced,
     `answer` is a complete reply that plugins look at before it is delivered. `price` is what holds
     at the time of the call. `caps` is what it holds of the caps of its deployment."""
 
-    __slots__ = ("answer", "caps", "deployment", "price", "reader", "sent", "started")
-
-    def __init__(
-        self,
-        deployment: Deployment,
-        price: Price | None,
-        started: float,
-        caps: CapTicket | None,
-    ) -> None:
-        self.deployment = deployment
-        self.price = price
-        self.started = started
-        self.sent = False
-        self.reader: StreamReader | None = None
-        self.answer: Reply | None = None
-        self.caps = caps
+    deployment: Deployment
+    price: Price | None
+    started: float
+    caps: CapTicket | None
+    sent: bool = False
+    reader: StreamReader | None = None
+    answer: Reply | None = None
 
 
 class Books:
@@ -87,43 +81,32 @@ class Books:
         """What has been admitted and not settled."""
         stats.books.add(self)
 
+    def admit(self, call: Call, reservation: Reservation, input_tokens: int) -> Settlement:
+        """From now on `call` is on the books."""
+        settlement = Settlement(self, call, reservation, input_tokens)
+        self.open.add(settlement)
+        self.stats.in_flight += 1
+        return settlement
+
     def close(self) -> None:
         """The journal is about to be closed: settle what is still under way."""
         for settlement in tuple(self.open):
             settlement.interrupted()
 
 
-class Settlement:
+class Settlement(State):
     """The ticket of one admitted call: settled exactly once, whatever happens to the call."""
 
-    __slots__ = (
-        "_attempts",
-        "_books",
-        "_call",
-        "_reservation",
-        "_spent",
-        "attempt",
-        "first_content",
-        "input_tokens",
-        "record",
-        "settled",
-    )
-
-    def __init__(
-        self, books: Books, call: Call, reservation: Reservation, input_tokens: int
-    ) -> None:
-        self._books = books
-        self._call = call
-        self._reservation = reservation
-        self._attempts: list[AttemptRecord] = []
-        self._spent: Usage | None = None
-        self.attempt: Attempt | None = None
-        self.first_content = 0.0
-        self.input_tokens = input_tokens
-        self.settled = False
-        self.record: UsageRecord | None = None
-        books.open.add(self)
-        books.stats.in_flight += 1
+    _books: Books
+    _call: Call
+    _reservation: Reservation
+    input_tokens: int
+    attempt: Attempt | None = None
+    first_content: float = 0.0
+    settled: bool = False
+    record: UsageRecord | None = None
+    _attempts: list[AttemptRecord] = msgspec.field(default_factory=list)
+    _spent: Usage | None = None
 
     @property
     def call(self) -> Call:

@@ -54,6 +54,9 @@ class Pieces:
     async def read(self, limit: int) -> bytes:
         raise NotImplementedError
 
+    def whole(self, limit: int) -> None:
+        """Nothing is there at once."""
+
     def abort(self) -> None:
         self._pieces.clear()
 

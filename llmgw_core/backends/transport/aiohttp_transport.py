@@ -112,6 +112,9 @@ class AiohttpReply:
         """See `UpstreamReply.chunk`."""
         return await self._next(asyncio.get_running_loop().time() + self._progress.timeouts.idle)
 
+    def whole(self, limit: int) -> None:
+        """See `UpstreamReply.whole`."""
+
     async def read(self, limit: int) -> bytes:
         """See `UpstreamReply.read`."""
         pieces: list[bytes] = []

@@ -76,6 +76,11 @@ class UpstreamReply(Protocol):
         """The whole body; `TransportError` kind `too_large` beyond `limit` bytes."""
         ...
 
+    def whole(self, limit: int) -> bytes | None:
+        """What `read` gives, if it is there already; None when it has to be waited for, or when
+        there is an error to raise."""
+        ...
+
     def abort(self) -> None:
         """Give the exchange up now: close the connection. Synchronous, idempotent, harmless
         after the end of the body."""

@@ -38,6 +38,19 @@ class HttptoolsReply:
             self._finish(connection)
         return data
 
+    def whole(self, limit: int) -> bytes | None:
+        """See `UpstreamReply.whole`."""
+        connection = self._connection
+        if connection is None or connection.phase != DONE or connection.failure is not None:
+            return None
+        body = connection.take()
+        if len(body) > limit:
+            connection.parts.append(body)
+            return None
+        self._connection = None
+        connection.release()
+        return body
+
     async def read(self, limit: int) -> bytes:
         """See `UpstreamReply.read`."""
         connection = self._connection
