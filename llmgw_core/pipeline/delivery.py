@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from llmgw_core.backends.port import Session, StreamReader
     from llmgw_core.backends.transport.port import UpstreamReply
-    from llmgw_core.domain.call import ReplyLines, StartLines
+    from llmgw_core.domain.call import Headers, ReplyLines, StartLines
     from llmgw_core.domain.reply import Reply
     from llmgw_core.hooks.host import Answer, PluginHost
     from llmgw_core.limits.port import Limiter
@@ -135,11 +135,15 @@ class Delivery:
         if start_lines is not None:
             start_lines(200, self._lines(exchange, kind))
             return
-        id = exchange.call.id.encode()
-        await sink.start(200, [*kind.fields, (b"x-request-id", id), *self.rate_headers(exchange)])
+        await sink.start(200, self._headers(exchange, kind))
 
-    def _lines(self, exchange: Exchange, kind: _Kind) -> bytes:
-        """The lines of the head of a good reply."""
+    def _headers(self, exchange: Exchange, kind: Kind) -> Headers:
+        """The head of a good reply."""
+        id = exchange.call.id.encode()
+        return [*kind.fields, (b"x-request-id", id), *self.rate_headers(exchange)]
+
+    def _lines(self, exchange: Exchange, kind: Kind) -> bytes:
+        """The same as lines."""
         lane = exchange.lane
         assert lane is not None
         rates = ratelimit_lines(*self._limiter.state(lane.bound))

@@ -28,8 +28,9 @@ class RevealingDelivery(Delivery):
         """See the base; replies that are errors say it, too."""
         return [*super().rate_headers(exchange), *_tried(exchange)]
 
-    async def _send_head(self, exchange: Exchange, kind: Kind) -> None:
-        await super()._send_head(exchange, type(kind)(*kind.fields, *_tried(exchange)))
+    def _lines(self, exchange: Exchange, kind: Kind) -> bytes:
+        fields = _tried(exchange)
+        return super()._lines(exchange, kind) + b"".join(b"%b: %b\r\n" % pair for pair in fields)
 
 
 def _tried(exchange: Exchange) -> list[tuple[bytes, bytes]]:
