@@ -24,10 +24,13 @@ if TYPE_CHECKING:
         StoreConfig,
         TokenPrices,
     )
+    from llmgw_core.config.schema_aliases import AliasConfig
     from llmgw_core.domain.access import Level, Limits, Principal
+    from llmgw_core.domain.alias import CanaryRules, Variant
     from llmgw_core.domain.call import Body, Call, ClientGone, Head, Sink
     from llmgw_core.domain.errors import ConfigError, GatewayError, StoreUnavailable
     from llmgw_core.domain.health import HealthChange
+    from llmgw_core.domain.life import Life
     from llmgw_core.domain.reply import Reply
     from llmgw_core.domain.usage import EndedAttempt, Usage, UsageRecord
     from llmgw_core.gateway import Gateway
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     from llmgw_core.inprocess.replies import ChatEvent, ChatReply, EmbeddingReply
     from llmgw_core.inprocess.stream import ChatStream
     from llmgw_core.routing.balance import BalancerContext, Member
+    from llmgw_core.routing.rollouts import Rollout
     from llmgw_core.sync_gateway import SyncGateway
     from llmgw_core.tenancy.records import AuditEntry
     from llmgw_core.tenancy.service import Tenancy
@@ -50,6 +54,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AccountingConfig",
+    "AliasConfig",
     "AuditEntry",
     "BalancerContext",
     "BlockingCaller",
@@ -57,6 +62,7 @@ __all__ = [
     "Body",
     "Call",
     "Caller",
+    "CanaryRules",
     "ChatEvent",
     "ChatReply",
     "ChatStream",
@@ -72,6 +78,7 @@ __all__ = [
     "Head",
     "HealthChange",
     "Level",
+    "Life",
     "Limits",
     "Mask",
     "Member",
@@ -84,6 +91,7 @@ __all__ = [
     "Reply",
     "RequestLimits",
     "RequestView",
+    "Rollout",
     "Sink",
     "StoreConfig",
     "StoreUnavailable",
@@ -96,6 +104,7 @@ __all__ = [
     "TokenPrices",
     "Usage",
     "UsageRecord",
+    "Variant",
     "hookimpl",
     "load_config",
     "mask_words",
@@ -103,6 +112,7 @@ __all__ = [
 
 _HOMES: Final = {
     "AccountingConfig": "config.schema",
+    "AliasConfig": "config.schema_aliases",
     "AuditEntry": "tenancy.records",
     "BalancerContext": "routing.balance",
     "BlockingCaller": "inprocess.blocking",
@@ -110,6 +120,7 @@ _HOMES: Final = {
     "Body": "domain.call",
     "Call": "domain.call",
     "Caller": "inprocess.caller",
+    "CanaryRules": "domain.alias",
     "ChatEvent": "inprocess.replies",
     "ChatReply": "inprocess.replies",
     "ChatStream": "inprocess.stream",
@@ -125,6 +136,7 @@ _HOMES: Final = {
     "Head": "domain.call",
     "HealthChange": "domain.health",
     "Level": "domain.access",
+    "Life": "domain.life",
     "Limits": "domain.access",
     "Mask": "wire.mask",
     "Member": "routing.balance",
@@ -137,6 +149,7 @@ _HOMES: Final = {
     "Reply": "domain.reply",
     "RequestLimits": "config.schema",
     "RequestView": "wire.request",
+    "Rollout": "routing.rollouts",
     "Sink": "domain.call",
     "StoreConfig": "config.schema",
     "StoreUnavailable": "domain.errors",
@@ -149,6 +162,7 @@ _HOMES: Final = {
     "TokenPrices": "config.schema",
     "Usage": "domain.usage",
     "UsageRecord": "domain.usage",
+    "Variant": "domain.alias",
     "hookimpl": "hooks.specs",
     "load_config": "config.load:load",
     "mask_words": "wire.mask",

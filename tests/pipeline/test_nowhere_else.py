@@ -34,7 +34,7 @@ NAMES = (*MODELS, *ALIASES)
 ZONES = ("onprem", "eu", "world")
 USERS = ("ann", "bob")
 FAULTS = (
-    *("ok", "refuse", "reset", "500", "503", "401", "429", "400", "html-200", "error-200"),
+    *("ok", "ok", "ok", "refuse", "reset", "500", "503", "401", "429", "400", "html-200", "error-200"),
     *("context-window", "content-policy", "role-reset", "reset-late", "error-event", "no-end"),
 )
 EASY = RoutingConfig(retries=0)
@@ -187,7 +187,7 @@ async def calls(world: World, here: Installation, name: str) -> list[int]:
 
 @given(worlds)
 @settings(
-    max_examples=60,
+    max_examples=25,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
