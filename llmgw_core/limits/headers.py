@@ -7,8 +7,8 @@ Names and the form of durations follow the section on headers of OpenAI's guide 
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
+from math import ceil
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -38,14 +38,14 @@ def ratelimit_headers(
 def ratelimit_lines(requests: MeterState | None, tokens: MeterState | None) -> bytes:
     """The same as lines of an HTTP/1.1 head, each with its end."""
     lines = b""
-    if requests is not None:
-        lines = _REQUESTS % (
-            requests.limit,
-            max(0, requests.remaining),
-            duration(requests.reset),
-        )
-    if tokens is not None:
-        lines += _TOKENS % (tokens.limit, max(0, tokens.remaining), duration(tokens.reset))
+    for state, form in ((requests, _REQUESTS), (tokens, _TOKENS)):
+        if state is not None:
+            remaining, reset = state.remaining, state.reset
+            lines += form % (
+                state.limit,
+                remaining if remaining > 0 else 0,  # noqa: FURB136 -- a call is dear here
+                _whole(ceil(reset)) if reset > 0.999 else duration(reset),
+            )
     return lines
 
 
@@ -61,8 +61,8 @@ def duration(seconds: float) -> bytes:
     """`seconds` in OpenAI's form, rounded up: to the millisecond below a second, else to the
     second: `0s`, `120ms`, `8s`, `6m0s`, `1h0m0s`."""
     if seconds > 0.999:
-        return _whole(math.ceil(seconds))
-    return b"%dms" % math.ceil(seconds * 1000) if seconds > 0 else b"0s"
+        return _whole(ceil(seconds))
+    return b"%dms" % ceil(seconds * 1000) if seconds > 0 else b"0s"
 
 
 @lru_cache(maxsize=4096)
@@ -78,4 +78,4 @@ def _whole(seconds: int) -> bytes:
 
 def retry_after(seconds: float) -> bytes:
     """The value of `retry-after`: whole seconds, rounded up, at least 1."""
-    return b"%d" % max(1, math.ceil(seconds))
+    return b"%d" % max(1, ceil(seconds))

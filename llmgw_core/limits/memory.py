@@ -74,10 +74,10 @@ class MemoryLimiter:
         if bound.barred or tokens < 0:
             _refuse(now, tokens, bound)
         for window, limit in bound.requests:
-            if window.total >= limit:
+            if window.past + window.current >= limit:
                 _refuse(now, tokens, bound)
         for window, limit in bound.tokens:
-            if window.total + tokens > limit:
+            if window.past + window.current + tokens > limit:
                 _refuse(now, tokens, bound)
         for parallel, limit in bound.parallel:
             if parallel.used >= limit:

@@ -80,13 +80,10 @@ class BoundMeters:
 
     def count(self, tokens: int) -> None:
         """Count 1 request, `tokens` tokens and 1 parallel call; the windows are up to date."""
-        # `Window.add` written out: eight calls less for every call that is admitted.
         for window, _ in self.requests:
-            window.total += 1
-            window.slots[window.at] += 1
+            window.current += 1
         for window, _ in self.tokens:
-            window.total += tokens
-            window.slots[window.at] += tokens
+            window.current += tokens
         for parallel, _ in self.parallel:
             parallel.used += 1
 
@@ -141,7 +138,7 @@ def tightest(meters: tuple[tuple[Window, int], ...], now: float) -> MeterState |
     found, limit_of = meters[0]
     least = sys.maxsize
     for window, limit in meters:
-        remaining = limit - window.total
+        remaining = limit - (window.past + window.current)
         if remaining < least:
             found, least, limit_of = window, remaining, limit
     remaining = least if least > 0 else 0  # noqa: FURB136 -- a call is dear here

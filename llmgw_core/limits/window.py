@@ -36,25 +36,32 @@ def correct_all(windows: tuple[tuple[Window, int], ...], booked: int, amount: in
         if booked >> window.shift != window.slot:
             window.correct(booked, amount)
             continue
-        slots, at = window.slots, window.at
-        held = -slots[at]
-        change = amount if amount > held else held  # noqa: FURB136 -- a call is dear here
-        window.total += change
-        slots[at] += change
+        held = -window.current
+        window.current += amount if amount > held else held  # noqa: FURB136 -- a call is dear here
 
 
 class Window:
-    """Amounts counted over the last `seconds`. `total` is the sum and `tick` the time up to
-    which it holds; call `advance` first when time has moved on. `slot` is the number of the present
-    slot (`tick >> shift`), `slots[at]` what was counted in it.
+    """Amounts counted over the last `seconds`: `current` in the present slot, `past` in those
+    before. `tick` is the time up to which that holds; call `advance` first when time has moved on.
+    `slot` is the number of the present slot (`tick >> shift`).
 
     These are plain attributes for the hot path of `meters`; nobody else changes them.
     """
 
-    __slots__ = ("_last", "_size", "at", "seconds", "shift", "slot", "slots", "tick", "total")
+    __slots__ = (
+        "_at",
+        "_last",
+        "_size",
+        "_slots",
+        "current",
+        "past",
+        "seconds",
+        "shift",
+        "slot",
+        "tick",
+    )
 
     def __init__(self, seconds: float, tick: int = 0) -> None:
-        self.total = 0
         self._shape(seconds, tick)
 
     def _shape(self, seconds: float, tick: int) -> None:
@@ -64,11 +71,18 @@ class Window:
         self.shift = shift
         # One slot more than the window is long: the current slot is not yet over.
         self._size = -(-ticks >> shift) + 1
-        self.slots = [0] * self._size
+        self._slots = [0] * self._size
+        """What was counted in the slots before the present one, whose place is `_at`."""
+        self.past = self.current = 0
         self.tick = tick
         self.slot = tick >> shift
-        self.at = self.slot % self._size
+        self._at = self.slot % self._size
         self._last = self.slot
+
+    @property
+    def total(self) -> int:
+        """The sum."""
+        return self.past + self.current
 
     @property
     def precision(self) -> float:
@@ -87,29 +101,32 @@ class Window:
         passed = slot - self.slot
         if not passed:
             return
-        slots, at = self.slots, self.at
-        if slots[at]:
+        slots, at = self._slots, self._at
+        if self.current:
             self._last = self.slot
+            slots[at] = self.current
+            self.past += self.current
+            self.current = 0
         self.slot = slot
-        self.at = slot % self._size
-        if not self.total:
+        self._at = slot % self._size
+        if not self.past:
             return
         if passed >= self._size:
             for index in range(self._size):
                 slots[index] = 0
-            self.total = 0
+            self.past = 0
             return
         for _ in range(passed):
             at += 1
             if at == self._size:
                 at = 0
-            self.total -= slots[at]
-            slots[at] = 0
+            if slots[at]:
+                self.past -= slots[at]
+                slots[at] = 0
 
     def add(self, amount: int) -> None:
         """Count `amount` (not negative) now."""
-        self.total += amount
-        self.slots[self.at] += amount
+        self.current += amount
 
     def correct(self, booked: int, amount: int) -> int:
         """Change what was booked at tick `booked` by `amount`; returns by how much it changed.
@@ -118,25 +135,25 @@ class Window:
         from now on (a long stream must not escape) and a negative one is void.
         """
         slot = booked >> self.shift
-        if slot == self.slot and amount >= 0:
-            self.total += amount
-            self.slots[self.at] += amount
-            return amount
         if self.slot - slot >= self._size:
             if amount <= 0:
                 return 0
-            at = self.at
-        else:
-            at = slot % self._size
-            if slot > self._last and at != self.at:
-                self._last = slot
-        if amount < 0:
-            # More than the slot holds was never booked there (a reshaped window may have
-            # moved it); a slot below zero would let later traffic through.
-            amount = max(amount, -self.slots[at])
-        self.total += amount
-        self.slots[at] += amount
+            slot = self.slot
+        # More than the slot holds was never booked there (a reshaped window may have moved it);
+        # a slot below zero would let later traffic through.
+        if slot == self.slot:
+            amount = max(amount, -self.current)
+            self.current += amount
+            return amount
+        at = slot % self._size
+        self._last = max(self._last, slot)
+        amount = max(amount, -self._slots[at])
+        self.past += amount
+        self._slots[at] += amount
         return amount
+
+    def _counted_in(self, slot: int) -> int:
+        return self.current if slot == self.slot else self._slots[slot % self._size]
 
     def time_until_room(self, amount: int, limit: int, now: float) -> float:
         """Seconds until `amount` more would fit `limit` if nothing else came; 0.0 = now.
@@ -151,17 +168,17 @@ class Window:
         slot = self.slot - self._size
         while excess > 0:
             slot += 1
-            excess -= self.slots[slot % self._size]
+            excess -= self._counted_in(slot)
         return self._leaves(slot) - now + ROUNDING
 
     def time_until_empty(self, now: float) -> float:
         """Seconds until everything has left the window if nothing else came."""
-        if self.slots[self.at]:
+        if self.current:
             return ((self.slot + self._size) << self.shift) / TICKS_PER_SECOND - now
-        if not self.total:
+        if not self.past:
             return 0.0
         last = self._last
-        while not self.slots[last % self._size]:
+        while not self._slots[last % self._size]:
             last -= 1
         self._last = last
         return self._leaves(last) - now
@@ -176,9 +193,8 @@ class Window:
         counted = [
             (min(((slot + 1) << self.shift) - 1, self.tick), amount)
             for slot in range(oldest, self.slot + 1)
-            if (amount := self.slots[slot % self._size])
+            if (amount := self._counted_in(slot))
         ]
-        self.total = 0
         self._shape(seconds, self.tick)
         for booked, amount in counted:
             if self.slot - (booked >> self.shift) < self._size:
