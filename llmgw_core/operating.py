@@ -7,6 +7,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from llmgw_core.pipeline.deployment_rows import deployment_rows
 from llmgw_core.tenancy.rollouts import Rollouts
 from llmgw_core.tenancy.service import Tenancy
 from llmgw_core.tenancy.switching import Switching
@@ -14,6 +15,7 @@ from llmgw_core.tenancy.switching import Switching
 if TYPE_CHECKING:
     from llmgw_core.foundation import Foundation
     from llmgw_core.generation import Generation
+    from llmgw_core.pipeline.deployment_rows import DeploymentRow
     from llmgw_core.pipeline.explanation import Explanation, Question
     from llmgw_core.tenancy.records import AuditEntry
 
@@ -50,6 +52,11 @@ class Operated:
         """Why a call would go where it goes: by the same plan, without making it or changing
         anything. Raises `GatewayError` for a request that is none, and `StoreUnavailable`."""
         return await self._generation.explainer.explain(question)
+
+    def deployment_rows(self) -> list[DeploymentRow]:
+        """How every configured deployment is at the moment, as routing sees it."""
+        members = self._generation.roster.members.values()
+        return deployment_rows(members, self._foundation.memory)
 
     def readiness(self) -> list[str]:
         """Why no new calls should be sent here; empty when they should. Known callers are

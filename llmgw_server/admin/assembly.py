@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from starlette.exceptions import HTTPException
 
 from llmgw_server.admin.calls import CallPages
+from llmgw_server.admin.routing import RoutingPages
 from llmgw_server.admin.running import RunningPages
 from llmgw_server.admin.switching import SwitchPages
 from llmgw_server.pages import Page
@@ -39,6 +40,7 @@ class AdminPages:
             RunningPages(application, pages),
             CallPages(gateway),
             SwitchPages(gateway),
+            RoutingPages(gateway),
         )
         self._key = gateway.config.server.admin_key
         self._told = False

@@ -29,6 +29,8 @@ COMMANDS = {
     "calls": ("calls", "what became of one call, and calls as they end"),
     "top": ("top", "what a running gateway does now"),
     "faults": ("faults", "an upstream that fails as it is told to, to try out what happens"),
+    "deployments": ("deployments", "how every deployment is: state, load, latency, ejections"),
+    "explain": ("explaining", "why a call would go where it goes, without making it"),
     "switch": ("switching", "take something out of service at once, and put it back"),
     "usage": ("usage", "what was used and what it cost"),
 }

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import http.client
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import urlsplit
 
 import msgspec
 
 from llmgw_core.config.load import load
 from llmgw_server.cli.errors import CommandError
+from llmgw_server.cli.reaching import (
+    Address,
+    Unreachable,
+    address_of,
+    admin_address,
+    exchange,
+)
 
 if TYPE_CHECKING:
     import argparse
@@ -18,8 +23,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PREFIX = "/admin/v1"
-SECONDS = 10.0
-"""For a running gateway to answer."""
+
+
+__all__ = ["NotThere", "Unreachable", "add_gateway", "admin_key", "ask", "ask_running"]
 
 
 class NotThere(CommandError):
@@ -54,14 +60,19 @@ def admin_key(args: argparse.Namespace) -> str:
         raise CommandError(message) from None
 
 
-def ask(url: str, key: str, page: str, kind: type[T]) -> T:
-    """What the gateway at `url` says on `page` (below the prefix of admin pages). Raises
-    `CommandError`, which is `NotThere` for a 404 in its envelope."""
-    status, body = _get(url, PREFIX + page, key)
+def ask(where: str | Address, key: str, page: str, kind: type[T], *, body: object = None) -> T:
+    """What the gateway at a URL or address says on `page` (below the prefix of admin pages), which
+    is given `body`, if any, as JSON. Raises `CommandError`, which is `NotThere` for a 404 in its
+    envelope and `Unreachable` when nobody answers."""
+    address = address_of(where) if isinstance(where, str) else where
+    url = address.url
+    status, reply = exchange(address, PREFIX + page, key, body)
     if status in {401, 403}:
         raise CommandError(f"The gateway at {url} does not accept this admin key.")
-    if status == 404 and b'"no_such_call"' in body:
+    if status == 404 and b'"no_such_call"' in reply:
         raise NotThere(f"The gateway at {url} does not know it.")
+    if status in {400, 409, 413, 415} and (told := _told(reply)):
+        raise CommandError(told)
     if status != 200:
         message = (
             f"The gateway at {url} answers {status}: are its admin pages there, and are they on"
@@ -69,23 +80,40 @@ def ask(url: str, key: str, page: str, kind: type[T]) -> T:
         )
         raise CommandError(message)
     try:
-        return msgspec.json.decode(body, type=kind)
+        return msgspec.json.decode(reply, type=kind)
     except msgspec.DecodeError:
         raise CommandError(f"What answers at {url} is no gateway of this version.") from None
 
 
-def _get(url: str, target: str, key: str) -> tuple[int, bytes]:
-    parts = urlsplit(url)
-    kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
-    if parts.scheme not in kinds or not parts.hostname:
-        raise CommandError(f"'{url}' is no URL of a gateway; write http://HOST:PORT.")
+def ask_running(
+    args: argparse.Namespace, page: str, kind: type[T], *, body: object = None
+) -> tuple[T | None, str]:
+    """What the gateway says that `--url` names, or else the one that runs with the configuration.
+    Nothing when `--url` is not given and nobody can be asked: then the sentence says why. Raises
+    `CommandError`."""
+    if args.url is not None:
+        return ask(args.url, admin_key(args), page, kind, body=body), args.url
+    config = load(args.config)
+    if not config.server.admin_key and args.admin_key_file is None:
+        return None, f"{args.config} has no server.admin_key, so no gateway can be asked."
     try:
-        connection = kinds[parts.scheme](parts.hostname, parts.port, timeout=SECONDS)
-        try:
-            connection.request("GET", target, headers={"authorization": f"Bearer {key}"})
-            reply = connection.getresponse()
-            return reply.status, reply.read()
-        finally:
-            connection.close()
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        raise CommandError(f"The gateway at {url} does not answer: {error}.") from None
+        address = admin_address(config)
+        return ask(address, admin_key(args), page, kind, body=body), address.url
+    except Unreachable as error:
+        return None, str(error)
+
+
+def _told(reply: bytes) -> str:
+    """The sentence of an error in OpenAI's envelope."""
+    try:
+        return msgspec.json.decode(reply, type=_Envelope).error.message
+    except msgspec.DecodeError:
+        return ""
+
+
+class _Error(msgspec.Struct):
+    message: str
+
+
+class _Envelope(msgspec.Struct):
+    error: _Error
