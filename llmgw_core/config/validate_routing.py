@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from llmgw_core.config.schema import Config, DeploymentConfig, ModelConfig
     from llmgw_core.config.schema_routing import DeploymentRouting
+    from llmgw_core.domain.ramp import Ramp
 
 _AT_LEAST: Final = {"attempts": 1, "retries": 0, "context_window": 1}
 _AMOUNTS: Final = (
@@ -37,12 +38,21 @@ _SECONDS: Final = ("deadline_seconds", "connect", "first_byte", "first_token", "
 def routing_errors(config: Config) -> Iterator[ConfigError]:
     """Every error in the sections `routing` and `timeouts`."""
     yield from _routing(config.routing, "routing")
+    yield from _ramp(config.routing.ramp)
     yield from _timeouts(config.routing.timeouts, "routing.timeouts")
     for name, model in config.models.items():
         path = join("models", name)
         yield from _model(model, path)
         for index, deployment in enumerate(model.deployments):
             yield from _deployment(deployment, join(join(path, "deployments"), index))
+
+
+def _ramp(ramp: Ramp) -> Iterator[ConfigError]:
+    if not (ramp.seconds >= 0 and math.isfinite(ramp.seconds)):
+        yield ConfigError("must be a number of seconds, 0 or more.", path="routing.ramp.seconds")
+    if not 0 < ramp.start <= 1:
+        message = "must be a share of the calls, more than 0 and at most 1."
+        yield ConfigError(message, path="routing.ramp.start")
 
 
 def _model(model: ModelConfig, path: str) -> Iterator[ConfigError]:
