@@ -24,7 +24,7 @@ from llmgw_core.limits.caps import Caps
 from llmgw_core.limits.memory import MemoryLimiter
 from llmgw_core.routing.balance import BalancerContext
 from llmgw_core.routing.course import Course
-from llmgw_core.routing.health import Health, heard
+from llmgw_core.routing.health import Health
 from llmgw_core.routing.plan import Candidates
 from llmgw_core.routing.state import RoutingMemory
 from llmgw_core.testing.rosters import FakeClock, a_call, roster_of
@@ -115,11 +115,9 @@ class Outcome:
 
 
 class Job:
-    """A call on its way: `member` is where it is now, `term` that of the breaker there, `ticket`
-    what it holds of the caps there."""
+    """A call on its way: `member` is where it is now, `ticket` what it holds of the caps there."""
 
     member: Member
-    term: int
     ticket: CapTicket | None
 
     def __init__(
@@ -269,17 +267,14 @@ class _Simulation:
         """The attempt that runs for `job` has ended."""
         if job.over:
             return
-        now, member = self.at.now(), job.member
-        self._left(job)
-        breaker = member.state.breaker
-        assert breaker is not None
-        heard(breaker, job.term, None if well else "connect", now)
         if well:
             job.over = True
-            job.course.answered(member, job.first_content)
+            job.course.answered(job.member, job.first_content)
+            self._left(job)
             self.outcome.waits.append(job.first_content - job.arrived)
             return
-        job.course.failed(member, "connect")
+        job.course.failed(job.member, "connect")
+        self._left(job)
         if job.first_content:  # committed: it cannot go elsewhere
             job.over = True
             self.outcome.failed += 1
@@ -325,8 +320,6 @@ class _Simulation:
         job.attempts += 1
         self.outcome.attempts += 1
         job.member, job.ticket = member, job.course.ticket
-        assert member.state.breaker is not None
-        job.term = member.state.breaker.enter(self.at.now(), forced=True)
         self._engines[member.deployment.id].submit(job)
 
 
