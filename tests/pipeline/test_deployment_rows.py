@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from llmgw_core.domain.deployment import Deployment
+from llmgw_core.domain.health import BreakerSettings
 from llmgw_core.domain.load import EngineLoad
 from llmgw_core.pipeline.deployment_rows import DeploymentRow, LoadReport, deployment_rows
 from llmgw_core.pipeline.switchboard import DEPLOYMENT_OFF
