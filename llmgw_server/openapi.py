@@ -46,6 +46,12 @@ _KEYS = {
     "api_key": "A key made with `llmgw-server keys create`.",
     "admin_key": "The value of `server.admin_key`.",
 }
+_ZONE = {
+    "name": "x-llmgw-zone",
+    "in": "header",
+    "description": "Zones, separated by commas, that the call is confined to.",
+    "schema": {"type": "string"},
+}
 _NAMED = re.compile(r"\{(\w+)\}")
 _STYLE = (
     "body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}"
@@ -60,7 +66,9 @@ def document(pages: Iterable[Page], *, calls: bool) -> dict[str, Any]:
     schemas: dict[str, Any] = {"Error": _ERROR}
     if calls:
         for method, path, text, has_body in _CALLS:
-            paths.setdefault(path, {})[method] = _operation(text, "api_key", path, body=has_body)
+            operation = _operation(text, "api_key", path, body=has_body)
+            operation.setdefault("parameters", []).append(_ZONE)
+            paths.setdefault(path, {})[method] = operation
     for page in pages:
         if not page.listed:
             continue

@@ -36,8 +36,7 @@ def name_errors(config: Config) -> Iterator[ConfigError]:
         path = join("models", name)
         yield from _life(name, model.life, names, config, join(path, "life"))
         yield from _dimensions(model, config, path)
-        for key in ("fallbacks", "context_fallbacks", "content_policy_fallbacks"):
-            yield from _retired(getattr(model, key), config, join(path, key))
+        yield from _retired(model, config, path)
     for name, alias in config.aliases.items():
         path = join("aliases", name)
         yield from _alias(name, alias, config, path)
@@ -201,37 +200,41 @@ def _dimensions(model: ModelConfig, config: Config, path: str) -> Iterator[Confi
         yield ConfigError(message, path=join(path, "dimensions"))
     elif model.dimensions < 1:
         yield ConfigError("must be at least 1.", path=join(path, "dimensions"))
-    for index, name in enumerate(model.fallbacks):
-        other = config.models.get(name)
-        if other is not None and other.dimensions not in {None, model.dimensions}:
+    for place, name, other in _stand_ins(model, config, path):
+        if other.dimensions not in {None, model.dimensions}:
             message = f"`{name}` has {other.dimensions} dimensions, not {model.dimensions}."
-            yield ConfigError(message, path=join(join(path, "fallbacks"), index))
+            yield ConfigError(message, path=place)
 
 
-def _retired(fallbacks: tuple[str, ...], config: Config, path: str) -> Iterator[ConfigError]:
-    for index, name in enumerate(fallbacks):
-        target = config.models.get(name)
-        if target is not None and target.life.state == "retired":
+def _stand_ins(
+    model: ModelConfig, config: Config, path: str
+) -> Iterator[tuple[str, str, ModelConfig]]:
+    """The models that serve in place of `model`, each with the path where it is named."""
+    for key in ("fallbacks", "context_fallbacks", "content_policy_fallbacks"):
+        for index, name in enumerate(getattr(model, key)):
+            if name in config.models:
+                yield join(join(path, key), index), name, config.models[name]
+
+
+def _retired(model: ModelConfig, config: Config, path: str) -> Iterator[ConfigError]:
+    for place, name, other in _stand_ins(model, config, path):
+        if other.life.state == "retired":
             message = f"the model `{name}` is retired and serves nobody{_instead(name, config)}."
-            yield ConfigError(message, path=join(path, index))
+            yield ConfigError(message, path=place)
 
 
 def _fallbacks_elsewhere(config: Config) -> Iterator[ConfigError]:
     """Fallbacks that have no zone in common with their model."""
     for name, model in config.models.items():
         own = {each.zone for each in model.deployments}
-        path = join(join("models", name), "fallbacks")
-        for index, fallback in enumerate(model.fallbacks):
-            target = config.models.get(fallback)
-            if target is None or not own or not target.deployments:
-                continue
-            zones = {each.zone for each in target.deployments}
-            if own.isdisjoint(zones):
+        for place, fallback, other in _stand_ins(model, config, join("models", name)):
+            zones = {each.zone for each in other.deployments}
+            if own and zones and own.isdisjoint(zones):
                 message = (
                     f"`{fallback}` is in {listed(zones)} only, `{name}` in {listed(own)}: callers"
                     f" who are confined to {listed(own)} never fall back to it."
                 )
-                yield ConfigError(message, path=join(path, index))
+                yield ConfigError(message, path=place)
 
 
 def _dates(life: Life, today: dt.date, path: str) -> Iterator[ConfigError]:

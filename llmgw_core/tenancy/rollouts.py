@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 AUTOMATIC = "gateway"
 """Who the audit log says has taken out a canary that was worse than its baseline."""
+_LONGEST_REASON = 500
 
 
 class Rollouts:
@@ -110,6 +111,8 @@ class Rollouts:
     async def abort(self, alias: str, *, reason: str = "", actor: str) -> Rollout:
         """Give nobody the canary any more; takes a promotion back as well. Also for an alias that
         the configuration does not have any more."""
+        if len(reason) > _LONGEST_REASON or not reason.isprintable():
+            raise TenancyError(f"A reason has at most {_LONGEST_REASON} printable characters.")
         async with change(self._store, actor, self._clock(), self._changed) as doing:
             last = await _last(doing.connection, alias)
             if last is None:

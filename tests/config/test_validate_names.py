@@ -284,12 +284,17 @@ def test_a_zone_that_nobody_could_be_granted_is_an_error() -> None:
 
 
 def test_a_fallback_in_other_zones_is_worth_a_warning() -> None:
-    models = {"a": model("fallbacks: [b, c]"), "b": ELSEWHERE, "c": PLAIN}
+    models = {
+        "a": model("fallbacks: [b, c], context_fallbacks: [c, b]"),
+        "b": ELSEWHERE,
+        "c": PLAIN,
+    }
     assert remarks(models) == [
         (
-            "models.a.fallbacks[0]: `b` is in `world` only, `a` in `eu`: callers who are confined"
+            f"models.a.{place}: `b` is in `world` only, `a` in `eu`: callers who are confined"
             " to `eu` never fall back to it."
         )
+        for place in ("fallbacks[0]", "context_fallbacks[1]")
     ]
 
 

@@ -226,6 +226,9 @@ async def test_every_listener_describes_what_it_serves_and_needs_nothing_from_el
             assert "<script" not in text
     public, admin_paths = found
     assert {"/v1/chat/completions", "/v1/models/{model}", "/metrics"} <= set(public)
+    for path in ("/v1/chat/completions", "/v1/models"):
+        for operation in public[path].values():
+            assert "x-llmgw-zone" in [each["name"] for each in operation["parameters"]]
     assert not [path for path in public if path.startswith("/admin")]
     assert {"/admin/v1/status", "/admin/v1/reload", "/health/ready"} <= set(admin_paths)
     assert not [path for path in admin_paths if path.startswith("/v1")]

@@ -154,6 +154,9 @@ async def test_what_makes_no_sense_while_one_is_under_way(rollouts: Rollouts) ->
     with pytest.raises(Conflict, match="`new` was promoted and is all of `chat`"):
         await rollouts.start("chat", "new", actor=ME)
     await rollouts.abort("chat", actor=ME)
+    for reason in ("a\nb", "x" * 501):
+        with pytest.raises(TenancyError, match="at most 500 printable characters"):
+            await rollouts.abort("chat", reason=reason, actor=ME)
     with pytest.raises(Conflict, match="is out already"):
         await rollouts.abort("chat", actor=ME)
 
