@@ -23,8 +23,9 @@ FailureKind = Literal[
 class UpstreamFailure(Exception):
     """An attempt failed, classified. `status` is the upstream's (0 if none). For kind
     `client`, `context_window` and `content_policy`, `body` is a JSON object with the upstream's
-    words; see `wire.refusal` for what of it is told. `retry_after` is in seconds. The text is for
-    logs and never for clients.
+    words; see `wire.refusal` for what of it is told. `retry_after` is in seconds. `ours`: a limit
+    of the gateway or of the caller was the reason, which says nothing about the deployment. The
+    text is for logs and never for clients.
     """
 
     def __init__(
@@ -35,9 +36,11 @@ class UpstreamFailure(Exception):
         status: int = 0,
         body: bytes = b"",
         retry_after: float | None = None,
+        ours: bool = False,
     ) -> None:
         super().__init__(message)
         self.kind: FailureKind = kind
         self.status = status
         self.body = body
         self.retry_after = retry_after
+        self.ours = ours

@@ -92,9 +92,8 @@ class Attempts:
             secret = credential.value
             try:
                 if price is None and refuse_unpriced:
-                    raise UpstreamFailure(
-                        "unavailable", f"{deployment.id} has no price at this time"
-                    )
+                    reason = f"{deployment.id} has no price at this time"
+                    raise UpstreamFailure("unavailable", reason, ours=True)
                 if extra:
                     await self._make_room(exchange, deployment)
                 if exchange.deadline or deployment.streaming is not None:
@@ -102,7 +101,7 @@ class Attempts:
                 else:
                     timeouts = deployment.timeouts
                     await self._attempt(exchange, deployment, secret, timeouts, fresh, deliver)
-                course.answered(member, settlement.first_content)
+                course.answered(member, settlement.first_content, exchange.cut)
                 return
             except TransportError as error:
                 failure, dead = classified(error), stale(error)

@@ -44,6 +44,7 @@ async def broken(exchange: Exchange, accepted: bytes, failure: UpstreamFailure) 
     """The upstream broke after the content commit: say so, and no end marker. `accepted` is what
     is still to be handed over."""
     settlement = exchange.ticket
+    exchange.cut = failure.kind
     if settlement.attempt is not None:
         report(exchange.call.id, settlement.attempt.deployment.id, failure)
     error = upstream_failed("The stream was cut by the model's backend.", code="stream_cut")

@@ -11,6 +11,7 @@ from llmgw_core.domain.call import ClientGone, State
 
 if TYPE_CHECKING:
     from llmgw_core.domain.call import Call, Headers, Sink
+    from llmgw_core.domain.failure import FailureKind
     from llmgw_core.limits.port import Reservation
     from llmgw_core.pipeline.keep_alive import KeepAlive
     from llmgw_core.pipeline.lane import Lane, Lanes
@@ -24,7 +25,8 @@ class Exchange(State):
     own meters have joined it; `replied` turns true when the head of a reply has been sent,
     `stopped` when the call was cancelled because its client has left, which `leaving` does.
     `comments` keep the connection of a waiting client open, if it gets any. `deadline` is when the
-    call must have content (monotonic seconds); 0 as long as nobody has set one.
+    call must have content (monotonic seconds); 0 as long as nobody has set one. `cut`: how its
+    stream broke after the content commit.
     """
 
     call: Call
@@ -38,6 +40,7 @@ class Exchange(State):
     replied: bool = False
     comments: KeepAlive | None = None
     deadline: float = 0.0
+    cut: FailureKind | None = None
     stopped: bool = False
     leaving: asyncio.Handle | None = None
     _task: asyncio.Task[object] | None = None

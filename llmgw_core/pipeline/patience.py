@@ -25,7 +25,7 @@ class Patience:
     """Of one attempt; times are of `clock`. `content_by`: when there must be content, whatever the
     reason; `end`: when a stream must have ended."""
 
-    __slots__ = ("_clock", "_why", "content_by", "end", "timeouts")
+    __slots__ = ("_clock", "_ours", "_why", "content_by", "end", "timeouts")
 
     def __init__(
         self, exchange: Exchange, deployment: Deployment, clock: Callable[[], float]
@@ -36,6 +36,8 @@ class Patience:
         self.content_by = exchange.deadline or math.inf
         self.end = math.inf
         self._why = "the deadline of the call has passed"
+        # Who got only what others had left of the time, or its caller allowed, is not slow for it.
+        self._ours = self.content_by - now < _fair(exchange)
         streaming = deployment.streaming if exchange.call.request.stream else None
         if streaming is not None:
             self.timeouts = streaming.timeouts
@@ -45,7 +47,7 @@ class Patience:
 
     def _within(self, moment: float, why: str) -> None:
         if moment < self.content_by:
-            self.content_by, self._why = moment, why
+            self.content_by, self._why, self._ours = moment, why, False
 
     @asynccontextmanager
     async def held(self, exchange: Exchange) -> AsyncIterator[None]:
@@ -91,7 +93,14 @@ class Patience:
         if settlement.first_content:
             await broken(exchange, b"", UpstreamFailure("timeout", "the stream took too long"))
             return
-        raise UpstreamFailure("timeout", self._why)
+        raise UpstreamFailure("timeout", self._why, ours=self._ours)
+
+
+def _fair(exchange: Exchange) -> float:
+    """Seconds that an attempt must have had at least, so that it speaks against the deployment
+    when the call's deadline ended it."""
+    lane = exchange.lane
+    return lane.candidates.patience() / 2 if lane is not None else 0.0
 
 
 def _nothing() -> None:

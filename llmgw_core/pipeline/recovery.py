@@ -95,7 +95,8 @@ class Recovery:
         seconds = 0.0 if attempt is None else memory.clock() - attempt.started
         free = not failed.fresh and (failed.stale or await _renewed(failed))
         if not free:
-            course.failed(member, failure.kind)
+            if not failure.ours:
+                course.failed(member, failure.kind)
             deployment = member.deployment
             leave_alone(memory, deployment, failed.credential, failed.secret, failure)
         committed = exchange.replied and bool(settlement.first_content)

@@ -86,8 +86,14 @@ class Course:
             # Unless it is said what came of it, it says nothing.
             breaker.abandoned(self._term)
 
-    def answered(self, member: Member, first_content: float) -> None:
-        """The attempt went well, with its first content at that time."""
+    def answered(
+        self, member: Member, first_content: float, cut: FailureKind | None = None
+    ) -> None:
+        """The attempt went well, with its first content at that time; or, with `cut`, until its
+        stream broke in this way."""
+        if cut is not None:
+            self.failed(member, cut)
+            return
         state = member.state
         known = state.first_content if self._call.request.stream else state.complete
         known.observe(first_content - self._began, first_content)
