@@ -6,6 +6,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from llmgw_core.testing.model_server import completion
 from llmgw_core.testing.upstream import Upstream, http_reply
 
 if TYPE_CHECKING:
@@ -13,7 +16,8 @@ if TYPE_CHECKING:
 
 
 class Engine:
-    """An engine on a real socket; `pages` are (status, body) by path, None: no answer."""
+    """An engine on a real socket. `pages` are (status, body) by path, and `answer` is that to every
+    call; None: no answer, the connection is reset."""
 
     def __init__(self) -> None:
         self.pages: dict[str, tuple[int, bytes] | None] = {
@@ -21,11 +25,18 @@ class Engine:
             "/v1/models": (200, b'{"data":[{"id":"m"}]}'),
             "/metrics": (200, b"tgi_batch_current_size 0\ntgi_queue_size 0\n"),
         }
+        self.answer: tuple[int, bytes] | None = (200, msgspec.json.encode(completion()))
         self.upstream = Upstream(self._serve)
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self.upstream.port
 
     async def _serve(self, peer: Peer) -> None:
         while True:
-            page = self.pages[(await peer.request()).target]
+            request = await peer.request()
+            page = self.pages[request.target] if request.method == "GET" else self.answer
             if page is None:
                 peer.reset()
                 return
