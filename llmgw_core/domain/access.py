@@ -44,6 +44,8 @@ class Level(msgspec.Struct, frozen=True):
     models: tuple[str, ...] | None = None
     zones: tuple[str, ...] | None = None
     limits: Limits = NO_LIMITS
+    name: str = ""
+    """Where it is known; the books never hold it."""
 
 
 class Principal(msgspec.Struct, frozen=True):

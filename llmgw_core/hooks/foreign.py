@@ -24,6 +24,7 @@ FIXED_POLICY: Final[dict[str, OnFailure]] = {
     "register_backends": "stop",
     "register_balancers": "stop",
     "register_limiters": "stop",
+    "register_queues": "stop",
     "startup": "stop",
     "deployments_added": "stop",
     "deployments_dropped": "continue",

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from llmgw_core.hooks.observers import Observer
     from llmgw_core.hooks.rows import PluginRow
     from llmgw_core.limits.port import Limiter
+    from llmgw_core.routing.queue import Queue
     from llmgw_core.routing.balance import Balancer, BalancerContext
     from llmgw_core.tenancy.records import AuditEntry
     from llmgw_core.wire.request import RequestView
@@ -80,6 +81,9 @@ class PluginHost:
         )
         self.limiters: dict[str, Callable[[], Limiter]] = merged(
             "limiter", ((n, p.limiters) for n, p in parts)
+        )
+        self.queues: dict[str, Callable[[], Queue]] = merged(
+            "queue", ((n, p.queues) for n, p in parts)
         )
 
     def _compile(self) -> None:

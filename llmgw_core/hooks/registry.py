@@ -1,4 +1,5 @@
-"""What plugins register at start-up: backends, and factories of balancers and limiters by name.
+"""What plugins register at start-up: backends, and factories of balancers, limiters and queues by
+name.
 The gateway's own ones stand in the same tables, so that a configuration chooses among them all."""
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from llmgw_core.hooks.compile import CompiledHook
     from llmgw_core.limits.port import Limiter
     from llmgw_core.routing.balance import Balancer, BalancerContext
+    from llmgw_core.routing.queue import Queue
 
 T = TypeVar("T")
 
@@ -25,6 +27,7 @@ ITSELF: Final = "the gateway itself"
 _METHODS: Final = {
     "register_balancers": ("pick", "took"),
     "register_limiters": ("bind", "reserve", "state", "aclose"),
+    "register_queues": ("put", "take", "leave", "__len__"),
 }
 
 
@@ -34,6 +37,7 @@ class Parts(NamedTuple):
     backends: Mapping[str, Backend] = {}
     balancers: Mapping[str, Callable[[BalancerContext], Balancer]] = {}
     limiters: Mapping[str, Callable[[], Limiter]] = {}
+    queues: Mapping[str, Callable[[], Queue]] = {}
 
 
 def parts_of(hooks: Mapping[str, CompiledHook]) -> Parts:
@@ -42,6 +46,7 @@ def parts_of(hooks: Mapping[str, CompiledHook]) -> Parts:
         _asked(hooks.get("register_backends"), _backends),
         _asked(hooks.get("register_balancers"), _factories),
         _asked(hooks.get("register_limiters"), _factories),
+        _asked(hooks.get("register_queues"), _factories),
     )
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from llmgw_core.domain.usage import EndedAttempt, UsageRecord
     from llmgw_core.hooks.filters import StreamFilter
     from llmgw_core.limits.port import Limiter
+    from llmgw_core.routing.queue import Queue
     from llmgw_core.routing.balance import Balancer, BalancerContext
     from llmgw_core.tenancy.records import AuditEntry
     from llmgw_core.wire.request import RequestView
@@ -56,6 +57,12 @@ class GatewayHooks:
     def register_limiters(self) -> Mapping[str, Callable[[], Limiter]]:
         """START. Keepers of the meters, by the name that `limits.limiter` in the configuration
         can give; called once per gateway."""
+        raise NotImplementedError
+
+    @hookspec
+    def register_queues(self) -> Mapping[str, Callable[[], Queue]]:
+        """START. Who is next of the calls that wait for a slot, by the name that
+        `routing.overload.queue` in the configuration can give; called once per gateway."""
         raise NotImplementedError
 
     @hookspec
@@ -137,6 +144,7 @@ HOOK_KINDS: dict[str, str] = {
     "register_backends": "START",
     "register_balancers": "START",
     "register_limiters": "START",
+    "register_queues": "START",
     "startup": "START",
     "deployments_added": "START",
     "deployments_dropped": "START",

@@ -25,7 +25,7 @@ _LEVELS: tuple[tuple[LevelKind, Table], ...] = (
     ("user", users),
     ("key", api_keys),
 )
-_COLUMNS = ("id", "models", "zones", "rpm", "tpm", "parallel")
+_COLUMNS = ("id", "name", "models", "zones", "rpm", "tpm", "parallel")
 
 _FIND = (
     select(
@@ -136,4 +136,5 @@ def _level(kind: LevelKind, row: dict[str, Any]) -> Level:
         models=None if models is None else tuple(models),
         zones=None if zones is None else tuple(zones),
         limits=Limits(row[f"{kind}_rpm"], row[f"{kind}_tpm"], row[f"{kind}_parallel"]),
+        name=row[f"{kind}_name"],
     )
