@@ -82,6 +82,8 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "requests": schema.RequestLimits,
     "routing": schema_routing.RoutingConfig,
     "routing.streams": schema_streams.StreamsConfig,
+    "routing.overload": schema_streams.OverloadConfig,
+    "routing.overload.rules[]": schema_streams.QueueRule,
     "limits": schema.LimitsConfig,
     "reload": schema.ReloadConfig,
 }

@@ -21,6 +21,7 @@ from llmgw_core.backends.transport.registry import TransportRegistry
 from llmgw_core.config.secret_files import SecretWatch
 from llmgw_core.domain.errors import ConfigError, StoreUnavailable
 from llmgw_core.limits.estimate import TokenEstimator
+from llmgw_core.pipeline.overload import Doors
 from llmgw_core.pipeline.prober import Prober
 from llmgw_core.pipeline.stats import Stats
 from llmgw_core.pipeline.switchboard import Switchboard
@@ -93,6 +94,7 @@ class Foundation:
             serve_stale=config.store.serve_stale,
         )
         self.stats = Stats()
+        self.doors = Doors(self.stats, time.monotonic)
         self.estimator = TokenEstimator(config.requests.default_output_tokens)
         self.transports = TransportRegistry()
         self.memory = RoutingMemory(time.monotonic)

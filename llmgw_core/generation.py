@@ -36,9 +36,12 @@ from llmgw_core.pipeline.endings import Held
 from llmgw_core.pipeline.entrance import Entrance
 from llmgw_core.pipeline.explaining import Explainer
 from llmgw_core.pipeline.keep_alive import kept_alive
+from llmgw_core.pipeline.overload import held_back
 from llmgw_core.pipeline.probing import Target
 from llmgw_core.pipeline.revealing import RevealingDelivery
 from llmgw_core.pipeline.settlement import Books
+from llmgw_core.routing.queue import NoQueue
+from llmgw_core.routing.queue_fair import FairQueue
 from llmgw_core.routing.strategies import BALANCERS
 from llmgw_core.tenancy.switching import Switchable
 
@@ -84,6 +87,7 @@ class Generation:
         chosen = chosen_balancers(config, host.balancers, foundation.memory.clock)
         self.factories: Set[Callable[[], Any]] = {
             host.limiters[config.limits.limiter],
+            host.queues[config.routing.overload.queue],
             *chosen.values(),
         }
         self.limiter: Limiter = foundation.made(host.limiters[config.limits.limiter])
@@ -184,6 +188,7 @@ class Generation:
     def _assemble(self, foundation: Foundation) -> Entrance:
         config, host, books = self.config, self.host, self.books
         limits, streams = config.requests, config.routing.streams
+        overload = config.routing.overload
         refuse_unpriced = config.accounting.unpriced == "refuse"
         kind = RevealingDelivery if config.routing.reply_headers else Delivery
         delivery = kind(
@@ -231,7 +236,12 @@ class Generation:
         return Entrance(
             admission=self.admission,
             attempts=kept_alive(
-                attempts,
+                held_back(
+                    attempts,
+                    overload,
+                    foundation.doors,
+                    foundation.made(host.queues[overload.queue]),
+                ),
                 delivery,
                 streams.keep_alive_seconds,
             ),
@@ -248,6 +258,7 @@ def own_parts(limiter_clock: Callable[[], float] = time.monotonic) -> Parts:
     return Parts(
         balancers=BALANCERS,
         limiters={"memory": lambda: MemoryLimiter(limiter_clock)},
+        queues={"none": NoQueue, "fair": FairQueue},
     )
 
 
@@ -279,6 +290,7 @@ def load_plugins(
         changed=changed,
     )
     chosen("limiter", host.limiters, config.limits.limiter, "limits.limiter")
+    chosen("queue", host.queues, config.routing.overload.queue, "routing.overload.queue")
     chosen_balancers(config, host.balancers, time.monotonic)
     return host
 

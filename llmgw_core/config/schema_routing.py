@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from llmgw_core.config.schema_health import BreakerConfig, ProbesConfig
-from llmgw_core.config.schema_streams import StreamsConfig
+from llmgw_core.config.schema_streams import OverloadConfig, StreamsConfig
 from llmgw_core.domain.deployment import PATIENCE
 from llmgw_core.domain.ramp import Ramp
 from llmgw_core.domain.rules import CALL_RULES, RULES, Redirect, Treatment
@@ -129,6 +129,7 @@ class RoutingConfig(ModelRouting, frozen=True, forbid_unknown_fields=True):
     balancer_options: dict[str, Any] = {}
     ramp: Ramp = Ramp()
     streams: StreamsConfig = StreamsConfig()
+    overload: OverloadConfig = OverloadConfig()
     reply_headers: bool = False
     timeouts: GeneralTimeouts = GeneralTimeouts()
     retries: int = RULES.retries

@@ -13,7 +13,7 @@ from llmgw_core.config.outgoing import section_errors
 from llmgw_core.config.validate_names import name_errors
 from llmgw_core.config.validate_routing import routing_errors
 from llmgw_core.config.validate_server import server_errors
-from llmgw_core.config.validate_streams import streams_errors
+from llmgw_core.config.validate_streams import overload_errors, streams_errors
 from llmgw_core.domain.access import NO_ZONE, valid_zone
 from llmgw_core.domain.errors import ConfigError
 
@@ -44,6 +44,7 @@ def validate(config: Config, *, today: dt.date) -> list[ConfigError]:
         *section_errors(config.outgoing, None, "outgoing"),
         *server_errors(config.server),
         *streams_errors(config.routing.streams, "routing.streams"),
+        *overload_errors(config.routing.overload, "routing.overload"),
         *_numbers(config),
     ]
 

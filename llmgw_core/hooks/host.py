@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from llmgw_core.hooks.observers import Observer
     from llmgw_core.hooks.rows import PluginRow
     from llmgw_core.limits.port import Limiter
-    from llmgw_core.routing.queue import Queue
     from llmgw_core.routing.balance import Balancer, BalancerContext
+    from llmgw_core.routing.queue import Queue
     from llmgw_core.tenancy.records import AuditEntry
     from llmgw_core.wire.request import RequestView
 

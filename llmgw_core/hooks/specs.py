@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from llmgw_core.domain.usage import EndedAttempt, UsageRecord
     from llmgw_core.hooks.filters import StreamFilter
     from llmgw_core.limits.port import Limiter
-    from llmgw_core.routing.queue import Queue
     from llmgw_core.routing.balance import Balancer, BalancerContext
+    from llmgw_core.routing.queue import Queue
     from llmgw_core.tenancy.records import AuditEntry
     from llmgw_core.wire.request import RequestView
 

@@ -78,7 +78,8 @@ class Attempts:
             self._set_deadline(exchange, found)
         course = Course(exchange.call, found, memory, exchange.reserved)
         refuse_unpriced = self._refuse_unpriced
-        member = course.advance()
+        turn = exchange.turn
+        member = course.advance() if turn is None else await turn.advance(course)
         if member is None:
             raise nobody(course)
         recovery: Recovery | None = None

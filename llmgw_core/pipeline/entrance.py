@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from llmgw_core.pipeline.attempts import Attempts
     from llmgw_core.pipeline.delivery import Delivery
     from llmgw_core.pipeline.keep_alive import KeptAlive
+    from llmgw_core.pipeline.overload import HeldBack
     from llmgw_core.pipeline.stats import Stats
 
 log = logging.getLogger("llmgw.pipeline")
@@ -53,7 +54,7 @@ class Entrance:
         self,
         *,
         admission: Admission,
-        attempts: Attempts | KeptAlive,
+        attempts: Attempts | HeldBack | KeptAlive,
         delivery: Delivery,
         host: PluginHost,
         stats: Stats,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from llmgw_core.limits.port import Reservation
     from llmgw_core.pipeline.keep_alive import KeepAlive
     from llmgw_core.pipeline.lane import Lane, Lanes
+    from llmgw_core.pipeline.overload import Turn
     from llmgw_core.pipeline.settlement import Settlement
 
 
@@ -24,9 +25,9 @@ class Exchange(State):
     `reserved` is the number of tokens in the reservation; `metered` are the fallback models whose
     own meters have joined it; `replied` turns true when the head of a reply has been sent,
     `stopped` when the call was cancelled because its client has left, which `leaving` does.
-    `comments` keep the connection of a waiting client open, if it gets any. `deadline` is when the
-    call must have content (monotonic seconds); 0 as long as nobody has set one. `cut`: how its
-    stream broke after the content commit.
+    `comments` keep the connection of a waiting client open, if it gets any; `turn` is the call's
+    place where calls are held back. `deadline` is when the call must have content (monotonic
+    seconds); 0 as long as nobody has set one. `cut`: how its stream broke after the content commit.
     """
 
     call: Call
@@ -39,6 +40,7 @@ class Exchange(State):
     settlement: Settlement | None = None
     replied: bool = False
     comments: KeepAlive | None = None
+    turn: Turn | None = None
     deadline: float = 0.0
     cut: FailureKind | None = None
     stopped: bool = False

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from llmgw_core.pipeline.attempts import Attempts, Deliver
     from llmgw_core.pipeline.delivery import Delivery
     from llmgw_core.pipeline.exchange import Exchange
+    from llmgw_core.pipeline.overload import HeldBack
 
 COMMENT: Final = b": keep-alive\n\n"
 
@@ -65,7 +66,7 @@ class KeepAlive:
 class KeptAlive:
     """`Attempts` whose streams are kept alive."""
 
-    def __init__(self, attempts: Attempts, delivery: Delivery, seconds: float) -> None:
+    def __init__(self, attempts: Attempts | HeldBack, delivery: Delivery, seconds: float) -> None:
         self._attempts = attempts
         self._delivery = delivery
         self._seconds = seconds
@@ -86,7 +87,7 @@ class KeptAlive:
 
 
 def kept_alive(
-    attempts: Attempts, delivery: Delivery, seconds: float | None
-) -> Attempts | KeptAlive:
+    attempts: Attempts | HeldBack, delivery: Delivery, seconds: float | None
+) -> Attempts | HeldBack | KeptAlive:
     """`attempts` as the configuration wants them."""
     return attempts if seconds is None else KeptAlive(attempts, delivery, seconds)

@@ -188,9 +188,7 @@ class Returned:
         self._room.freed(self._slot)
 
 
-def standing(
-    rules: Sequence[QueueRule], principal: Principal, model: Model
-) -> tuple[int, float]:
+def standing(rules: Sequence[QueueRule], principal: Principal, model: Model) -> tuple[int, float]:
     """Priority (0 is the most urgent) and weight of a call in the queue."""
     for rule in rules:
         if _fits(rule, principal, model):

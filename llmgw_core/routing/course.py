@@ -44,6 +44,22 @@ class Course:
         self._began = 0.0
         self._term = UNCOUNTED
 
+    @property
+    def begun(self) -> bool:
+        """Whether there has been an attempt."""
+        return bool(self._tried)
+
+    def left(self) -> tuple[str, ...]:
+        """The ids of those that have not been tried."""
+        tried = self._tried
+        members = (member for tier in self.found.tiers for member in tier.members)
+        return tuple(member.deployment.id for member in members if member not in tried)
+
+    def possible(self) -> bool:
+        """Whether `advance` would begin an attempt now."""
+        rounds = plan(self._call, self.found, self._memory, self._tokens, self._tried)
+        return any(round.eligible or round.late for round in rounds)
+
     def advance(self) -> Member | None:
         """Begin an attempt on the next deployment; None when there is none left."""
         tiers = self.found.tiers
@@ -119,7 +135,9 @@ class Course:
         now, waits = self._memory.clock(), []
         for tier in self.found.tiers:
             for member in tier.members:
-                full = member.caps.full(self._tokens) if member.caps is not None else None
+                if member.caps is None or member in self._tried:
+                    continue
+                full = member.caps.full(self._tokens)
                 obstacle = standing(member.state, now)
                 if full is not None and not (obstacle and obstacle.hard):
                     waits.append(full[2])

@@ -27,7 +27,7 @@ CALL_HOOKS = ("pre_auth", "authenticate", "authorize", "pre_route", "open_stream
 OBSERVERS = ("on_usage", "on_attempt")
 LIFE = {
     *("startup", "deployments_added", "deployments_dropped", "shutdown"),
-    *("register_backends", "register_balancers", "register_limiters"),
+    *("register_backends", "register_balancers", "register_limiters", "register_queues"),
 }
 """These have tests of their own, in tests/hooks."""
 

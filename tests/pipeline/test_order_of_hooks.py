@@ -65,6 +65,11 @@ def recorder(name: str, events: Events) -> type[Any]:
             self.events.append(("register_limiters", None))
             return {}
 
+        @hookimpl
+        def register_queues(self) -> Any:
+            self.events.append(("register_queues", None))
+            return {}
+
     return Named
 
 
@@ -89,7 +94,8 @@ async def test_every_hook_in_its_order_and_in_reverse_on_the_way_back(
     await here.gateway.tenancy.create_organization("other", actor="test")
     await here.gateway.host.shutdown(5.0)
     assert reply.status == 200
-    registering = ("register_backends", "register_balancers", "register_limiters")
+    kinds = ("backends", "balancers", "limiters", "queues")
+    registering = tuple(f"register_{kind}" for kind in kinds)
     assert events == [
         *(("1", hook) for hook in registering),
         *(("2", hook) for hook in registering),
