@@ -39,15 +39,15 @@ class Doors:
 
     def __init__(self, stats: Stats, clock: Callable[[], float]) -> None:
         self.serving = 0
+        self.clock = clock
         self._stats = stats
-        self._clock = clock
         self._rooms: dict[int, tuple[Queue, WaitingRoom]] = {}
 
     def room(self, queue: Queue, name: str) -> WaitingRoom:
         """The room of `queue`, the same as long as the queue is."""
         known = self._rooms.get(id(queue))
         if known is None:
-            room = WaitingRoom(queue, name, clock=self._clock, stats=self._stats)
+            room = WaitingRoom(queue, name, clock=self.clock, stats=self._stats)
             known = self._rooms[id(queue)] = queue, room
         return known[1]
 
@@ -60,6 +60,7 @@ class Overload:
         self.length = config.length
         self.seconds = config.wait_seconds
         self.rules = config.rules
+        self.waits = config.queue != "none"
         self.doors = doors
         self.room = room
 
@@ -96,18 +97,35 @@ class Turn:
 
     async def advance(self, course: Course) -> Member | None:
         """As `Course.advance`, when it is the call's turn. Raises `GatewayError` 503 when that
-        does not come in time. A call that has been elsewhere before and has failed there is not
-        told of the wait: then it is None."""
+        does not come in time; but who has been elsewhere before hears what came of that: then it
+        is None."""
         member = self._begin(course)
-        if member is not None or not self._waits(course):
+        if member is not None or (self._has_place() and course.room_in() is None):
             return member
-        begun = course.begun
-        try:
-            return await self._wait(course)
-        except GatewayError:
-            if begun:
-                return None
-            raise
+        guest = self._guest(
+            course,
+            course.left(),
+            fits=course.possible,
+            begin=lambda: self._begin(course),
+            due=lambda: course.room_in() or 1.0,
+        )
+        return await self._wait(guest, quiet=course.begun)
+
+    async def again(self, course: Course, member: Member) -> Member | None:
+        """As `Course.again`, when `member` has a slot for the call once more; None when that does
+        not come in time."""
+
+        def begin() -> Member | None:
+            return self._taken(course, member if course.again(member, booked=True) else None)
+
+        guest = self._guest(
+            course, (member.deployment.id,), fits=lambda: course.free(member), begin=begin
+        )
+        return await self._wait(guest, quiet=True)
+
+    def next(self, course: Course) -> Member | None:
+        """Whom `advance` would take now, or else one of those that it would wait for."""
+        return course.next() or (course.busy() if self._overload.waits else None)
 
     def close(self) -> None:
         """The call is over: its place is free. Idempotent."""
@@ -121,10 +139,10 @@ class Turn:
         return self._placed or subcall or self._overload.has_place()
 
     def _begin(self, course: Course) -> Member | None:
-        """Both or nothing."""
-        if not self._has_place():
-            return None
-        member = course.advance()
+        """A place and a slot, or neither."""
+        return self._taken(course, course.advance()) if self._has_place() else None
+
+    def _taken(self, course: Course, member: Member | None) -> Member | None:
         if member is None:
             return None
         if not self._placed and self._exchange.call.subcall is None:
@@ -134,31 +152,43 @@ class Turn:
             course.ticket = Returned(course.ticket, self._overload.room, member.deployment.id)
         return member
 
-    def _waits(self, course: Course) -> bool:
-        """Whether a wait is of use: there is no place, or somebody is kept from the call by its
-        caps only."""
-        return not self._has_place() or course.room_in() is not None
-
-    async def _wait(self, course: Course) -> Member | None:
-        exchange, overload = self._exchange, self._overload
-        principal, lane = exchange.call.principal, exchange.lane
+    def _guest(
+        self,
+        course: Course,
+        slots: tuple[str, ...],
+        *,
+        fits: Callable[[], bool],
+        begin: Callable[[], Member | None],
+        due: Callable[[], float] = lambda: 1.0,
+    ) -> Guest[Member]:
+        principal, lane = self._exchange.call.principal, self._exchange.lane
         assert principal is not None
         assert lane is not None
-        priority, weight = standing(overload.rules, principal, lane.model)
-        guest = Guest(
+        priority, weight = standing(self._overload.rules, principal, lane.model)
+        return Guest(
             principal.organization_id,
-            course.left(),
+            slots,
             scarce=None if self._has_place() else PLACE,
-            fits=lambda: self._has_place() and course.possible(),
-            begin=lambda: self._begin(course),
+            fits=lambda: self._has_place() and fits(),
+            begin=begin,
             give_back=lambda member: self._give_back(course, member),
-            due=lambda: course.room_in() or 1.0,
+            due=due,
             priority=priority,
             weight=weight,
         )
+
+    async def _wait(self, guest: Guest[Member], *, quiet: bool) -> Member | None:
+        overload, deadline = self._overload, self._exchange.deadline
         seconds = overload.seconds
-        self.close()
-        return await overload.room.wait(guest, length=overload.length, seconds=seconds)
+        if deadline:
+            seconds = min(seconds, max(0.0, deadline - overload.doors.clock()))
+        self.close()  # who waits holds nobody up
+        try:
+            return await overload.room.wait(guest, length=overload.length, seconds=seconds)
+        except GatewayError:
+            if quiet:
+                return None
+            raise
 
     def _give_back(self, course: Course, member: Member) -> None:
         course.leave(member)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import msgspec
@@ -76,7 +77,7 @@ class Recovery:
         self._course = course
         self._found = course.found
         around = Surroundings(
-            next=course.next,
+            next=course.next if exchange.turn is None else partial(exchange.turn.next, course),
             redirect=self._redirect,
             obstacle=self._obstacle,
             another_key=self._another_key,
@@ -114,13 +115,16 @@ class Recovery:
 
     async def _go_on(self, step: Same | Other | OtherModel) -> Member:
         """Begin the attempt that was decided on."""
-        course = self._course
+        course, turn = self._course, self._exchange.turn
         if isinstance(step, Same):
             if step.pause:
                 await asyncio.sleep(step.pause)
-            member = step.member if course.again(step.member, booked=True) else None
+            found = course.again(step.member, booked=True)
+            member = step.member if found else None
+            if member is None and turn is not None:
+                member = await turn.again(course, step.member)
         else:
-            member = course.advance()
+            member = course.advance() if turn is None else await turn.advance(course)
         if member is None:  # its caps are used up meanwhile
             raise nobody(course)
         return member

@@ -55,6 +55,23 @@ class Course:
         members = (member for tier in self.found.tiers for member in tier.members)
         return tuple(member.deployment.id for member in members if member not in tried)
 
+    def busy(self) -> Member | None:
+        """The first of those that have not been tried and are kept from the call by their caps
+        only."""
+        now = self._memory.clock()
+        for tier in self.found.tiers:
+            for member in tier.members:
+                if member.caps is None or member in self._tried:
+                    continue
+                full = member.caps.full(self._tokens) is not None
+                if full and standing(member.state, now) is None:
+                    return member
+        return None
+
+    def free(self, member: Member) -> bool:
+        """Whether the caps of `member` have room for the call."""
+        return member.caps is None or member.caps.full(self._tokens) is None
+
     def possible(self) -> bool:
         """Whether `advance` would begin an attempt now."""
         rounds = plan(self._call, self.found, self._memory, self._tokens, self._tried)
@@ -84,10 +101,8 @@ class Course:
 
     def again(self, member: Member, *, booked: bool = False) -> bool:
         """Begin another attempt on `member`; False when its caps have no room for it. What the one
-        before held of them is given back, unless that is `booked` already."""
-        if self.ticket is not None and not booked:
-            self.ticket.release()
-        if not self._holds(member):
+        before holds of them is held on, unless it has been `booked`."""
+        if (booked or self.ticket is None) and not self._holds(member):
             return False
         self._begin(member)
         return True
