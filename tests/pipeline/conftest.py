@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from llmgw_core.domain.deployment import Timeouts
+from llmgw_core.testing.busy_engine import Engine
 from llmgw_core.testing.model_server import JSON
 from llmgw_core.testing.upstream import Peer, Upstream, chunk, chunked_head, http_reply, repeating
 
@@ -112,3 +113,9 @@ async def scripted() -> AsyncIterator[Callable[[Script], Awaitable[Upstream]]]:
             return await stack.enter_async_context(Upstream(script))
 
         yield opened
+
+
+@pytest.fixture
+def engine() -> Engine:
+    """The script of an engine that answers when it is told to."""
+    return Engine()

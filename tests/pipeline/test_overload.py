@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import pytest
 
 from llmgw_core.config.schema_routing import RoutingConfig
-from llmgw_core.config.schema_streams import OverloadConfig, QueueRule, StreamsConfig
+from llmgw_core.config.schema_streams import OverloadConfig, StreamsConfig
 from llmgw_core.domain.access import Limits
 from llmgw_core.domain.usage import NO_USAGE
 from llmgw_core.hooks.specs import hookimpl
+from llmgw_core.testing.busy_engine import ONE, Engine, asking, queued, waits
 from llmgw_core.testing.client import MemorySink
-from llmgw_core.testing.installation import at, served_by
-from llmgw_core.testing.model_server import JSON, completion
-from llmgw_core.testing.upstream import Peer, http_reply
+from llmgw_core.testing.installation import at
 from llmgw_core.testing.waiting_clients import Listening, error_of
 
 if TYPE_CHECKING:
@@ -24,75 +22,12 @@ if TYPE_CHECKING:
 
     from llmgw_core.domain.call import Call
     from llmgw_core.domain.reply import Reply
-    from llmgw_core.testing.installation import Install, Installation
+    from llmgw_core.testing.installation import Install
     from llmgw_core.testing.model_server import ModelServer
-    from llmgw_core.testing.upstream import Upstream
+    from llmgw_core.testing.upstream import Peer, Upstream
 
     Script = Callable[[Peer], Awaitable[None]]
     Scripted = Callable[[Script], Awaitable[Upstream]]
-
-ONE = Limits(parallel=1)
-ANSWER = http_reply(200, msgspec.json.encode(completion()), JSON)
-
-
-def queued(queue: str = "fair", **fields: Any) -> RoutingConfig:
-    return RoutingConfig(overload=OverloadConfig(queue=queue, **fields))
-
-
-class Engine:
-    """A script that answers when it is let; `order` are the texts of the questions as they came,
-    `most` is how many it worked on at once."""
-
-    def __init__(self) -> None:
-        self.order: list[str] = []
-        self.working = 0
-        self.most = 0
-        self._answers = asyncio.Semaphore(0)
-        self._come = asyncio.Event()
-
-    async def __call__(self, peer: Peer) -> None:
-        while True:
-            request = msgspec.json.decode((await peer.request()).body)
-            self.order.append(request["messages"][0]["content"])
-            self.working += 1
-            self.most = max(self.most, self.working)
-            self._come.set()
-            try:
-                await self._answers.acquire()
-            finally:
-                self.working -= 1
-            await peer.send(ANSWER)
-
-    def answer(self, calls: int = 1) -> None:
-        """Let it answer so many calls."""
-        for _ in range(calls):
-            self._answers.release()
-
-    async def has(self, calls: int) -> None:
-        """Wait until so many have come."""
-        while len(self.order) < calls:
-            self._come.clear()
-            await self._come.wait()
-
-
-def asking(here: Installation, text: str, client: Any = None, **fields: Any) -> Any:
-    """A call that has begun; its text is how it is recognised."""
-    messages = [{"role": "user", "content": text}]
-    call = (client or here.client).chat("m", messages=messages, **fields)
-    return asyncio.ensure_future(call)
-
-
-async def waits(here: Installation, calls: int) -> None:
-    """Until so many wait for a slot."""
-    stats = here.gateway.stats
-    async with asyncio.timeout(10):
-        while stats.waiting != calls:  # noqa: ASYNC110 -- nobody tells of it
-            await asyncio.sleep(0)
-
-
-@pytest.fixture
-def engine() -> Engine:
-    return Engine()
 
 
 async def test_a_call_waits_for_a_slot_of_a_deployment_at_its_cap(
@@ -260,76 +195,6 @@ async def test_a_model_whose_engine_is_busy_takes_no_places_of_others(
     assert (await here.client.chat("other")).status == 200
     engine.answer(4)
     await asyncio.gather(*calls)
-
-
-async def test_a_tenant_with_many_waiting_calls_does_not_starve_another(
-    installed: Install, scripted: Scripted, engine: Engine
-) -> None:
-    here = await installed({"m": [at(await scripted(engine), caps=ONE)]}, routing=queued())
-    modest = await here.another("modest")
-    greedy = [asking(here, f"g{number}") for number in range(12)]
-    await waits(here, 11)
-    late = [asking(here, f"m{number}", modest) for number in range(3)]
-    await waits(here, 14)
-    engine.answer(15)
-    await asyncio.gather(*greedy, *late)
-    assert [text for text in engine.order[:8] if text[0] == "m"] == ["m0", "m1", "m2"]
-
-
-@pytest.mark.parametrize(
-    "rule",
-    [
-        QueueRule(organization="vip", priority="high"),
-        QueueRule(organization="vip", team="people", priority="high"),
-        QueueRule(organization="vip", key="key of vip", priority="high"),
-    ],
-    ids=["organization", "team", "key"],
-)
-async def test_who_is_named_in_a_rule_goes_first(
-    installed: Install, scripted: Scripted, engine: Engine, rule: QueueRule
-) -> None:
-    here = await installed(
-        {"m": [at(await scripted(engine), caps=ONE)]},
-        routing=queued(rules=(QueueRule(organization="nobody", priority="low"), rule)),
-    )
-    tenancy = here.gateway.tenancy
-    await tenancy.create_organization("vip", models=["*"], actor="test")
-    await tenancy.create_team("vip", "people", actor="test")
-    _, key = await tenancy.create_key(
-        organization="vip", team="people", name="key of vip", actor="test"
-    )
-    vip = type(here.client)(here.gateway, key)
-    calls = [asking(here, text) for text in "abc"]
-    await waits(here, 2)
-    urgent = asking(here, "vip", vip)
-    await waits(here, 3)
-    engine.answer(4)
-    await asyncio.gather(*calls, urgent)
-    assert engine.order == ["a", "vip", "b", "c"]
-
-
-async def test_calls_of_a_model_with_a_tag_may_be_less_urgent(
-    installed: Install, scripted: Scripted, engine: Engine
-) -> None:
-    upstream = await scripted(engine)
-    rule = QueueRule(tag="batch", priority="low")
-    here = await installed(
-        {
-            "m": served_by(at(upstream)),
-            "night": served_by(at(upstream), tags=("batch",)),
-        },
-        routing=queued(in_flight=1, rules=(rule,)),
-    )
-    first = asking(here, "a")
-    await engine.has(1)
-    messages = [{"role": "user", "content": "batch"}]
-    batch = asyncio.ensure_future(here.client.chat("night", messages=messages))
-    await waits(here, 1)
-    urgent = asking(here, "b")
-    await waits(here, 2)
-    engine.answer(3)
-    await asyncio.gather(first, batch, urgent)
-    assert engine.order == ["a", "b", "batch"]
 
 
 async def test_a_stream_in_the_queue_gets_comments_and_a_truthful_end(

@@ -4,84 +4,22 @@ is refused is told when to come again."""
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from llmgw_core.domain.errors import GatewayError
-from llmgw_core.pipeline.stats import Stats
-from llmgw_core.pipeline.waiting import Guest, WaitingRoom
 from llmgw_core.routing.queue import NoQueue
 from llmgw_core.routing.queue_fair import FairQueue
+from llmgw_core.testing.slots import Slots, settled
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
+    from llmgw_core.pipeline.waiting import Guest
     from llmgw_core.routing.queue import Fits, Waiting
 
 SLOTS = ("a", "b")
-
-
-class Slots:
-    """Slots of `a` and `b` and a room in front of them. `most` is how many were ever taken."""
-
-    def __init__(self, queue: Any = None, **caps: int) -> None:
-        self.caps = caps or {"a": 1}
-        self.taken: Counter[str] = Counter()
-        self.most: Counter[str] = Counter()
-        self.now = 0.0
-        self.stats = Stats()
-        self.room = WaitingRoom(
-            FairQueue() if queue is None else queue,
-            "test",
-            clock=lambda: self.now,
-            stats=self.stats,
-        )
-
-    def free(self, slot: str) -> bool:
-        return self.taken[slot] < self.caps[slot]
-
-    def begin(self, slots: tuple[str, ...]) -> str | None:
-        for slot in slots:
-            if self.free(slot):
-                self.taken[slot] += 1
-                self.most[slot] = max(self.most[slot], self.taken[slot])
-                return slot
-        return None
-
-    def end(self, slot: str) -> None:
-        self.taken[slot] -= 1
-        self.room.freed(slot)
-
-    def guest(self, name: str = "o", slots: tuple[str, ...] = ("a",), **fields: Any) -> Guest[str]:
-        return Guest(
-            name,
-            slots,
-            fits=lambda: any(map(self.free, slots)),
-            begin=lambda: self.begin(slots),
-            give_back=self._give_back,
-            **fields,
-        )
-
-    def _give_back(self, slot: str) -> None:
-        self.taken[slot] -= 1
-
-    async def wait(
-        self, name: str = "o", *, length: int = 100, seconds: float = 60.0, **fields: Any
-    ) -> str | None:
-        return await self.room.wait(self.guest(name, **fields), length=length, seconds=seconds)
-
-    def waiting(self, *names: str, **fields: Any) -> list[asyncio.Task[str | None]]:
-        return [asyncio.ensure_future(self.wait(name, **fields)) for name in names]
-
-
-async def settled(*tasks: asyncio.Task[Any]) -> None:
-    """Until everything has run that can."""
-    for _ in range(5):
-        await asyncio.sleep(0)
 
 
 async def refused(call: Awaitable[Any]) -> GatewayError:
@@ -344,73 +282,6 @@ async def test_a_queue_that_fails_hurts_only_those_that_wait(failing: str) -> No
     if failing == "leave":
         slots.end("a")
     assert await slots.wait() == "a"
-
-
-class Steps:
-    """Calls that come, wait, work and leave in an order that hypothesis chooses."""
-
-    def __init__(self) -> None:
-        self.slots = Slots(a=2, b=1)
-        self.tasks: list[asyncio.Task[str | None]] = []
-        self.working: list[str] = []
-
-    async def take(self, step: tuple[str, int]) -> None:
-        what, number = step
-        if what == "come":
-            pool = (("a",), ("b",), SLOTS)[number % 3]
-            name = "xyz"[number % 3]
-            call = self.slots.wait(name, slots=pool, length=4, priority=number % 2)
-            self.tasks.append(asyncio.ensure_future(call))
-        elif what == "end" and self.working:
-            self.slots.end(self.working.pop(number % len(self.working)))
-        elif what == "leave" and self.tasks:
-            self.tasks[number % len(self.tasks)].cancel()
-        if number % 4:
-            await settled()
-            self.collect()
-
-    def collect(self) -> None:
-        for task in [task for task in self.tasks if task.done()]:
-            self.tasks.remove(task)
-            if not task.cancelled() and task.exception() is None:
-                slot = task.result()
-                assert slot is not None
-                self.working.append(slot)
-
-
-@settings(max_examples=150, deadline=None)
-@given(
-    st.lists(
-        st.tuples(st.sampled_from(("come", "come", "end", "leave")), st.integers(0, 60)),
-        max_size=60,
-    )
-)
-def test_whatever_happens_no_slot_is_given_twice_and_nobody_is_forgotten(
-    steps: list[tuple[str, int]],
-) -> None:
-    async def run() -> None:
-        here = Steps()
-        slots = here.slots
-        for step in steps:
-            await here.take(step)
-            assert all(slots.taken[slot] <= slots.caps[slot] for slot in SLOTS)
-        await settled()
-        here.collect()
-        # Nobody waits for a slot that is free.
-        assert not any(slots.free(str(slot)) for wanted in slots.room._groups for slot in wanted)
-        assert len(slots.room) == len(here.tasks) == slots.stats.waiting
-        # When everybody works on, everybody comes in.
-        for _ in range(len(here.tasks) + len(here.working)):
-            if here.working:
-                slots.end(here.working.pop())
-            await settled()
-            here.collect()
-        assert (len(slots.room), here.tasks) == (0, [])
-        for slot in here.working:
-            slots.end(slot)
-        assert slots.taken.total() == 0
-
-    asyncio.run(run())
 
 
 async def test_one_tenant_with_a_thousand_calls_waiting_does_not_starve_another() -> None:
