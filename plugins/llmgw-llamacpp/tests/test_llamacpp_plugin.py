@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,6 +18,8 @@ from llmgw_core.domain.call import Call, Head
 from llmgw_core.domain.deployment import Deployment
 from llmgw_core.domain.errors import ConfigError
 from llmgw_core.domain.failure import UpstreamFailure
+from llmgw_core.pipeline.probing import Target, probe
+from llmgw_core.routing.readiness import Verdict
 from llmgw_core.testing.plugins import host_of
 from llmgw_core.wire.request import decode_request
 from llmgw_llamacpp.options import LlamaCppOptions
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from llmgw_core.hooks.host import PluginHost
+    from llmgw_core.pipeline.probing import Report
 
 
 def deployment(name: str, **options: Any) -> Deployment:
@@ -99,6 +103,15 @@ async def test_every_deployment_gets_an_engine_that_answers(
     assert raised.value.kind == "unavailable"
 
 
+async def probed(host: PluginHost, target: Deployment) -> Report:
+    """What the gateway finds out when it asks the engine how it is."""
+    transport = HttptoolsTransport()
+    try:
+        return await probe(Target(target, backend_of(host), transport), time.monotonic)
+    finally:
+        await transport.aclose()
+
+
 async def test_an_engine_that_dies_is_unavailable_until_it_is_back(
     tmp_path: Path, question: dict[str, Any]
 ) -> None:
@@ -107,11 +120,16 @@ async def test_an_engine_that_dies_is_unavailable_until_it_is_back(
     await host.startup()
     try:
         engine = backend_of(host).engines[target.identity]
+        report = await probed(host, target)
+        assert (report.finding.verdict, set(report.remarks.values())) == (Verdict.READY, {""})
+        assert report.load is not None
+        assert (report.load.running, report.load.waiting) == (0, 0)
         os.kill(engine.pid, signal.SIGKILL)
         await engine.reached(State.BACKOFF)
         with pytest.raises(UpstreamFailure) as raised:
             backend_of(host).origin(target)
         assert raised.value.kind == "unavailable"
+        assert (await probed(host, target)).finding.verdict is Verdict.NOT_READY
         metrics = host.contexts["llamacpp"].metrics
         assert metrics.gauges["engines_ready"] == 0
         await engine.reached(State.READY)

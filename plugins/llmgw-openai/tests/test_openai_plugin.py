@@ -181,3 +181,20 @@ def test_its_upstream_is_asked_for_its_models_with_the_credential(
     assert (request.method, request.target) == ("GET", "/v1/models")
     assert header in request.headers
     assert OpenAIBackend().inquire(target, "").request.headers == ()
+
+
+@pytest.mark.parametrize(
+    ("base_url", "target"),
+    [
+        ("http://h:8000/v1", "/health"),
+        ("http://h:8000/v1/", "/health"),
+        ("http://h:8000", "/health"),
+        ("http://h/team/v1", "/team/health"),
+        ("http://h/openai", "/openai/health"),
+    ],
+)
+def test_pages_of_its_upstream_stand_beside_the_api(base_url: str, target: str) -> None:
+    asked = deployment(base_url, headers={"x-fixed": "1"})
+    request = OpenAIBackend().page(asked, "sk-x", "/health")
+    assert (request.method, request.target) == ("GET", target)
+    assert request.headers == ((b"x-fixed", b"1"), (b"authorization", b"Bearer sk-x"))
