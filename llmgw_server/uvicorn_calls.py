@@ -6,7 +6,7 @@ import asyncio
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from llmgw_core.domain.call import ClientGone
+from llmgw_core.domain.call import ClientGone, State
 from llmgw_server.asgi import LINGER_SECONDS, SMALL_BODY, too_large, too_slow
 
 if TYPE_CHECKING:
@@ -24,46 +24,27 @@ STATUS_LINES = {
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class CallCycle:
+class CallCycle(State):
     """One call: the `Body` and the `Sink` of the core, and what uvicorn's protocol needs of a
     cycle. The head of a reply leaves with the first part of its body, in one write."""
 
-    __slots__ = (
-        "_chunked",
-        "_head",
-        "body",
-        "disconnected",
-        "ended",
-        "gone",
-        "head",
-        "keep_alive",
-        "more_body",
-        "on_gone",
-        "protocol",
-        "response_complete",
-        "task",
-        "waiter",
-        "waiting_for_100_continue",
-    )
-
-    def __init__(self, protocol: CallProtocol, head: Head, *, keep_alive: bool) -> None:
-        self.head = head
-        self.gone = False
-        self.on_gone: Callable[[], None] | None = None
-        self.ended = False
-        """The server ended this call; its cancellation is no failure."""
-        self.body = bytearray()
-        self.more_body = True
-        self.keep_alive = keep_alive
-        self.disconnected = False
-        self.response_complete = False
-        self.waiting_for_100_continue = False
-        self.protocol = protocol
-        self._head = b""
-        self._chunked = False
-        self.waiter: asyncio.Future[None] | None = None
-        """Set while the call waits for its body."""
-        self.task: asyncio.Task[None] | None = None
+    protocol: CallProtocol
+    head: Head
+    keep_alive: bool
+    waiting_for_100_continue: bool = False
+    body: bytes | bytearray = b""
+    more_body: bool = True
+    gone: bool = False
+    on_gone: Callable[[], None] | None = None
+    ended: bool = False
+    """The server ended this call; its cancellation is no failure."""
+    disconnected: bool = False
+    response_complete: bool = False
+    waiter: asyncio.Future[None] | None = None
+    """Set while the call waits for its body."""
+    task: asyncio.Task[None] | None = None
+    _head: bytes = b""
+    _chunked: bool = False
 
     @property
     def begun(self) -> bool:
@@ -100,19 +81,29 @@ class CallCycle:
 
     # ------------------------------------------------------------------ body
 
+    def take_in(self, data: bytes) -> None:
+        """Keep a part of the body. Mostly it is all of it, which is kept as it came."""
+        body = self.body
+        if not body:
+            self.body = data
+            return
+        if type(body) is bytes:
+            body = self.body = bytearray(body)
+        body += data
+
     def arrived(self, limit: int) -> bytes | None:
         """See `Body`."""
         if self.more_body or len(self.body) > limit:
             return None
-        body, self.body = bytes(self.body), bytearray()
-        return body
+        body, self.body = self.body, b""
+        return body if type(body) is bytes else bytes(body)
 
     async def read(self, limit: int) -> bytes:
         """See `Body.read`."""
         if self.more_body or len(self.body) > limit:
             await self._receive(limit)
-        body, self.body = bytes(self.body), bytearray()
-        return body
+        body, self.body = self.body, b""
+        return bytes(body)
 
     async def _receive(self, limit: int) -> None:
         protocol = self.protocol
@@ -243,7 +234,7 @@ class CallCycle:
         try:
             async with asyncio.timeout(LINGER_SECONDS):
                 while self.more_body and not self.disconnected:
-                    self.body.clear()
+                    self.body = b""
                     self.protocol.flow.resume_reading()
                     await self._changed()
         except TimeoutError:

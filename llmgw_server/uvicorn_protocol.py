@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 CALLS = b"/v1/"
 _SPECIAL = frozenset((b"expect", b"transfer-encoding"))
 _VERSIONS = ("1.1", "1.0")
+_METHODS = {b"POST": "POST", b"GET": "GET"}
+_PATHS = {path.encode(): path for path in ("/v1/chat/completions", "/v1/embeddings")}
+"""What nearly all calls ask for, as it comes and as it is meant."""
 _GRAIN = 0.01
 """Seconds that a timer may be early."""
 _LOOKS = 4
@@ -173,33 +176,37 @@ class CallProtocol(Endings):
         cycle: Any = self.cycle
         if not (self.parser.should_upgrade() or cycle.response_complete):
             cycle.more_body = False
-            if not (type(cycle) is CallCycle and cycle.waiter is None):
+            if type(cycle) is not CallCycle or cycle.waiter is not None:
                 cycle.message_event.set()
 
     def on_body(self, body: bytes) -> None:
         """As uvicorn."""
         self._framing = 0
         cycle: Any = self.cycle
-        if not cycle.response_complete:
+        if cycle.response_complete:
+            return
+        if type(cycle) is not CallCycle:
             cycle.body += body
-            if len(cycle.body) > HIGH_WATER_LIMIT:
-                self.flow.pause_reading()
-            if not (type(cycle) is CallCycle and cycle.waiter is None):
-                cycle.message_event.set()
+        elif cycle.body:
+            cycle.take_in(body)
+        else:
+            cycle.body = body  # mostly all of it
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        if type(cycle) is not CallCycle or cycle.waiter is not None:
+            cycle.message_event.set()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """As uvicorn, but a trailer is no header: it came after the caller was identified."""
         if self._in_head:
-            name = name.lower()
-            if name in _SPECIAL:
-                self._on_special_header(name, value)
-            self.headers.append((name, value))
+            self.headers.append((name.lower(), value))
 
-    def _on_special_header(self, name: bytes, value: bytes) -> None:
-        if name == b"expect":
-            self.expect_100_continue = value.lower() == b"100-continue"
-        elif value.strip().lower() != b"chunked":
-            raise ValueError("a transfer coding other than chunked")  # makes the parser refuse
+    def _mind_special_headers(self) -> None:
+        for name, value in self.headers:
+            if name == b"expect":
+                self.expect_100_continue = value.lower() == b"100-continue"
+            elif name == b"transfer-encoding" and value.strip().lower() != b"chunked":
+                raise ValueError("a transfer coding other than chunked")  # makes the parser refuse
 
     def shutdown(self) -> None:
         """As uvicorn, behind the replies that wait to be written."""
@@ -242,35 +249,31 @@ class CallProtocol(Endings):
             raise _HeadTooLarge
         self._framing = 0
         self._in_head = False
-        method = parser.get_method()
-        if (
-            not url.startswith(CALLS)
-            or method not in (b"POST", b"GET")
-            or parser.get_http_version() != "1.1"
-        ):
+        headers = self.headers
+        # Backwards, so that of several values the first one stays.
+        fields = dict(headers[::-1])
+        if not _SPECIAL.isdisjoint(fields):
+            self._mind_special_headers()
+        method = _METHODS.get(parser.get_method())
+        if not url.startswith(CALLS) or method is None or parser.get_http_version() != "1.1":
             if parser.get_http_version() not in _VERSIONS:
                 raise ValueError("not HTTP/1.1")  # makes the parser refuse
             if not url.startswith(b"/"):
                 url = origin_form(url)
-            headers, expected = self.headers, self.expect_100_continue
+            expected = self.expect_100_continue
             super().on_message_begin()
             self.url, self.expect_100_continue = url, expected
             self.headers.extend(headers)
             super().on_headers_complete()
             return
-        raw_path, _, query = url.partition(b"?")
-        path = raw_path.decode("latin-1")
+        path, query = _PATHS.get(url, ""), b""
+        if not path:
+            raw_path, _, query = url.partition(b"?")
+            path = unquote(raw_path.decode("latin-1"))
         client = self.client
-        head = Head(
-            method.decode(),
-            unquote(path) if "%" in path else path,
-            self.headers,
-            query=query,
-            client=client[0] if client else "",
-        )
+        head = Head(method, path, headers, query, client[0] if client else "", fields)
         before: Any = self.cycle
-        cycle: Any = CallCycle(self, head, keep_alive=parser.should_keep_alive())
-        cycle.waiting_for_100_continue = self.expect_100_continue
+        cycle: Any = CallCycle(self, head, parser.should_keep_alive(), self.expect_100_continue)
         self.cycle = cycle
         if before is None or before.response_complete:
             self._start_asgi_task(cycle, self.app)
@@ -302,6 +305,13 @@ class CallProtocol(Endings):
         if not keep_alive:
             self.outbox.flush()
             self.transport.close()
+        elif not (self.pipeline or self.flow.read_paused or self.transport.is_closing()):
+            # The same as below for what is usual.
+            self.server_state.total_requests += 1
+            self._waiting_since = self.loop.time()
+            if self.timeout_keep_alive_task is None:
+                self._await_head()
+            return
         self.on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -17,26 +17,24 @@ Headers = Sequence[tuple[bytes, bytes]]
 Endpoint = Literal["chat.completions", "embeddings"]
 
 
-class Head:
+class State(msgspec.Struct, eq=False):
+    """Base of what holds the state of a call: made in one step, which is faster than a constructor
+    in Python, compared by identity, and shown without what is in it, which may be secret."""
+
+    def __repr__(self) -> str:
+        """No contents."""
+        return object.__repr__(self)
+
+
+class Head(State):
     """The head of a request: everything known before its body. Header names are lower case."""
 
-    __slots__ = ("_fields", "client", "headers", "method", "path", "query")
-
-    def __init__(
-        self,
-        method: str,
-        path: str,
-        headers: Headers,
-        *,
-        query: bytes = b"",
-        client: str = "",
-    ) -> None:
-        self.method = method
-        self.path = path
-        self.headers = headers
-        self.query = query
-        self.client = client
-        self._fields: dict[bytes, bytes] | None = None
+    method: str
+    path: str
+    headers: Headers
+    query: bytes = b""
+    client: str = ""
+    _fields: dict[bytes, bytes] | None = None
 
     @property
     def fields(self) -> dict[bytes, bytes]:
@@ -132,15 +130,6 @@ class Subcall:
         self.parent = parent
         self.muted = muted
         self.depth = depth
-
-
-class State(msgspec.Struct, eq=False):
-    """Base of what holds the state of a call: made in one step, which is faster than a constructor
-    in Python, compared by identity, and shown without what is in it, which may be secret."""
-
-    def __repr__(self) -> str:
-        """No contents."""
-        return object.__repr__(self)
 
 
 class Call(State):
