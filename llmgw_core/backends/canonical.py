@@ -14,9 +14,10 @@ import msgspec
 from llmgw_core.backends.canonical_choices import ChoicesStreamReader
 from llmgw_core.backends.canonical_stream import CanonicalStreamReader
 from llmgw_core.backends.chunks import decode_document, present, read_choice
+from llmgw_core.backends.error_objects import error_in_200, status_failure
 from llmgw_core.backends.port import Reply
 from llmgw_core.backends.transport.port import HttpRequest
-from llmgw_core.domain.failure import FailureKind, UpstreamFailure
+from llmgw_core.domain.failure import UpstreamFailure
 from llmgw_core.wire.usage import read_usage
 
 if TYPE_CHECKING:
@@ -29,20 +30,6 @@ if TYPE_CHECKING:
 _TARGETS = {"chat.completions": "/chat/completions", "embeddings": "/embeddings"}
 _JSON = (b"content-type", b"application/json")
 _AGENT = (b"user-agent", b"llmgw")
-
-_KINDS: dict[int, FailureKind] = {
-    401: "credentials",
-    402: "credentials",
-    403: "credentials",
-    408: "timeout",
-    429: "rate_limited",
-    503: "overloaded",
-    504: "timeout",
-    529: "overloaded",
-}
-
-
-_CLIENTS_FAULT = frozenset((400, 404, 409, 410, 413, 422, 451))
 
 
 class CanonicalSession:
@@ -94,7 +81,7 @@ class CanonicalSession:
             what = "compressed" if _coded(headers) else "not the JSON expected"
             raise UpstreamFailure("protocol", f"the reply is {what}") from None
         if present(document.error):
-            raise UpstreamFailure("server", "the reply is an error object", status=status)
+            raise error_in_200(body, "the reply is an error object", status)
         chat = self._call.endpoint == "chat.completions"
         if document.choices is None if chat else not present(document.data):
             raise UpstreamFailure("protocol", "the reply has neither choices nor data")
@@ -124,19 +111,8 @@ class CanonicalSession:
         return CanonicalStreamReader(hide_usage=hide_usage)
 
     def error(self, status: int, headers: Headers, body: bytes) -> UpstreamFailure:
-        """See the port. A 4xx that is the client's fault goes back if it is a JSON object; an
-        HTML page of some proxy on the way is not for clients, and neither is what says that the
-        gateway itself asks wrongly (405, 415, a redirect).
-        """
-        kind = _KINDS.get(status)
-        message = f"the upstream answered {status}"
-        if kind is None:
-            kind = "server" if status >= 500 else "client"
-        if kind == "client" and not (status in _CLIENTS_FAULT and _is_object(body)):
-            kind = "protocol"
-        return UpstreamFailure(
-            kind, message, status=status, body=body, retry_after=_retry_after(headers)
-        )
+        """See the port."""
+        return status_failure(status, body, _retry_after(headers))
 
 
 @lru_cache(maxsize=1024)
@@ -156,13 +132,6 @@ def _coded(headers: Headers) -> bool:
         name == b"content-encoding" and value.strip().lower() not in (b"", b"identity")
         for name, value in headers
     )
-
-
-def _is_object(body: bytes) -> bool:
-    try:
-        return isinstance(msgspec.json.decode(body), dict)
-    except (msgspec.DecodeError, RecursionError):
-        return False
 
 
 def _retry_after(headers: Headers) -> float | None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from llmgw_core.backends.chunks import decode_chunk, present, read_choice
+from llmgw_core.backends.error_objects import error_in_200
 from llmgw_core.domain.failure import UpstreamFailure
 from llmgw_core.wire.sse import EventSplitter, EventTooLarge, event_data, event_name
 from llmgw_core.wire.usage import read_usage
@@ -155,7 +156,7 @@ class CanonicalStreamReader:
 
     def _look(self, event: bytes, data: bytes) -> bytes:
         if event_name(event) == b"error":
-            raise UpstreamFailure("server", "the stream carries an error event")
+            raise error_in_200(data, "the stream carries an error event")
         try:
             if not data.isascii():
                 str(data, "utf-8")  # what is skipped in decoding is not looked at otherwise
@@ -164,7 +165,7 @@ class CanonicalStreamReader:
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
             raise UpstreamFailure("protocol", "an event of the stream is not valid JSON") from None
         if present(chunk.error) or bytes(chunk.object) == b'"error"':
-            raise UpstreamFailure("server", "the stream carries an error object")
+            raise error_in_200(data, "the stream carries an error object")
         if chunk.choices:
             self._last = event
         if present(chunk.usage):

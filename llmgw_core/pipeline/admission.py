@@ -26,6 +26,7 @@ from llmgw_core.domain.errors import (
 from llmgw_core.hooks.foreign import plugin_error
 from llmgw_core.limits.port import Exceeded
 from llmgw_core.pipeline.lane import NO_PRICE, Lanes
+from llmgw_core.pipeline.timeout_header import TIMEOUT, seconds_of
 from llmgw_core.pipeline.zones import ZONE, ZoneHeader
 from llmgw_core.wire.life import life_headers
 from llmgw_core.wire.request import BASE64_TOKENS, decode_request
@@ -148,6 +149,8 @@ class Admission:
             raise unsupported_media_type(
                 "The request body must not be compressed.", headers=_ACCEPTED_CODING
             )
+        if TIMEOUT in fields:
+            exchange.deadline = exchange.call.started + seconds_of(exchange.call.head)
         arrived: Callable[[int], bytes | None] | None = getattr(body, "arrived", None)
         data = None if arrived is None else arrived(self._body_bytes)
         if data is None:

@@ -94,6 +94,7 @@ class Course:
 
     def next(self) -> Member | None:
         """Whom `advance` would take now."""
+        self._memory.sweep(self._memory.clock())
         for round in plan(self._call, self.found, self._memory, self._tokens, self._tried):
             for member, _ in round.picks(self._call):
                 return member

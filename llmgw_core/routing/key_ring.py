@@ -72,7 +72,8 @@ class KeyRing:
         """The upstream has refused `value`, which was this credential's secret."""
         for key in self._keys:
             if key.credential is credential:
-                key.refused, key.refused_until = value, until
+                earlier = key.refused_until if key.refused == value else until
+                key.refused, key.refused_until = value, max(until, earlier)
 
     def cool(
         self,

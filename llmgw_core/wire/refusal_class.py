@@ -11,13 +11,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
-from llmgw_core.wire.refusal import error_object, sentence
+from llmgw_core.wire.refusal import sentence
 
 if TYPE_CHECKING:
     from llmgw_core.domain.failure import FailureKind
 
+_LOOKED_AT: Final = 4000
+"""Characters of a sentence."""
 _TOO_LONG: Final = frozenset(
     (
         "context_length_exceeded",
@@ -38,7 +38,7 @@ _NOT_ALLOWED: Final = frozenset(
         "safety_violation",
     )
 )
-_TOO_MUCH: Final = frozenset(("rate_limit_exceeded", "rate_limit_error", "insufficient_quota"))
+_TOO_MUCH: Final = frozenset(("rate_limit_exceeded", "rate_limit_error"))
 _LOAD: Final = frozenset(("overloaded", "overloaded_error", "server_overloaded"))
 _TOO_LONG_SAID: Final = re.compile(
     r"""
@@ -65,20 +65,15 @@ _NOT_ALLOWED_SAID: Final = re.compile(
 )
 
 
-def refusal_class(body: bytes) -> FailureKind | None:
-    """The class that the error object in `body` speaks of; None when it says nothing special or
-    is none."""
-    return class_of(error_object(body))
-
-
 def class_of(error: dict[str, Any]) -> FailureKind | None:
-    """As `refusal_class`, for the object itself."""
+    """The class that an error object (`refusal.error_object`) speaks of; None when it says nothing
+    special."""
     words = set(_words(error))
     if words & _TOO_LONG:
         return "context_window"
     if words & _NOT_ALLOWED:
         return "content_policy"
-    text = sentence(error)
+    text = sentence(error)[:_LOOKED_AT]
     if _TOO_LONG_SAID.search(text):
         return "context_window"
     if _NOT_ALLOWED_SAID.search(text):
@@ -88,17 +83,6 @@ def class_of(error: dict[str, Any]) -> FailureKind | None:
     if words & _LOAD:
         return "overloaded"
     return None
-
-
-def raw_class(error: bytes) -> FailureKind | None:
-    """As `class_of`, for the JSON of an error object, or of a text in its place."""
-    try:
-        found = msgspec.json.decode(error)
-    except (msgspec.DecodeError, RecursionError):
-        return None
-    if isinstance(found, str):
-        found = {"message": found}
-    return class_of(found) if isinstance(found, dict) else None
 
 
 def _words(error: dict[str, Any]) -> list[str]:
