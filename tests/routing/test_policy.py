@@ -356,3 +356,24 @@ def test_every_step_has_a_reason() -> None:
     for kind in KINDS:
         for tiers in ([tier(A)], [tier(A, B)], [tier(A), tier(C)]):
             assert World(*tiers).fails(A, kind).reason
+
+
+def test_whoever_cannot_take_a_long_request_is_not_come_back_to() -> None:
+    first, small = deployment("m/a"), deployment("m/b", context_window=4096)
+    large = deployment("l/a", context_window=8192)
+    world = World(tier(first, small), larger=(tier(large),), attempts=9)
+    world.fails(first, "cut")
+    assert isinstance(world.fails(small, "context_window"), OtherModel)
+    step = world.fails(large, "cut")
+    assert isinstance(step, Same)
+    assert step.member == large
+    assert isinstance(world.fails(large, "cut"), Stop)
+
+
+def test_nobody_comes_back_to_where_something_final_stands_in_the_way() -> None:
+    world = World(tier(A), attempts=9)
+    world.block(A)
+    assert isinstance(world.fails(A, "connect"), Same)
+    world = World(tier(A), attempts=9)
+    world.block(A, hard=True)
+    assert isinstance(world.fails(A, "connect"), Stop)
