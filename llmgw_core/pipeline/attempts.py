@@ -87,6 +87,7 @@ class Attempts:
         while True:
             deployment = member.deployment
             price = settlement.begin(deployment, course.ticket)
+            exchange.trial = course.trial
             credential = deployment.credential
             if deployment.credentials:
                 credential = ring_of(memory, deployment).pick(memory.clock())

@@ -254,6 +254,8 @@ class Delivery:
         settlement.watch(reader)
         held = await self._until_content(reply, reader)
         settlement.first_content = self._clock()
+        if exchange.trial is not None:
+            exchange.trial()
         sink = exchange.sink
         await self._start(exchange, _SSE)
         if held:

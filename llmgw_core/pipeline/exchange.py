@@ -10,6 +10,8 @@ import msgspec
 from llmgw_core.domain.call import ClientGone, State
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from llmgw_core.domain.call import Call, Headers, Sink
     from llmgw_core.domain.failure import FailureKind
     from llmgw_core.limits.port import Reservation
@@ -28,6 +30,7 @@ class Exchange(State):
     `comments` keep the connection of a waiting client open, if it gets any; `turn` is the call's
     place where calls are held back. `deadline` is when the call must have content (monotonic
     seconds); 0 as long as nobody has set one. `cut`: how its stream broke after the content commit.
+    `trial`, if there is one, wants to know of the first content.
     """
 
     call: Call
@@ -43,6 +46,7 @@ class Exchange(State):
     turn: Turn | None = None
     deadline: float = 0.0
     cut: FailureKind | None = None
+    trial: Callable[[], None] | None = None
     stopped: bool = False
     leaving: asyncio.Handle | None = None
     _task: asyncio.Task[object] | None = None

@@ -157,6 +157,8 @@ class FilteredStream:
     async def _start(self) -> None:
         self._committed = True
         self._exchange.ticket.first_content = self._clock()
+        if self._exchange.trial is not None:
+            self._exchange.trial()
         await self._start_reply()
 
     def _taken(self) -> bytes:

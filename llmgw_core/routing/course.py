@@ -15,9 +15,12 @@ from llmgw_core.routing.plan import plan
 from llmgw_core.routing.state import standing
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from llmgw_core.domain.call import Call
     from llmgw_core.domain.failure import FailureKind
     from llmgw_core.routing.balance import Member
+    from llmgw_core.routing.breaker import Breaker
     from llmgw_core.routing.caps import CapTicket
     from llmgw_core.routing.plan import Candidates
     from llmgw_core.routing.state import RoutingMemory
@@ -31,7 +34,18 @@ class Course:
     holds of the caps of its deployment, to be settled by whoever knows what it has used. `tokens`
     is what the call may use."""
 
-    __slots__ = ("_began", "_call", "_memory", "_term", "_tokens", "_tried", "found", "ticket")
+    __slots__ = (
+        "_began",
+        "_breaker",
+        "_call",
+        "_memory",
+        "_term",
+        "_tokens",
+        "_tried",
+        "found",
+        "ticket",
+        "trial",
+    )
 
     def __init__(self, call: Call, found: Candidates, memory: RoutingMemory, tokens: int) -> None:
         self.found = found
@@ -42,7 +56,10 @@ class Course:
         self._tokens = tokens
         self._tried: tuple[Member, ...] = ()
         self._began = 0.0
+        self._breaker: Breaker | None = None
         self._term = UNCOUNTED
+        self.trial: Callable[[], None] | None = None
+        """To be called with the first content, when the running attempt is made on trial."""
 
     @property
     def begun(self) -> bool:
@@ -113,7 +130,7 @@ class Course:
         state = member.state
         state.in_flight -= 1
         state.tokens_in_flight -= self._tokens
-        breaker = state.breaker
+        breaker = self._breaker
         if breaker is not None and not breaker.closed:
             # Unless it is said what came of it, it says nothing.
             breaker.abandoned(self._term)
@@ -129,9 +146,8 @@ class Course:
         state = member.state
         known = state.first_content if self._call.request.stream else state.complete
         known.observe(first_content - self._began, first_content)
-        breaker = state.breaker
-        if breaker is not None:
-            breaker.succeeded(self._term, first_content)
+        if self._breaker is not None:
+            self._breaker.succeeded(self._term, first_content)
             self._term = UNCOUNTED
 
     def failed(self, member: Member, kind: FailureKind) -> None:
@@ -142,8 +158,8 @@ class Course:
             seconds = max(now - self._began, FAILURE_SECONDS)
             state.first_content.observe(seconds, now)
             state.complete.observe(seconds, now)
-            if state.breaker is not None:
-                state.breaker.failed(self._term, now)
+            if self._breaker is not None:
+                self._breaker.failed(self._term, now)
 
     def room_in(self) -> float | None:
         """Seconds until one of those that are only kept from the call by their caps may have room
@@ -183,8 +199,20 @@ class Course:
         state.in_flight += 1
         state.tokens_in_flight += self._tokens
         self._began = now = self._memory.clock()
-        breaker = state.breaker
+        self._breaker = breaker = state.breaker
+        self.trial = None
         if breaker is not None:
-            # Whoever is chosen although it is ejected is tried because there is nobody else.
-            self._term = breaker.term if breaker.closed else breaker.enter(now, forced=True)
+            self._term = breaker.term
+            if not breaker.closed:
+                # Whoever is chosen although it is ejected is tried because there is nobody else.
+                self._term = breaker.enter(now, forced=True)
+                self.trial = self._proved
         return member
+
+    def _proved(self) -> None:
+        """A deployment on trial has given content, and need not wait for the end of its stream.
+        What comes after speaks for or against it as with any other."""
+        breaker = self._breaker
+        if breaker is not None:
+            breaker.succeeded(self._term, self._memory.clock())
+            self._term = breaker.term if breaker.closed else UNCOUNTED

@@ -268,3 +268,36 @@ async def test_probes_end_with_the_gateway(tmp_path: Path, engine: Engine) -> No
         await settled(lambda: found(here)["m/a"].ready is True)
         assert probing()
     assert not probing()
+
+
+@pytest.mark.parametrize("ending", ["whole", "cut"])
+async def test_the_first_content_of_a_stream_on_trial_brings_the_deployment_back(
+    installed: Install, ending: str
+) -> None:
+    going_on = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        first, second, *rest = chat_events()
+        await peer.send(chunked_head(200, SSE) + chunk(first + second))
+        await going_on.wait()
+        if ending == "whole":
+            await peer.send(chunk(b"".join(rest)) + chunk(b""))
+        peer.cut()
+
+    async with Upstream(script) as slow:
+        here = await installed({"m": [at(slow, routing=TWICE)]}, routing=NO_RAMP)
+        trial = breaker(here, "m/a")
+        for _ in range(2):
+            trial.failed(trial.term, 0.0)
+        trial.hasten(0.0)
+        call = asyncio.create_task(here.client.chat("m", stream=True))
+        await settled(lambda: trial.closed)
+        assert not call.done()
+        going_on.set()
+        reply = await call
+        assert (b"[DONE]" in reply.body) is (ending == "whole")
+        assert trial.closed
+        if ending == "cut":
+            trial.failed(trial.term, 0.0)
+            assert not trial.closed, "the cut was the first of two in a row"
