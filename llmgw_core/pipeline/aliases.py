@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 import msgspec
 
 from llmgw_core.routing.rollouts import Trial
-from llmgw_core.routing.variants import in_share, pick
+from llmgw_core.routing.variants import Lots, in_share, lots_of_canary, lots_of_variant, pick
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -42,6 +42,7 @@ class Usable(msgspec.Struct, Generic[L], frozen=True):
 
     name: str
     weight: int
+    lots: Lots
     lane: L
 
 
@@ -63,13 +64,19 @@ class Variants(Generic[L]):
         self._others: dict[str, L | None] = {}
 
     @classmethod
-    def of(cls, alias: Alias, compile: Callable[[str, Iterable[str]], L | None]) -> Variants[L]:
+    def of(
+        cls, name: str, alias: Alias, compile: Callable[[str, Iterable[str]], L | None]
+    ) -> Variants[L]:
         """Those of the configuration; where one fails the others stand in, the heaviest first. One
         whose own deployments are out of reach counts only if it is so with all of them: then what
         they fall back to is better than nobody."""
         names = [each.model for each in sorted(alias.variants, key=lambda each: -each.weight)]
         lanes = [(each, compile(each.model, names)) for each in alias.variants]
-        usable = [Usable(each.model, each.weight, lane) for each, lane in lanes if lane is not None]
+        usable = [
+            Usable(each.model, each.weight, lots_of_variant(name, each.model), lane)
+            for each, lane in lanes
+            if lane is not None
+        ]
         direct = [each for each in usable if each.lane.direct]
         return cls(tuple(direct or usable), names, compile)
 
@@ -84,7 +91,16 @@ class Variants(Generic[L]):
 class AliasChoice(Generic[L]):
     """Chooses the lane of a call for one principal and one alias."""
 
-    __slots__ = ("_alias", "_canary", "_live", "_name", "_rollout", "variants")
+    __slots__ = (
+        "_alias",
+        "_canary",
+        "_live",
+        "_lots",
+        "_name",
+        "_rollout",
+        "_share",
+        "variants",
+    )
 
     def __init__(
         self, name: Model, alias: Alias, variants: Variants[L], live: LiveRollouts
@@ -96,6 +112,8 @@ class AliasChoice(Generic[L]):
         self._live = live if name.kind != "embedding" else None
         self._rollout: Rollout | None = None
         self._canary: L | None = None
+        self._share = 0.0
+        self._lots = Lots()
 
     @property
     def usable(self) -> bool:
@@ -104,15 +122,13 @@ class AliasChoice(Generic[L]):
 
     def lane(self, call: Call) -> L | None:
         """The lane that `call` takes; None when the principal may use no variant."""
-        canary, rollout, listed = self._canary_now(), self._rollout, self.variants.listed
+        canary, listed = self._canary_now(), self.variants.listed
+        if canary is None and len(listed) < 2:
+            return listed[0].lane if listed else None
         mark = mark_of(self._alias, call)
-        if canary is not None and rollout is not None:
-            share = 100.0 if rollout.state == "promoted" else rollout.share
-            if in_share(self._name, rollout.model, mark, share):
-                return canary
-        if len(listed) > 1:
-            return pick(self._name, mark, listed).lane
-        return listed[0].lane if listed else None
+        if canary is not None and in_share(self._lots, mark, self._share):
+            return canary
+        return pick(mark, listed).lane if listed else None
 
     def _canary_now(self) -> L | None:
         """The lane of the canary, if there is one at the moment and the principal may use it."""
@@ -127,6 +143,8 @@ class AliasChoice(Generic[L]):
         listed, live, rules = self.variants.listed, self._live, self._alias.canary
         assert live is not None
         running = rollout.state == "running"
+        self._share = rollout.share if running else 100.0
+        self._lots = lots_of_canary(self._name, rollout.model)
         canary = None
         # A canary shows nobody a name that he could not use before.
         if rollout.holds(self._alias.variants) and (listed or not running):

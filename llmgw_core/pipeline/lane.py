@@ -180,7 +180,7 @@ class Lanes:
             return self._lane(name, model, found) if usable else None
 
         dropped: list[Dropped] = []
-        choice = AliasChoice(name, alias, Variants.of(alias, lane), self._parts[3])
+        choice = AliasChoice(name, alias, Variants.of(name.name, alias, lane), self._parts[3])
         tiers = [each.lane.candidates.tiers[0] for each in choice.variants.listed]
         return self._lane(name, name, Candidates.of(tiers, dropped), choice)
 

@@ -104,7 +104,7 @@ class LiveRollouts:
         current = self._current.get(rollout.alias)
         if current is None or current.state != "running" or current.started != rollout.started:
             return  # somebody else was faster
-        log.warning("rollout of %s on %s is taken out: %s", rollout.model, rollout.alias, reason)
+        log.warning("canary %s of %s is taken out: %s", rollout.model, rollout.alias, reason)
         ended = self._current[rollout.alias] = replace(current, state="aborted", reason=reason)
         self._aborted(ended)
 

@@ -17,12 +17,37 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+class Lots:
+    """The numbers that belong to `texts` and to one more: equally distributed in (0, 1). The part
+    that is always the same is hashed once."""
+
+    __slots__ = ("_hash",)
+
+    def __init__(self, *texts: str) -> None:
+        self._hash = hashlib.blake2b(digest_size=8)
+        for text in texts:
+            encoded = _bytes(text)
+            # With its length, or ("ab", "c") would be ("a", "bc").
+            self._hash.update(len(encoded).to_bytes(8, "big"))
+            self._hash.update(encoded)
+
+    def number(self, mark: str) -> float:
+        """That of `mark`."""
+        digest = self._hash.copy()
+        digest.update(_bytes(mark))
+        return ((int.from_bytes(digest.digest(), "big") >> 11) + 0.5) / 2**53
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode(errors="surrogatepass")
+
+
 class Weighted(Protocol):
-    """Something with a name and a share."""
+    """Something with a share."""
 
     @property
-    def name(self) -> str:
-        """What it is hashed by."""
+    def lots(self) -> Lots:
+        """Its numbers."""
         ...
 
     @property
@@ -34,23 +59,22 @@ class Weighted(Protocol):
 V = TypeVar("V", bound=Weighted)
 
 
-def number(*texts: str) -> float:
-    """A number in (0, 1) that belongs to `texts`; equally distributed over different ones."""
-    digest = hashlib.blake2b(digest_size=8)
-    for text in texts:
-        encoded = text.encode(errors="surrogatepass")
-        # With its length, or ("ab", "c") would be ("a", "bc").
-        digest.update(len(encoded).to_bytes(8, "big"))
-        digest.update(encoded)
-    return ((int.from_bytes(digest.digest(), "big") >> 11) + 0.5) / 2**53
+def lots_of_variant(alias: str, model: str) -> Lots:
+    """What decides who gets a variant."""
+    return Lots("variant", alias, model)
 
 
-def pick(alias: str, mark: str, variants: Iterable[V]) -> V:
-    """The variant of `alias` for `mark`. Raises `ValueError` when there is none."""
-    return max(variants, key=lambda each: each.weight / -math.log(number(alias, each.name, mark)))
+def lots_of_canary(alias: str, model: str) -> Lots:
+    """What decides who is in the share of a canary."""
+    return Lots("canary", alias, model)
 
 
-def in_share(alias: str, model: str, mark: str, percent: float) -> bool:
-    """Whether `mark` is among the `percent` that a canary `model` of `alias` gets. Who is among
-    them stays there when the share grows."""
-    return number("canary", alias, model, mark) * 100.0 < percent
+def pick(mark: str, variants: Iterable[V]) -> V:
+    """The variant for `mark`. Raises `ValueError` when there is none."""
+    return max(variants, key=lambda each: each.weight / -math.log(each.lots.number(mark)))
+
+
+def in_share(lots: Lots, mark: str, percent: float) -> bool:
+    """Whether `mark` is among the `percent` that a canary gets. Who is among them stays there when
+    the share grows."""
+    return lots.number(mark) * 100.0 < percent

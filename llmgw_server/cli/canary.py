@@ -127,7 +127,9 @@ def _abort(args: argparse.Namespace) -> None:
 
 
 def _soon(config: Config) -> str:
-    return f", within {config.store.staleness:g} seconds in a running gateway."
+    seconds = config.store.staleness
+    unit = "second" if seconds == 1 else "seconds"
+    return f", within {seconds:g} {unit} in a running gateway."
 
 
 def _status(args: argparse.Namespace) -> None:
