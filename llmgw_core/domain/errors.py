@@ -160,6 +160,17 @@ def model_switched_off(model: str, expires_in: float | None) -> GatewayError:
     )
 
 
+def call_ended() -> GatewayError:
+    """503: an operator has switched off what the call ran on, and has ended it."""
+    return GatewayError(
+        503,
+        "switched_off",
+        "The call was ended by an operator of the gateway.",
+        type="server_error",
+        should_retry=True,
+    )
+
+
 def team_switched_off() -> GatewayError:
     """403: an operator has switched the caller's team off."""
     return GatewayError(

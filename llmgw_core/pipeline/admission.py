@@ -219,7 +219,7 @@ class Admission:
         except Exceeded as error:
             raise limit_reached(error, tokens).decided_by(error.spec.id) from None
         exchange.reservation = reservation
-        exchange.settlement = self._books.admit(call, reservation, input_tokens)
+        exchange.settlement = self._books.admit(exchange, reservation, input_tokens)
         return None
 
     async def _reserve(self, exchange: Exchange, lane: Lane, input_tokens: int) -> None:
@@ -228,7 +228,7 @@ class Admission:
             exchange.reservation = await self._limiter.reserve(lane.bound, tokens)
         except Exceeded as error:
             raise limit_reached(error, tokens).decided_by(error.spec.id) from None
-        exchange.settlement = self._books.admit(exchange.call, exchange.reservation, input_tokens)
+        exchange.settlement = self._books.admit(exchange, exchange.reservation, input_tokens)
 
     async def amend(self, exchange: Exchange) -> None:
         """A hook has changed the request: authorise and reserve for what it is now."""

@@ -14,6 +14,7 @@ from llmgw_core.pipeline.switchboard import DEPLOYMENT_OFF, MODEL_OFF
 from llmgw_core.routing.breaker import BreakerState
 from llmgw_core.routing.health import BREAKER
 from llmgw_core.routing.readiness import LOAD, PROBE
+from llmgw_core.routing.rest import BUSY, RATE_LIMITED, REFUSED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,7 +28,9 @@ _WORDS: Final = {
     BREAKER: "ejected",
     PROBE: "not ready",
     LOAD: "busy",
-    "cooldown": "cooling",
+    RATE_LIMITED: "cooling",
+    BUSY: "cooling",
+    REFUSED: "credentials refused",
 }
 """The word for a deployment in whose way an obstacle of this kind stands."""
 
@@ -43,9 +46,10 @@ class LoadReport(msgspec.Struct, frozen=True):
 
 
 class DeploymentRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One deployment. `state`: `healthy`, `ramping`, `at cap`, `cooling`, `busy`, `half-open`,
-    `ejected`, `not ready`, `switched off`, or what else stands in its way; `reason` says why, and
-    `seconds` until when, None where nobody knows. `reasons` has everything that stands in its way.
+    """One deployment. `state`: `healthy`, `ramping`, `at cap`, `cooling` (429, or asked to be left
+    alone), `credentials refused`, `busy`, `half-open`, `ejected`, `not ready`, `switched off`;
+    `reason` says why, and `seconds` until when, None where nobody knows. `reasons` has everything
+    that stands in its way.
 
     `in_flight` attempts run on it, with `tokens_in_flight`. `first_content` is the time that
     streams take to their first content, `complete` what other replies take, in seconds, as routing
@@ -79,7 +83,7 @@ def deployment_rows(members: Iterable[Member], memory: RoutingMemory) -> list[De
 
 def _row(member: Member, memory: RoutingMemory, now: float) -> DeploymentRow:
     deployment, state = member.deployment, member.state
-    standing = [each for each in state.obstacles.values() if each.until > now]
+    standing = [each for each in state.obstacles.values() if each.stands(now)]
     standing.sort(key=lambda each: (not each.hard, -each.until))
     word, reason, seconds = _judged(member, standing, now)
     share = memory.ramp.share(state.since, now) if state.ramping else 1.0

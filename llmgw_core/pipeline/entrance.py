@@ -131,9 +131,14 @@ class Entrance:
         except asyncio.CancelledError:
             if not exchange.stopped:
                 raise
-            _left(exchange)
+            if exchange.ending is None:
+                _left(exchange)
+            else:
+                exchange.ticket.ended(exchange.ending)
             if not exchange.take_back():
                 raise
+            if exchange.ending is not None:
+                await self._refuse(exchange, exchange.ending)
         except Exception:
             self._stats.bugs_total += 1
             log.exception("bug: call=%s", call.id)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from llmgw_core.domain.call import Call, Headers, Sink
+    from llmgw_core.domain.errors import GatewayError
     from llmgw_core.domain.failure import FailureKind
     from llmgw_core.limits.port import Reservation
     from llmgw_core.pipeline.keep_alive import KeepAlive
@@ -30,7 +31,8 @@ class Exchange(State):
     `comments` keep the connection of a waiting client open, if it gets any; `turn` is the call's
     place where calls are held back. `deadline` is when the call must have content (monotonic
     seconds); 0 as long as nobody has set one. `cut`: how its stream broke after the content commit.
-    `trial`, if there is one, wants to know of the first content.
+    `trial`, if there is one, wants to know of the first content. `ending` is
+    what the client is told when an operator has ended the call.
     """
 
     call: Call
@@ -48,6 +50,7 @@ class Exchange(State):
     cut: FailureKind | None = None
     trial: Callable[[], None] | None = None
     stopped: bool = False
+    ending: GatewayError | None = None
     leaving: asyncio.Handle | None = None
     _task: asyncio.Task[object] | None = None
     _others: int = 0
@@ -84,6 +87,12 @@ class Exchange(State):
     def _cancel(self) -> None:
         if self._task is not None:
             self.stopped = self._task.cancel()
+
+    def end(self, error: GatewayError) -> None:
+        """An operator ends the call: its client hears `error`."""
+        if self._task is not None and self.leaving is None and not self.stopped:
+            self.ending = error
+            self._cancel()
 
     def take_back(self) -> bool:
         """Take our cancellation back, if there was one, so that the task's owner does not see

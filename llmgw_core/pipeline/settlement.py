@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from llmgw_core.hooks.host import PluginHost
     from llmgw_core.limits.estimate import TokenEstimator
     from llmgw_core.limits.port import Reservation
+    from llmgw_core.pipeline.exchange import Exchange
     from llmgw_core.pipeline.stats import Stats
     from llmgw_core.routing.caps import CapTicket
 
@@ -77,14 +78,14 @@ class Books:
         self.host = host
         self.clock = clock
         self.currency = currency
-        self.open: set[Settlement] = set()
+        self.open: dict[Settlement, Exchange] = {}
         """What has been admitted and not settled."""
         stats.books.add(self)
 
-    def admit(self, call: Call, reservation: Reservation, input_tokens: int) -> Settlement:
-        """From now on `call` is on the books."""
-        settlement = Settlement(self, call, reservation, input_tokens)
-        self.open.add(settlement)
+    def admit(self, exchange: Exchange, reservation: Reservation, input_tokens: int) -> Settlement:
+        """From now on the call is on the books."""
+        settlement = Settlement(self, exchange.call, reservation, input_tokens)
+        self.open[settlement] = exchange
         self.stats.in_flight += 1
         return settlement
 
@@ -198,6 +199,13 @@ class Settlement(State):
         """The client has gone: charged for what was used until now."""
         self._settle("client_left", "client_left", 499, self._delivered(), "client_left")
 
+    def ended(self, error: GatewayError) -> None:
+        """An operator ends the call: what was used is charged."""
+        if self.first_content:
+            self._settle("incomplete", "switched_off", 200, self._delivered(), error.code)
+        else:
+            self._settle("failed", "switched_off", error.status, self._delivered(), error.code)
+
     def interrupted(self) -> None:
         """The gateway itself stops the call (shutdown, a bug): what was used is charged."""
         if self.settled:
@@ -287,7 +295,7 @@ class Settlement(State):
             return
         self.settled = True
         books, last = self._books, self.attempt
-        books.open.discard(self)
+        books.open.pop(self, None)
         now = books.clock()
         if last is not None:
             self._close(last, outcome or status, http_status, usage, now)

@@ -14,15 +14,17 @@ import time
 from typing import TYPE_CHECKING, Final, Protocol
 from weakref import WeakSet
 
+from llmgw_core.domain.errors import call_ended
 from llmgw_core.pipeline.gate import Gate, refuse_team
 from llmgw_core.routing.state import Obstacle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from llmgw_core.domain.deployment import Deployment
     from llmgw_core.domain.switch import Switch
     from llmgw_core.hooks.host import PluginHost
+    from llmgw_core.pipeline.settlement import Books, Settlement
     from llmgw_core.routing.state import RoutingMemory
 
 log = logging.getLogger("llmgw.switches")
@@ -41,6 +43,8 @@ class Switched(Protocol):
     def all_deployments(self) -> tuple[Deployment, ...]:
         """Every configured deployment."""
         ...
+
+    books: Books
 
     def forget_lanes(self) -> None:
         """What was compiled for principals is out of date."""
@@ -88,6 +92,8 @@ class Switchboard:
             self._forget_lanes()
         self._teams = teams
         self._wait_for_expiry(now)
+        known = {switch.id for switch in before}
+        self._cut([each for each in self.switches if each.cut and each.id not in known])
 
     def refuse_team(self, team: str | None) -> None:
         """Raise `GatewayError` 403 when calls of the team are switched off. Asked when what a
@@ -120,6 +126,15 @@ class Switchboard:
                     obstacle = Obstacle(kind, switch.sentence(), until=until, hard=True)
                 self._memory.put(deployment, obstacle)
 
+    def _cut(self, switches: Collection[Switch]) -> None:
+        """End the calls that run on what has just been switched off, if somebody wants that."""
+        for generation in self._living if switches else ():
+            for settlement, exchange in tuple(generation.books.open.items()):
+                for switch in switches:
+                    if concerns(switch, settlement):
+                        rule = f"{switch.subject()} is {switch.sentence()}"
+                        exchange.end(call_ended().decided_by(rule))
+
     def _forget_lanes(self) -> None:
         self._forget_principals()
         for generation in self._living:
@@ -144,3 +159,15 @@ class Switchboard:
             if switch.id not in standing and (switch.kind, switch.name) not in replaced:
                 how = "on again" if switch.holds(now) else "on again: its switch has expired"
                 log.warning("%s is %s", switch.subject(), how)
+
+
+def concerns(switch: Switch, settlement: Settlement) -> bool:
+    """Whether a call runs on what is switched: on the deployment, on one of the model (a route
+    takes calls away from it), or for the team."""
+    principal, attempt = settlement.call.principal, settlement.attempt
+    if switch.kind == "team":
+        return principal is not None and principal.team_id == switch.name
+    if attempt is None:
+        return False
+    found = attempt.deployment
+    return (found.id if switch.kind == "deployment" else found.model) == switch.name
