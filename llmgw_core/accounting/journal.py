@@ -1,9 +1,10 @@
 """The journal of one process: every admitted call is on it before its reply ends.
 
-An append is one `pwrite` into a preallocated file, so what was appended survives the death of
-the process (with `fsync: always` that of the machine). What cannot be written is queued in
-memory, nothing else is admitted meanwhile (`healthy`), and `retry` writes it down. Not
-thread-safe: everything but `prepare` belongs to the event loop's thread.
+An append is one `pwrite` into a preallocated file, or where that is as safe a copy into memory that
+is shared with the file; so what was appended survives the death of the process (with
+`fsync: always` that of the machine). What cannot be written is queued in memory, nothing else is
+admitted meanwhile (`healthy`), and `retry` writes it down. Not thread-safe: everything but
+`prepare` belongs to the event loop's thread.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from llmgw_core.accounting import directory as directories
 from llmgw_core.accounting import framing, segments
 
 if TYPE_CHECKING:
+    from mmap import mmap
     from pathlib import Path
 
     from llmgw_core.accounting.directory import Directory
@@ -73,6 +75,7 @@ class Journal:
         self._spare = -1
         self._number = 0
         self._fd = -1
+        self._map: mmap | None = None
         self._offset = self._size = 0
         self.directory: Directory = directories.create(root)
         self._path = self.directory.path
@@ -194,7 +197,7 @@ class Journal:
                 "%d records are lost: %s", len(self._queue) + len(self._deliveries), self.failure
             )
         done = self.moved_to == (self._path, self._offset) and not self._closed
-        os.close(self._fd)
+        self._close_file()
         self._fd = -1
         self.healthy = False  # nothing may be admitted any more
         self._drop_spare()
@@ -209,13 +212,17 @@ class Journal:
 
     def _write(self, data: bytes, record: UsageRecord | None = None) -> None:
         """`record` is all that there is in `data`, if it is given."""
-        if self._offset + len(data) > self._size:
+        end = self._offset + len(data)
+        if end > self._size:
             self._open(len(data))
-        if os.pwrite(self._fd, data, self._offset) != len(data):
+            end = len(data)
+        if self._map is not None:
+            self._map[self._offset : end] = data
+        elif os.pwrite(self._fd, data, self._offset) != len(data):
             raise OSError(errno.ENOSPC, "only a part of the record could be written")
         if self._sync:
             os.fdatasync(self._fd)
-        self._offset += len(data)
+        self._offset = end
         if record is not None:
             self._recent.append(record)
         else:
@@ -239,11 +246,19 @@ class Journal:
         if self._sync:
             self.directory.sync()
         if self._fd >= 0:
-            os.close(self._fd)
+            self._close_file()
             self._retire()
         self._number += 1
+        # With `fsync` there is a system call anyway, which can say what has failed.
+        self._map = None if self._sync else segments.mapped(fd, size)
         self._fd, self._path, self._offset, self._size = fd, path, 0, size
         self._start_recent()
+
+    def _close_file(self) -> None:
+        if self._map is not None:
+            self._map.close()
+            self._map = None
+        os.close(self._fd)
 
     def _retire(self) -> None:
         if self._offset:

@@ -6,8 +6,10 @@ within the segment if the next frame can be found, else to its end, and is alway
 
 from __future__ import annotations
 
+import mmap
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from llmgw_core.accounting import framing
@@ -15,9 +17,11 @@ from llmgw_core.accounting.framing import HEADER_BYTES, Record, Unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 SUFFIX: Final = ".segment"
+
+_SURE: Final = frozenset(("ext3", "ext4", "tmpfs", "xfs"))
+"""File systems that write to allocated space in place; others need space for every change."""
 
 WINDOW_BYTES: Final = 256 * 1024
 """How much is read at once: a few hundred records."""
@@ -58,6 +62,32 @@ def create(path: Path, size: int) -> int:
         path.unlink(missing_ok=True)
         raise
     return fd
+
+
+def mapped(fd: int, size: int) -> mmap.mmap | None:
+    """A segment as memory: what is stored there is the system's as much as what was written, and
+    no system call is needed. None where storing might fail, which nobody could be told: only on
+    some file systems is allocated space sure to be there."""
+    if sys.platform != "linux" or _file_system(os.fstat(fd).st_dev) not in _SURE:
+        return None
+    try:
+        return mmap.mmap(fd, size)
+    except (OSError, ValueError):
+        return None
+
+
+def _file_system(device: int) -> str:
+    """The type of the file system on `device`, as the kernel calls it; "" if it cannot be told."""
+    number = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    for line in mounts.splitlines():
+        mount, _, kind = line.partition(" - ")
+        if mount.split()[2] == number:
+            return kind.split()[0]
+    return ""
 
 
 def _allocate(fd: int, size: int) -> None:

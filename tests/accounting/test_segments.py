@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 from itertools import accumulate
 from typing import TYPE_CHECKING
 from zlib import crc32
@@ -165,3 +168,24 @@ def test_a_segment_that_cannot_be_allocated_leaves_no_file(tmp_path: Path) -> No
     with pytest.raises(OSError, match=r"large|space|argument|overflow"):
         segments.create(path, 2**62)
     assert not path.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="about file systems of Linux")
+def test_a_segment_is_memory_only_where_allocated_space_is_sure(
+    tmp_path: Path, small_disk: Path
+) -> None:
+    with contextlib.ExitStack() as stack:
+        for place in (tmp_path, small_disk):
+            fd = segments.create(place / "a", 4096)
+            stack.callback(os.close, fd)
+            memory = segments.mapped(fd, 4096)
+            if memory is not None:
+                memory[10:13] = b"abc"
+                assert os.pread(fd, 5, 9) == b"\0abc\0"
+                memory.close()
+        # On no mounted file system, and larger than the file.
+        nowhere = os.memfd_create("segment")
+        stack.callback(os.close, nowhere)
+        assert segments.mapped(nowhere, 4096) is None
+        assert segments.mapped(fd, 2**40) is None
+    assert memory is not None
