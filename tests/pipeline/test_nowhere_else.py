@@ -215,7 +215,11 @@ async def test_with_every_right_each_way_on_is_taken(tmp_path: Path) -> None:
     """So that the silence above means something."""
     faults = {
         "failing": ("500", {"fallbacks": ("spare",)}),
+        "short": ("context-window", {"context_fallbacks": ("long",)}),
+        "strict": ("content-policy", {"content_policy_fallbacks": ("lenient",)}),
         "routed": ("ok", {}),
+        "long": ("ok", {}),
+        "lenient": ("ok", {}),
         "spare": ("ok", {}),
         "variant": ("ok", {}),
         "canary": ("ok", {}),
@@ -232,7 +236,7 @@ async def test_with_every_right_each_way_on_is_taken(tmp_path: Path) -> None:
         )
         await here.gateway.rollouts.start("x", "canary", share=50, actor="me")
         await here.gateway.switches.route("routed", "elsewhere", reason="a test", actor="me")
-        for name in ("failing", "routed"):
+        for name in ("failing", "short", "strict", "routed"):
             assert (await here.client.chat(name)).status == 200
         for number in range(20):
             assert (await here.client.chat("x", user=f"u{number}")).status == 200
