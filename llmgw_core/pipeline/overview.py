@@ -68,11 +68,12 @@ class ModelTotals(msgspec.Struct):
 
 
 class Load(msgspec.Struct, frozen=True):
-    """`at` is in seconds of a clock that never goes back: two of these make rates. `attempts`:
-    deployment → outcome → number."""
+    """`at` is in seconds of a clock that never goes back: two of these make rates. `waiting` of the
+    calls that run have no slot yet. `attempts`: deployment → outcome → number."""
 
     at: float
     running: tuple[RunningCall, ...]
+    waiting: int
     models: tuple[ModelTotals, ...]
     refused: int
     attempts: dict[str, dict[str, int]]
@@ -111,7 +112,7 @@ def load(stats: Stats, now: float) -> Load:
         attempts.setdefault(deployment, {})[outcome] = number
     calls = sorted((_seen(one, now) for one in running), key=lambda call: -call.seconds)
     refused = sum(stats.refusals.values())
-    return Load(now, tuple(calls), tuple(models.values()), refused, attempts)
+    return Load(now, tuple(calls), stats.waiting, tuple(models.values()), refused, attempts)
 
 
 def _seen(settlement: Settlement, now: float) -> RunningCall:

@@ -143,7 +143,7 @@ def _refused(call: Refusal) -> Iterator[str]:
 def _caller(ids: tuple[str | None, ...], names: Mapping[str, str]) -> str:
     words = ("organisation", "team", "user", "key")
     return ", ".join(
-        f"{word} {names[id]} ({id})" if id in names else f"{word} {id}"
+        f"{word} {names[id]} ({id})" if names.get(id, id) != id else f"{word} {id}"
         for word, id in zip(words, ids, strict=True)
         if id
     )

@@ -57,9 +57,10 @@ def screen(now: Load, before: Load | None, url: str, calls: int) -> Iterator[str
     total = sum(model.calls for model in now.models)
     earlier = sum(model.calls for model in before.models) if before else 0
     refused = rates(now.refused, before.refused if before else 0)
+    waiting = f" ({now.waiting} waiting for a slot)" if now.waiting else ""
     yield (
-        f"{url}: {len(now.running)} calls running, {rates(total, earlier)} ended and {refused}"
-        " refused a second"
+        f"{url}: {len(now.running)} calls running{waiting},"
+        f" {rates(total, earlier)} ended and {refused} refused a second"
     )
     yield from _models(now, before, rates)
     yield from _deployments(now, before, rates)

@@ -44,6 +44,11 @@ UNTRUSTED = "tls-untrusted"
 """Not in the catalogue: it takes a certificate, and the fault is the client's mistrust."""
 TRANSPORTS = ("httptools", "aiohttp")
 ARRANGEMENTS = ("alone", "sibling", "fallback")
+ALTERNATIVES = {
+    "context-window": {"context_fallbacks": ("good",)},
+    "content-policy": {"content_policy_fallbacks": ("good",)},
+}
+"""Two refusals that are not the last word: another model may take what this one does not."""
 NAMES = (*(name for name in FAULTS if name != OK), UNTRUSTED)
 SHORT, PATIENT = Timeouts(2.0, 0.2, 0.2, 5.0), Timeouts(5.0, 8.0, 8.0, 9.0)
 
@@ -78,7 +83,7 @@ class Cell(NamedTuple):
 
     @property
     def effect(self) -> Effect:
-        if self.fault == UNTRUSTED:
+        if self.fault == UNTRUSTED or self.arrangement == "alternative":
             return "fails"
         return FAULTS[self.fault].stream if self.stream else FAULTS[self.fault].complete
 
@@ -103,7 +108,7 @@ CELLS = [
     Cell(fault, stream, arrangement)
     for fault in NAMES
     for stream in (False, True)
-    for arrangement in ARRANGEMENTS
+    for arrangement in (*ARRANGEMENTS, *(("alternative",) if fault in ALTERNATIVES else ()))
 ]
 
 
@@ -130,8 +135,12 @@ class World:
             deployments = [self._bad(cell)]
             if cell.arrangement == "sibling":
                 deployments.append(self._good())
-            fallbacks = ("good",) if cell.arrangement == "fallback" else ()
-            models[cell.model] = served_by(*deployments, fallbacks=fallbacks)
+            others: dict[str, Any] = {}
+            if cell.arrangement == "fallback":
+                others = {"fallbacks": ("good",)}
+            elif cell.arrangement == "alternative":
+                others = ALTERNATIVES[cell.fault]
+            models[cell.model] = served_by(*deployments, **others)
         return models
 
     def _good(self) -> Any:

@@ -105,7 +105,9 @@ async def test_a_call_is_shown_with_its_attempts_and_nothing_that_was_said(besid
     assert "  deployment  m/good (zone onprem)" in lines
     assert "  tokens      7 in, 2 out (as the provider reported)" in lines
     assert "  price       charged 0.000011, cost 0.000011 USD" in lines
-    assert re.search(r"caller +organisation acme \(org_\w+\), team team \(.*key \S+ \(key_", text)
+    assert re.search(
+        r"caller +organisation acme \(org_\w+\), team team \(.*, key key_\w+$", text, re.MULTILINE
+    )
     first, second = lines[-2:]
     assert re.match(r"  1  m/bad +m +overloaded +503 +\d+\.\d +0\.00 +0\.00  \S", first)
     assert re.match(r"  2  m/good +m +ok +200 +\d+\.\d +0\.000011 +0\.000011", second)
@@ -250,7 +252,9 @@ def test_every_state_of_a_call_has_words() -> None:
 def test_rates_are_what_has_changed_in_between() -> None:
     def busy(at: float, factor: int, *running: RunningCall) -> Load:
         models = (ModelTotals("m", 10 * factor, factor, 70 * factor, 30 * factor),)
-        return Load(at, running, models, factor, {"m/a": {"ok": 9 * factor, "cut": factor}})
+        return Load(
+            at, running, factor - 1, models, factor, {"m/a": {"ok": 9 * factor, "cut": factor}}
+        )
 
     waiting = RunningCall(
         "req_1", "embeddings", "o", None, None, None, "m", False, "", 0, False, 3.5, 0.0, None
@@ -259,7 +263,10 @@ def test_rates_are_what_has_changed_in_between() -> None:
     quiet = msgspec.structs.replace(replying, call_id="req_3", content=False)
     now = busy(12.0, 3, waiting, replying, quiet)
     lines = list(screen(now, busy(10.0, 1), "URL", 2))
-    assert lines[0] == "URL: 3 calls running, 10.0 ended and 1.0 refused a second"
+    assert (
+        lines[0]
+        == "URL: 3 calls running (2 waiting for a slot), 10.0 ended and 1.0 refused a second"
+    )
     assert lines[3].split() == ["m", "3", "10.0", "1.0", "70.0", "30.0"]
     assert lines[6].split() == ["m/a", "2", "10.0", "1.0"]
     assert lines[9].split() == ["req_1", "m", "-", "3.5", "0", "waiting"]
