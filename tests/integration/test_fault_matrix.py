@@ -22,6 +22,7 @@ import pytest
 import trustme
 
 from llmgw_core.config.schema_routing import RoutingConfig
+from llmgw_core.config.schema_streams import StreamsConfig
 from llmgw_core.domain.deployment import Timeouts
 from llmgw_core.testing.faults.catalog import FAULTS, OK
 from llmgw_core.testing.faults.server import FaultServer
@@ -42,7 +43,9 @@ BUDGET = 3
 AT_ONCE = 32
 UNTRUSTED = "tls-untrusted"
 """Not in the catalogue: it takes a certificate, and the fault is the client's mistrust."""
-TRANSPORTS = ("httptools", "aiohttp")
+TRANSPORTS = {"httptools": None, "aiohttp": None, "httptools, with comments": 0.02}
+"""And the seconds after which clients of streams that wait get a comment: their reply has begun
+then with 200, which hides no less."""
 ARRANGEMENTS = ("alone", "sibling", "fallback")
 ALTERNATIVES = {
     "context-window": {"context_fallbacks": ("good",)},
@@ -117,7 +120,7 @@ class World:
     that no request comes to."""
 
     def __init__(self, transport: str) -> None:
-        self.transport = transport
+        self.transport = transport.partition(",")[0]
         self.any = FaultServer(pause=0.05)
         self.good = FaultServer()
         self.others = {
@@ -172,7 +175,12 @@ async def run(directory: Path, transport: str) -> Matrix:
             install(
                 directory,
                 world.models(),
-                routing=RoutingConfig(attempts=BUDGET, deadline_seconds=DEADLINE, backoff_ms=5),
+                routing=RoutingConfig(
+                    attempts=BUDGET,
+                    deadline_seconds=DEADLINE,
+                    backoff_ms=5,
+                    streams=StreamsConfig(keep_alive_seconds=TRANSPORTS[transport]),
+                ),
             )
         )
         gate = asyncio.Semaphore(AT_ONCE)
@@ -235,6 +243,8 @@ def the_client_gets_the_answer_or_the_truth(
     else:
         status, code = TOLD.get(cell.fault, ELSE)
         refused_with(reply, status, code)
+        # A status that has left with a comment is what the client has got.
+        status = reply.status
         assert record.status == ("refused" if cell.effect == "refuses" else "failed")
         assert record.http_status == status
 
@@ -265,6 +275,10 @@ def test_no_cell_ends_in_a_bug(matrix: Matrix, record_property: Any) -> None:
     assert matrix.bugs == 0
     ends = Counter(record.status for _, [record], _ in matrix.outcomes.values())
     hidden = sum(served(cell) and cell.effect == "fails" for cell in matrix.outcomes)
+    assert ("comments" in matrix.transport) == any(
+        reply.status == 200 and record.status == "failed"
+        for reply, [record], _ in matrix.outcomes.values()
+    )
     slowest = max(seconds for _, _, seconds in matrix.outcomes.values())
     figures = (
         f"{matrix.transport}: {len(matrix.outcomes)} cells, {hidden} failures hidden,"
@@ -297,6 +311,7 @@ def cut(reply: MemorySink) -> None:
 def refused_with(reply: MemorySink, status: int, code: str) -> None:
     """OpenAI's envelope with that; or as an event, where the head had to leave before."""
     if reply.status == 200:
+        assert b": " in reply.body
         assert b"[DONE]" not in reply.body
         error = reply.chunks()[-1]["error"]
         assert text_of(reply) == ""
