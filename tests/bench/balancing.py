@@ -61,7 +61,7 @@ class Row(NamedTuple):
 
 
 def unequal(rate: float = 24.0, seconds: float = SECONDS) -> Iterator[Row]:
-    """Every balancer with the unequal engines, at 60 % of what they can do together."""
+    """Every balancer with the unequal engines, at about half of what they can do together."""
     for name, make in BALANCERS.items():
         engines: tuple[EngineSpec, ...] = UNEQUAL
         if name == "cheapest":  # without caps it would send everything to the cheap ones

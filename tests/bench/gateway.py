@@ -32,11 +32,15 @@ _MODEL = """\
         cost: {{input: 0.1, output: 0.4}}
         charge: {{input: 0.2, output: 0.8}}
     deployments:
-      - name: fake
+"""
+_DEPLOYMENT = """\
+      - name: fake-{number}
         backend: openai
         zone: onprem
         options: {{base_url: "http://127.0.0.1:{upstream}/v1"}}
 """
+_MODELS = (("bench", "chat", 1), ("bench-20", "chat", 20), ("bench-embed", "embedding", 1))
+"""Name, kind, and among how many deployments calls are shared out."""
 
 
 async def _create_tenants(database: Path) -> list[str]:
@@ -77,11 +81,12 @@ class Gateway:
         self._answered = 0
         if tenants is not None:
             shutil.copytree(tenants, directory, dirs_exist_ok=True)
-        models = {"bench": "chat", "bench-embed": "embedding"}
-        sections = [
-            _MODEL.format(name=name, kind=kind, upstream=upstream, huge=HUGE)
-            for name, kind in models.items()
-        ]
+        sections = []
+        for name, kind, count in _MODELS:
+            sections.append(_MODEL.format(name=name, kind=kind, huge=HUGE))
+            sections += (
+                _DEPLOYMENT.format(number=number, upstream=upstream) for number in range(count)
+            )
         text = "plugins:\n  - name: openai\nmodels:\n" + "".join(sections)
         self._config.write_text(text, encoding="utf-8")
 

@@ -1,4 +1,4 @@
--- wrk script: one kind of call (KIND: chat, embed, stream) with the keys of the file KEYS in
+-- wrk script: one kind of call (KIND: chat, chat20, embed, stream) with the keys of the file KEYS in
 -- rotation, for SECONDS seconds. After that it sends nothing more (an empty request is none) and
 -- wrk's remaining time lets every call in flight be answered: what wrk counts as answered is then
 -- exactly what was asked.
@@ -7,6 +7,7 @@ local bodies = {
   stream = '{"model":"bench","stream":true,"messages":[{"role":"system","content":"You are a helpful assistant."},{"role":"user","content":"Hello, how are you doing today? Please answer at length."}],"temperature":0.7}',
   embed = '{"model":"bench-embed","input":"The quick brown fox jumps over the lazy dog."}',
 }
+bodies.chat20 = bodies.chat:gsub('"bench"', '"bench-20"', 1)
 local requests, position, deadline = {}, 0, 0
 
 function init(args)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 BASE = "nginx"
 BOUNDS = {
-    "uvicorn": {"chat": 5.0, "embed": 5.0, "stream": 2.6},
-    "hypercorn": {"chat": 16.0, "embed": 16.0, "stream": 3.8},
+    "uvicorn": {"chat": 5.0, "chat20": 5.0, "embed": 5.0, "stream": 2.6},
+    "hypercorn": {"chat": 16.0, "chat20": 16.0, "embed": 16.0, "stream": 3.8},
 }
 """Highest CPU cost allowed, in multiples of nginx's in the same round."""
 

@@ -38,6 +38,7 @@ DIRECTORY = ROOT / "build" / "bench"
 SERVERS = ("hypercorn", "uvicorn")
 KINDS = (
     Kind("chat", 32, 1, 1),
+    Kind("chat20", 32, 1, 1),  # the same, shared out among 20 deployments
     Kind("embed", 32, 1, 1),
     Kind("stream", 200, CHUNKS + EXTRA_EVENTS, 2 + CHUNKS * INTERVAL_MS // 1000, "event"),
 )

@@ -8,13 +8,15 @@ import msgspec
 import pytest
 
 from llmgw_core.config.schema import Config, LimitsConfig
-from llmgw_core.config.schema_routing import RoutingConfig
+from llmgw_core.config.schema_routing import ModelRouting, RoutingConfig
 from llmgw_core.domain.errors import ConfigError
 from llmgw_core.gateway import Gateway, load_plugins
 from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.limits.memory import MemoryLimiter
 from llmgw_core.routing.balance import BalancerContext
 from llmgw_core.routing.strategies import BALANCERS
+from llmgw_core.testing.canonical_plugin import CanonicalPlugin
+from llmgw_core.testing.installation import at, served_by
 from llmgw_core.testing.plugins import host_of
 
 if TYPE_CHECKING:
@@ -166,3 +168,26 @@ def broken() -> Any:
 )
 def test_what_is_none_of_these_is_refused(tmp_path: Path, plugin: type[Any], sentence: str) -> None:
     assert refusal(tmp_path, plugin).startswith(f"the plugin `p1` failed in {sentence}")
+
+
+async def test_a_balancer_of_a_plugin_gets_its_typed_options(tmp_path: Path) -> None:
+    plugin = bringing({"alphabetical": Alphabetical})
+    config = Config(
+        models={"m": served_by(at(1), routing=ModelRouting(balancer_options={"first": "z"}))},
+        routing=RoutingConfig(balancer="alphabetical"),
+    )
+    plugins = [("canonical", CanonicalPlugin), ("parts", plugin)]
+    async with Gateway.open(config, base_dir=tmp_path, plugins=plugins) as gateway:
+        [balancer] = gateway._generation.balancers.values()
+        assert isinstance(balancer, Alphabetical)
+        assert balancer.options == Letters("z")
+
+
+def test_options_of_a_balancer_that_are_no_struct_are_refused(tmp_path: Path) -> None:
+    class Wrong(Alphabetical):
+        Options = dict  # type: ignore[assignment]
+
+    assert refusal(tmp_path, bringing({"x": Wrong})).startswith(
+        "the plugin `p1` failed in `register_balancers`: TypeError: registered a factory whose"
+        " `Options` is no msgspec.Struct"
+    )
