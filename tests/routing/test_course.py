@@ -237,19 +237,27 @@ def test_how_long_it_takes_until_a_cap_has_room_is_known() -> None:
     assert course.room_in() is None
 
 
-def test_another_attempt_on_the_same_deployment_counts_against_its_caps_anew() -> None:
+def test_another_attempt_on_the_same_deployment_counts_against_its_caps_unless_nothing_was_used() -> (
+    None
+):
     field = Field((0, Limits(parallel=1)))
     course = field.course()
     member = course.advance()
     assert member is not None
     course.leave(member)
+    held = course.ticket
     assert course.again(member)
-    assert member.state.in_flight == 1
+    assert course.ticket is held  # nothing was used, so it holds on to what it has
+    course.leave(member)
+    assert held is not None
+    held.settle(5)
+    assert course.again(member, booked=True)
+    assert course.ticket is not held
     course.leave(member)
     assert course.ticket is not None
     course.ticket.settle(5)
     assert field.course().advance() is member
-    assert not course.again(member)
+    assert not course.again(member, booked=True)
     assert member.state.in_flight == 1
 
 
