@@ -248,6 +248,8 @@ async def test_pre_route_may_change_the_model_to_one_that_is_granted(
     assert (len(server.requests), len(sibling.requests)) == (0, 1)
     full = await here.client.chat("m")
     assert (full.status, full.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+    [remembered] = here.gateway.stats.refused
+    assert (remembered.call_id, remembered.rule) == (full.headers["x-request-id"], "model:n:rpm")
     done, refused = await here.records()
     assert (done.served_model, done.status) == ("n", "completed")
     assert (refused.status, refused.attempts) == ("refused", ())

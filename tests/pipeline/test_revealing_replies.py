@@ -8,13 +8,13 @@ import pytest
 
 from llmgw_core.config.schema_routing import RoutingConfig
 from llmgw_core.hooks.specs import hookimpl
+from llmgw_core.testing.client import MemorySink
 from llmgw_core.testing.faults.server import FaultServer
 from llmgw_core.testing.installation import at
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from llmgw_core.testing.client import MemorySink
     from llmgw_core.testing.installation import Install, Installation
 
 TELLING = RoutingConfig(reply_headers=True, retries=0)
@@ -62,6 +62,30 @@ async def test_replies_tell_the_attempts_and_the_last_deployment(
         assert (refused.status, told(refused)) == (422, ("1", "alone/a"))
         unknown = await here.client.chat("nobody")
         assert told(unknown) == (None, None)
+
+
+class LineSink(MemorySink):
+    """A sink that takes the head of a reply as lines, and a complete reply at once."""
+
+    def start_lines(self, status: int, lines: bytes) -> None:
+        self.status = status
+        fields = [line.partition(b": ") for line in lines.splitlines()]
+        self.headers = {name.decode(): value.decode() for name, _, value in fields}
+
+    def reply_lines(self, status: int, lines: bytes, body: bytes) -> bool:
+        self.start_lines(status, lines)
+        self.body, self.finished = body, True
+        return True
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_servers_that_take_lines_are_told_the_same(
+    installed: Install, bad: FaultServer, stream: bool
+) -> None:
+    async with FaultServer() as good:
+        here: Installation = await opened(installed, bad, good, routing=TELLING)
+        reply = await here.client.chat("m", stream=stream, sink=LineSink())
+    assert (reply.status, told(reply)) == (200, ("2", "m/%C3%A4%20good"))
 
 
 async def test_replies_tell_nothing_unless_it_is_wanted(
