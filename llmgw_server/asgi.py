@@ -29,8 +29,11 @@ SMALL_BODY = 64 * 1024
 """Bytes of an unread request body that a server swallows by itself before a connection ends."""
 WRITE_SECONDS = 300.0
 """How long a client may take nothing of its reply, unless somebody says otherwise."""
-PIECE = 256 * 1024
-"""Bytes of a reply that are handed to the server at once."""
+WRITE_BUFFER = 64 * 1024
+"""Bytes not taken by a client, beyond which writers wait; under TLS that would be 512 KiB."""
+PIECE = 64 * 1024
+"""Bytes of a reply that are handed to the server at once: of what is held while a client stalls,
+every layer below would otherwise have a copy."""
 LINGER_SECONDS = 2.0
 """How long the rest of an unwanted body is read, so that its sender gets to see the refusal."""
 
@@ -158,6 +161,8 @@ class Exchange:
             if self._held is not None:
                 head, self._held = self._held, None
                 await self._send(head)
+            if len(data) > PIECE:
+                data = await self._send_all_but_last(data)
             await self._send({"type": "http.response.body", "body": data, "more_body": True})
         except OSError:
             self._left()
@@ -190,7 +195,7 @@ class Exchange:
         self._sending = False
 
     async def _send_all_but_last(self, data: bytes) -> bytes:
-        """A large reply goes piece by piece, which shows whether its client takes any of it."""
+        """A large part goes piece by piece, which shows whether its client takes any of it."""
         view = memoryview(data)
         while len(view) > PIECE:
             piece = bytes(view[:PIECE])

@@ -2,10 +2,11 @@
 
 Behind a proxy that shares its connections, those others belong to other clients. Hypercorn fails
 as a whole, with a traceback, for a request that it cannot translate and for a body that goes on
-behind its reply; here that is the end of one stream (RFC 9113, sections 8.1 and 8.1.1).
+behind its reply; here that is the end of one stream (RFC 9113, sections 8.1 and 8.1.1). And a
+client that opens no window for a stream holds back who writes to it.
 
-It relies on names of `H2Protocol` (`connection`, `streams`, `_handle_events`), which is why the
-extra `server` bounds Hypercorn's version.
+It relies on names of `H2Protocol` (`connection`, `streams`, `stream_buffers`, `_handle_events`) and
+of its buffers, which is why the extra `server` bounds Hypercorn's version.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Any
 from h2.errors import ErrorCodes
 from h2.events import DataReceived, RequestReceived
 from h2.exceptions import StreamClosedError
-from hypercorn.protocol.h2 import H2Protocol
+from hypercorn.protocol.events import Body
+from hypercorn.protocol.h2 import BUFFER_HIGH_WATER, H2Protocol, StreamBuffer
 
 
 class StrictHttp2(H2Protocol):
@@ -37,6 +39,23 @@ class StrictHttp2(H2Protocol):
                 await super()._handle_events([event])
         await self._flush()
 
+    async def stream_send(self, event: Any) -> None:
+        """As Hypercorn, which goes on filling the buffer of a stream whose client opens no window:
+        there it takes a look at the buffer for room in it."""
+        await super().stream_send(event)
+        if isinstance(event, Body):
+            buffer = self.stream_buffers.get(event.stream_id)
+            while buffer is not None and not _has_room(buffer):
+                await buffer._paused.clear()
+                await buffer._paused.wait()
+
+    async def _close_stream(self, stream_id: int) -> None:
+        """As Hypercorn; and whoever waits for room in the buffer waits no longer."""
+        await super()._close_stream(stream_id)
+        buffer = self.stream_buffers.get(stream_id)
+        if buffer is not None:
+            await buffer.close()
+
     def _refuse_rest(self, event: DataReceived) -> None:
         """The stream has had its reply; the window of the connection is for the others."""
         size = event.flow_controlled_length
@@ -44,6 +63,11 @@ class StrictHttp2(H2Protocol):
         if event.stream_ended is None:
             with contextlib.suppress(StreamClosedError):  # reset by the frame before
                 self.connection.reset_stream(event.stream_id, ErrorCodes.NO_ERROR)
+
+
+def _has_room(buffer: StreamBuffer) -> bool:
+    """Whether more may be put in, or nothing will be any more."""
+    return buffer._complete or len(buffer.buffer) < BUFFER_HIGH_WATER
 
 
 def _plain(request: RequestReceived) -> bool:

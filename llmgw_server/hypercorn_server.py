@@ -19,6 +19,7 @@ from hypercorn.config import Config
 from hypercorn.events import Closed, RawData
 from hypercorn.typing import LifespanState
 
+from llmgw_server.asgi import WRITE_BUFFER
 from llmgw_server.hypercorn_idle import IdleTimer
 from llmgw_server.hypercorn_protocol import make_strict
 from llmgw_server.identity import entrance_of
@@ -115,6 +116,7 @@ class _Protocol(asyncio.StreamReaderProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
+        self.transport.set_write_buffer_limits(high=WRITE_BUFFER)
         super().connection_made(transport)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

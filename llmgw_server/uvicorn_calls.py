@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from llmgw_core.domain.call import ClientGone, State
-from llmgw_server.asgi import LINGER_SECONDS, SMALL_BODY, too_large, too_slow
+from llmgw_server.asgi import LINGER_SECONDS, PIECE, SMALL_BODY, too_large, too_slow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -170,6 +170,9 @@ class CallCycle(State):
         """See `Sink.write`."""
         if self.gone or not data:
             return
+        if len(data) > PIECE:
+            await self._write_pieces(data)
+            return
         chunk = b"%x\r\n%b\r\n" % (len(data), data)
         if not self._chunked:
             self._chunked = True
@@ -178,6 +181,11 @@ class CallCycle(State):
         protocol.transport.write(chunk)
         if protocol.flow.write_paused:
             await self._drain()
+
+    async def _write_pieces(self, data: bytes) -> None:
+        """What is held of a large part while its client stalls is held once, not in each layer."""
+        for start in range(0, len(data), PIECE):
+            await self.write(data[start : start + PIECE])
 
     async def finish(self, data: bytes = b"") -> None:
         """See `Sink.finish`."""

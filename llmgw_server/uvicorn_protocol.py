@@ -23,6 +23,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
 from llmgw_core.domain.call import Head
 from llmgw_core.domain.errors import head_too_large, not_http
+from llmgw_server.asgi import WRITE_BUFFER
 from llmgw_server.broken_requests import origin_form
 from llmgw_server.identity import entrance_of
 from llmgw_server.outbox import Outbox
@@ -81,6 +82,7 @@ class CallProtocol(Endings):
     def connection_made(self, transport: Any) -> None:
         """As uvicorn; and from now on the first head has to come."""
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=WRITE_BUFFER)
         if self.rules:
             handle = entrance_of(self.surface, self.rules, transport)
             if handle is not None:

@@ -38,6 +38,9 @@ class Http2:
     def write(self, data: bytes) -> None:
         self._writer.write(data)
 
+    def close(self) -> None:
+        self._writer.close()
+
     async def flush(self) -> None:
         self._writer.write(self.h2.data_to_send())
         await self._writer.drain()
@@ -164,3 +167,37 @@ async def test_a_later_head_that_does_not_come_to_its_end_ends_the_connection(
         async with asyncio.timeout(10):
             with pytest.raises(ConnectionResetError):
                 await client.until(h2.events.StreamEnded, 3)
+
+
+@pytest.mark.parametrize("end", ["reset", "close"])
+async def test_a_client_that_opens_no_window_holds_back_who_writes_until_it_has_left(
+    end: str,
+) -> None:
+    written, ended = [], asyncio.Event()
+
+    async def endless(head: Head, body: Body, sink: Sink) -> None:
+        try:
+            await body.read(1000)
+            await sink.start(200, [(b"content-type", b"text/event-stream")])
+            while not sink.gone:  # nobody is cancelled: it is a call that works on to its end
+                await sink.write(b"x" * 16384)
+                written.append(16384)
+        finally:
+            ended.set()
+
+    async with running(Entrance(endless).application(), "hypercorn") as server:
+        client = await dial(server)
+        stream = client.post(b"{}")
+        await client.flush()
+        await client.until(h2.events.ResponseReceived, stream)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await ended.wait()
+        assert sum(written) < 256 * 1024
+        if end == "reset":
+            client.h2.reset_stream(stream)
+            await client.flush()
+        else:
+            client.close()
+        async with asyncio.timeout(5):
+            await ended.wait()
