@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from footprint import ROOT, install, is_ready, starts
 from gateway import Gateway, create_tenants
+from idle import idle_streams
 from load import Kind, Run, run
 from nginx import nginx_command
 from processes import Failed, free_port, listens, running, wait_until
@@ -78,6 +79,8 @@ def measure() -> tuple[list[Line], list[Fact]]:
         ]
         _rounds(subjects, tenants / "keys")
         facts = [gateway.books(name) for gateway, name in zip(gateways, SERVERS, strict=True)]
+    print("Opening idle streams ...", flush=True)
+    facts += [idle_streams(DIRECTORY, tenants, name) for name in SERVERS]
     base = subjects[0].runs
     lines = [
         line(subject.name, kind, subject.runs[kind.name], base[kind.name])
