@@ -59,7 +59,8 @@ class Rates:
         if usage.cached_input_tokens:
             cached = min(usage.cached_input_tokens, usage.input_tokens)
             total += cached * (self.cached - self.input)
-        units, rest = divmod(total, MILLION)
+        units = total // MILLION
+        rest = total - units * MILLION
         if rest > 500_000 or (rest == 500_000 and units & 1):
             units += 1
         units += self.call

@@ -17,6 +17,7 @@ from llmgw_core.backends.chunks import decode_document, present, read_choice
 from llmgw_core.backends.error_objects import error_in_200, status_failure
 from llmgw_core.backends.port import Reply
 from llmgw_core.backends.transport.port import HttpRequest
+from llmgw_core.domain.call import State
 from llmgw_core.domain.failure import UpstreamFailure
 from llmgw_core.wire.usage import read_usage
 
@@ -32,42 +33,30 @@ _JSON = (b"content-type", b"application/json")
 _AGENT = (b"user-agent", b"llmgw")
 
 
-class CanonicalSession:
+class CanonicalSession(State):
     """The `Session` port. `path_prefix` stands before `/chat/completions`; `extra_headers` are
     sent as they are (names in lower case); `auth` replaces the usual bearer header.
     """
 
-    __slots__ = ("_call", "_credential", "_deployment", "_extra", "_prefix", "_request")
-
-    def __init__(
-        self,
-        call: Call,
-        deployment: Deployment,
-        credential: str,
-        *,
-        path_prefix: str = "/v1",
-        extra_headers: tuple[tuple[bytes, bytes], ...] = (),
-    ) -> None:
-        self._call = call
-        self._request: RequestView = call.request
-        self._deployment = deployment
-        self._credential = credential
-        self._prefix = path_prefix
-        self._extra = extra_headers
+    call: Call
+    deployment: Deployment
+    credential: str
+    path_prefix: str = "/v1"
+    extra_headers: tuple[tuple[bytes, bytes], ...] = ()
 
     def requests(self) -> Sequence[HttpRequest]:
         """One POST. The call's id and trace context go with it, so that logs can be joined."""
-        call = self._call
+        call = self.call
         return (
             HttpRequest(
                 "POST",
-                self._prefix + _TARGETS[call.endpoint],
+                self.path_prefix + _TARGETS[call.endpoint],
                 (
                     (b"x-request-id", call.id.encode()),
                     (b"traceparent", f"00-{call.trace_id}-{call.span_id}-01".encode()),
                 ),
-                self._request.encode(self._deployment.upstream_model),
-                _common(self._credential, self._extra),
+                call.request.encode(self.deployment.upstream_model),
+                _common(self.credential, self.extra_headers),
             ),
         )
 
@@ -82,7 +71,7 @@ class CanonicalSession:
             raise UpstreamFailure("protocol", f"the reply is {what}") from None
         if present(document.error):
             raise error_in_200(body, "the reply is an error object", status)
-        chat = self._call.endpoint == "chat.completions"
+        chat = self.call.endpoint == "chat.completions"
         if document.choices is None if chat else not present(document.data):
             raise UpstreamFailure("protocol", "the reply has neither choices nor data")
         usage = read_usage(document.usage)
@@ -105,9 +94,10 @@ class CanonicalSession:
                     raise UpstreamFailure("protocol", "the stream has the wrong content type")
         if _coded(headers):
             raise UpstreamFailure("protocol", "the stream is compressed, though it must not be")
-        hide_usage = not self._request.usage_wanted
-        if self._request.choices > 1:
-            return ChoicesStreamReader(hide_usage=hide_usage, choices=self._request.choices)
+        request: RequestView = self.call.request
+        hide_usage = not request.usage_wanted
+        if request.choices > 1:
+            return ChoicesStreamReader(hide_usage=hide_usage, choices=request.choices)
         return CanonicalStreamReader(hide_usage=hide_usage)
 
     def error(self, status: int, headers: Headers, body: bytes) -> UpstreamFailure:

@@ -37,16 +37,14 @@ def ratelimit_headers(
 
 def ratelimit_lines(requests: MeterState | None, tokens: MeterState | None) -> bytes:
     """The same as lines of an HTTP/1.1 head, each with its end."""
-    lines = b""
-    for state, form in ((requests, _REQUESTS), (tokens, _TOKENS)):
-        if state is not None:
-            remaining, reset = state.remaining, state.reset
-            lines += form % (
-                state.limit,
-                remaining if remaining > 0 else 0,  # noqa: FURB136 -- a call is dear here
-                _whole(ceil(reset)) if reset > 0.999 else duration(reset),
-            )
-    return lines
+    lines = b"" if requests is None else _REQUESTS % _values(requests)
+    return lines if tokens is None else lines + _TOKENS % _values(tokens)
+
+
+def _values(state: MeterState) -> tuple[int, int, bytes]:
+    left, reset = state.remaining, state.reset
+    text = _whole(ceil(reset)) if reset > 0.999 else duration(reset)
+    return state.limit, left if left > 0 else 0, text  # noqa: FURB136 -- a call is dear here
 
 
 _REQUESTS = (

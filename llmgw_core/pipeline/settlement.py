@@ -108,6 +108,8 @@ class Settlement(State):
     record: UsageRecord | None = None
     _attempts: list[AttemptRecord] = msgspec.field(default_factory=list)
     _spent: Usage | None = None
+    _cost: int = 0
+    _charge: int = 0
 
     @property
     def call(self) -> Call:
@@ -170,13 +172,14 @@ class Settlement(State):
     def complete(self, usage: Usage | None, output_bytes: int, *, gone: bool = False) -> None:
         """The running attempt gave the whole reply, perhaps to a client that had `gone`."""
         used = self._used(usage, output_bytes)
+        now = self._books.clock()
         if not self.first_content:
             # A complete reply has its first content with its last.
-            self.first_content = self._books.clock()
+            self.first_content = now
         if gone:
-            self._settle("client_left", "ok", 499, used, "client_left")
+            self._settle("client_left", "ok", 499, used, "client_left", now)
         else:
-            self._settle("completed", "ok", 200, used, "")
+            self._settle("completed", "ok", 200, used, "", now)
 
     def rejected(self, usage: Usage | None, output_bytes: int, error: GatewayError) -> None:
         """The reply was whole, but a hook does not let it through: it is paid nevertheless."""
@@ -278,6 +281,8 @@ class Settlement(State):
             deployment.id, deployment.model, outcome, status, duration, cost, charge, reason
         )
         self._attempts.append(record)
+        self._cost += cost
+        self._charge += charge
         if books.host.on_attempt:
             books.host.observe_attempt(ended(self._call.id, len(self._attempts), record))
         books.stats.attempts[deployment.id, outcome] += 1
@@ -289,14 +294,20 @@ class Settlement(State):
         self.attempt = None
 
     def _settle(
-        self, status: CallStatus, outcome: str, http_status: int, usage: Usage, error_code: str
+        self,
+        status: CallStatus,
+        outcome: str,
+        http_status: int,
+        usage: Usage,
+        error_code: str,
+        now: float = 0.0,
     ) -> None:
         if self.settled:
             return
         self.settled = True
         books, last = self._books, self.attempt
         books.open.pop(self, None)
-        now = books.clock()
+        now = now or books.clock()
         if last is not None:
             self._close(last, outcome or status, http_status, usage, now)
         if self._spent is not None:
@@ -327,10 +338,6 @@ class Settlement(State):
             deployment_id, zone = deployment.id, deployment.zone
             if status in _SERVED:
                 served_model = deployment.model
-        cost = charge = 0
-        for attempt in self._attempts:
-            cost += attempt.cost
-            charge += attempt.charge
         started, first = call.started, self.first_content
         # By position: names would cost more than all the arithmetic of a settlement.
         return UsageRecord(
@@ -350,8 +357,8 @@ class Settlement(State):
             http_status,
             error_code,
             usage,
-            cost,
-            charge,
+            self._cost,
+            self._charge,
             self._books.currency,
             int((now - started) * 1e6),
             int((first - started) * 1e6) if first else 0,

@@ -8,6 +8,7 @@ keys an upstream could otherwise see another value than the one that was authori
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -32,6 +33,13 @@ _AFTER = re.compile(rb"\s*[,}]")
 _BOUNDS = frozenset(("max_completion_tokens", "max_tokens", "n"))
 _LARGEST = 2**53 - 1
 """The largest whole number that every reader of JSON understands (RFC 8259, section 6)."""
+
+
+@lru_cache(maxsize=1024)
+def _raw_text(text: str) -> msgspec.Raw:
+    return msgspec.Raw(_encode(text))
+
+
 _ASK_USAGE = msgspec.Raw(b'{"include_usage":true}')
 _TRUE = msgspec.Raw(b"true")
 
@@ -167,9 +175,11 @@ class RequestView:
 
     def encode(self, model: str) -> bytes:
         """The body for an upstream that calls the model `model`; streams always ask for usage."""
-        fields = dict(self.fields)
-        fields["model"] = msgspec.Raw(_encode(model))
-        if self.stream and not self.usage_wanted:
+        fields = self.fields
+        asks = self.stream and not self.usage_wanted
+        if asks or model != self.model:
+            fields = {**fields, "model": _raw_text(model)}
+        if asks:
             given = fields.get("stream_options")
             options = None if given is None else _options.decode(given)
             if options:

@@ -91,13 +91,18 @@ class Connection(ReplyParsing, asyncio.Protocol):
         self._expect_reply(head_only=head_only)
         self.started = started
         self._timeouts = timeouts
-        if len(body) <= _JOIN_LIMIT:
-            self._owner.post(transport, head + body if body else head)
-        else:
+        if len(body) > _JOIN_LIMIT:
             self._unsent = memoryview(body)
             transport.write(head)
             self._pump()
-        self._expect_progress()
+            self._expect_progress()
+            return
+        self._owner.post(transport, head + body if body else head)
+        # `_expect_progress` for what is as good as sent.
+        deadline, end = self._loop.time() + timeouts.first_byte, started + timeouts.total
+        self._deadline = deadline = deadline if deadline < end else end  # noqa: FURB136 -- hot
+        if deadline < self._timer_at:
+            self._set_deadline(deadline)
 
     def wait(self, deadline: float) -> asyncio.Future[None]:
         """A future for the next change, failing the exchange at `deadline` (loop time)."""

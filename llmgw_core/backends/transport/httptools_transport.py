@@ -84,7 +84,8 @@ class HttptoolsTransport:
                 raise
         if connection.failure is not None and connection.phase == HEAD:
             raise connection.error()
-        return HttptoolsReply(connection)
+        headers = tuple(connection.headers)
+        return HttptoolsReply(connection, connection.status, headers, connection.reused)
 
     def counts(self, origin: Origin) -> PoolCounts:
         """How full the pool of `origin` is."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from llmgw_core.backends.transport.port import TransportError
 from llmgw_core.backends.transport.reply_parsing import BODY, DONE
 
@@ -12,17 +14,14 @@ if TYPE_CHECKING:
     from llmgw_core.backends.transport.connection import Connection
 
 
-class HttptoolsReply:
+class HttptoolsReply(msgspec.Struct, eq=False):
     """See `UpstreamReply`. Header names are in lower case."""
 
-    __slots__ = ("_connection", "_failure", "headers", "reused", "status")
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection: Connection | None = connection
-        self._failure: TransportError | None = None
-        self.status = connection.status
-        self.headers = tuple(connection.headers)
-        self.reused = connection.reused
+    _connection: Connection | None
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...]
+    reused: bool
+    _failure: TransportError | None = None
 
     async def chunk(self) -> bytes:
         """See `UpstreamReply.chunk`."""

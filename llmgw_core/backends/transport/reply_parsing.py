@@ -87,7 +87,10 @@ class ReplyParsing:
                 return False
             self.keep = False  # what follows a complete reply is no reason to lose it
         if before == HEAD:
-            return self._count_head(data)
+            self._head_bytes += len(data)
+            if self._head_only or self._head_bytes > self._caps.head:
+                return self._mind_head(data)
+            return True
         if self._size != size:
             self._noise = 0
         elif self.phase == BODY:
@@ -151,10 +154,9 @@ class ReplyParsing:
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._feed: Any = self._parser.feed_data
 
-    def _count_head(self, data: bytes) -> bool:
+    def _mind_head(self, data: bytes) -> bool:
         """Whether the head is still within its cap; also ends an exchange without body."""
         cap = self._caps.head
-        self._head_bytes += len(data)
         if self._head_bytes > cap and (
             self.phase == HEAD or sum(len(n) + len(v) + 4 for n, v in self.headers) > cap
         ):
