@@ -72,7 +72,7 @@ async def probe(target: Target, clock: Callable[[], float]) -> Report:
         return Report(_silence(error))
     if finding.verdict is Verdict.NOT_READY:
         return Report(finding)
-    remarks = {"health": finding.reason}
+    remarks = {"backend": _mute(target), "health": finding.reason}
     missing = remarks["models"] = await _missing(target, origin)
     load, remarks["metrics"] = await _load(target, origin, clock)
     if missing and target.settings.models == "require":
@@ -154,6 +154,13 @@ def _silence(error: TransportError | TimeoutError) -> Finding:
 
 def _words(error: Exception) -> str:
     return "no answer in time" if isinstance(error, TimeoutError) else str(error)
+
+
+def _mute(target: Target) -> str:
+    """That there is nothing to ask, if that is so."""
+    if hasattr(target.backend, "page") or hasattr(target.backend, "inquire"):
+        return ""
+    return f"the backend `{target.deployment.backend}` knows nothing to ask its upstreams"
 
 
 def _origin(target: Target) -> Origin:

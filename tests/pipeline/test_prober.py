@@ -319,13 +319,19 @@ async def test_a_backend_that_fails_is_logged_and_decides_nothing(
     assert "Plugin canonical failed in inquire." in failed
 
 
-async def test_a_backend_with_nothing_to_ask_is_only_where_it_is(world: World) -> None:
+async def test_a_backend_with_nothing_to_ask_is_remarked(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
     class Mute:
         def origin(self, deployment: Deployment) -> Origin:
             return CanonicalBackend().origin(deployment)
 
     world.prober.follow([Target(world.deployment, Mute(), world.transport)])
-    await world.ticker.round()
+    for _ in range(2):
+        await world.ticker.round()
+    assert [record.message for record in caplog.records] == [
+        "deployment=m/a probe: the backend `canonical` knows nothing to ask its upstreams"
+    ]
     assert (world.obstacle(), world.engine.asked()) == ("", [])
 
 

@@ -18,6 +18,8 @@ from llmgw_core.routing.breaker import (
     Pool,
 )
 
+OUTCOMES = st.sampled_from(["succeeded", "failed", "failed", "abandoned"])
+
 
 class Histories(RuleBasedStateMachine):
     """Two deployments of a pool, calls that begin and end in any order, against a model that
@@ -42,6 +44,7 @@ class Histories(RuleBasedStateMachine):
         self.told: list[list[BreakerChange]] = [[], []]
         self.breakers = [Breaker(self.limits, self.pool, self.now, self.heard) for _ in (0, 1)]
         self.running: list[tuple[int, int]] = []
+        self.proofs: dict[tuple[int, int], int] = {}
 
     def heard(self, breaker: Breaker, change: BreakerChange | None) -> None:
         if change is not None:
@@ -62,17 +65,31 @@ class Histories(RuleBasedStateMachine):
         if term != REFUSED:
             self.running.append((which, term))
 
-    @rule(data=st.data(), outcome=st.sampled_from(["succeeded", "failed", "abandoned"]))
-    def end(self, data: st.DataObject, outcome: str) -> None:
-        if not self.running:
-            return
-        which, term = self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
+    @rule(place=st.integers(0, 100), outcome=OUTCOMES)
+    def end(self, place: int, outcome: str) -> None:
+        if self.running:
+            self.finish(*self.running.pop(place % len(self.running)), outcome)
+
+    @rule(which=st.integers(0, 1), forced=st.booleans(), outcome=OUTCOMES, times=st.integers(1, 3))
+    def calls_that_end_at_once(self, which: int, forced: bool, outcome: str, times: int) -> None:
+        for _ in range(times):
+            running = len(self.running)
+            self.call(which, forced)
+            if len(self.running) > running:
+                self.finish(*self.running.pop(), outcome)
+
+    def finish(self, which: int, term: int, outcome: str) -> None:
         made = self.breakers[which]
         before, stale = made.state, term != made.term
         if outcome == "abandoned":
             made.abandoned(term)
         else:
             getattr(made, outcome)(term, self.now)
+        if not stale and before is not CLOSED and outcome == "succeeded":
+            # That of one that was ejected is the first of the trial that it leads to.
+            trial = term if before is HALF_OPEN else term + 1
+            self.proofs[which, trial] = self.proofs.get((which, trial), 0) + 1
+            assert (made.state is CLOSED) is (self.proofs[which, trial] == self.limits.probes)
         if stale:
             assert made.state is before
         elif before is HALF_OPEN and outcome == "failed":
@@ -105,10 +122,11 @@ class Histories(RuleBasedStateMachine):
             assert made.closed is (made.state is CLOSED)
             if made.state is HALF_OPEN:
                 trying = self.running.count((which, made.term))
-                assert trying <= self.limits.probes
+                proofs = self.proofs.get((which, made.term), 0)
+                assert trying + proofs <= self.limits.probes
 
 
 TestHistories = Histories.TestCase
 TestHistories.settings = hypothesis_settings(
-    max_examples=150, stateful_step_count=40, deadline=None
+    max_examples=120, stateful_step_count=50, deadline=None
 )
