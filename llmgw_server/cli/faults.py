@@ -9,13 +9,13 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmgw_core.testing.faults.catalog import OK
-from llmgw_core.testing.faults.control import Control, listing
+from llmgw_core.testing.faults.catalog import FAULTS, OK
+from llmgw_core.testing.faults.control import Control
 from llmgw_core.testing.faults.scenario import SCENARIOS, Scenario
 from llmgw_core.testing.faults.server import FaultServer
 from llmgw_server.cli.errors import CommandError
 from llmgw_server.cli.options import run_with
-from llmgw_server.cli.output import remark, say, say_now
+from llmgw_server.cli.output import remark, say, say_now, say_table
 from llmgw_server.cli.serving import port
 
 if TYPE_CHECKING:
@@ -67,8 +67,10 @@ def configure(parser: argparse.ArgumentParser, _command: str) -> None:
 
 def _faults(args: argparse.Namespace) -> None:
     if args.list:
-        say("Faults:\n" + listing() + "\n\nScenarios:")
-        say("\n".join(f"  {name:<20}{each.summary}" for name, each in SCENARIOS.items()))
+        rows = [(each.name, each.complete, each.stream, each.summary) for each in FAULTS.values()]
+        say_table(("FAULT", "WHOLE", "STREAM", "WHAT HAPPENS"), rows)
+        say("")
+        say_table(("SCENARIO", ""), [(name, each.summary) for name, each in SCENARIOS.items()])
         return
     server = FaultServer(
         scenario_of(args.scenario),

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 MODEL_PREFIX = "fault-"
 _KEPT = 10_000
-"""Calls that are remembered."""
+"""Calls and requests that are remembered."""
 
 
 class Served(msgspec.Struct):
@@ -179,6 +179,7 @@ class FaultServer(ModelServer):
         self._number += 1
         self.calls.append(served)
         del self.calls[:-_KEPT]
+        del self.requests[:-_KEPT]
         return served
 
     async def _perform(self, peer: Peer, performance: Performance, served: Served) -> bool:
