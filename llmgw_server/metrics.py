@@ -70,6 +70,19 @@ class StatsCollector(Collector):
             stats.attempts.items(),
         )
         yield _counter(
+            "llmgw_retries",
+            "Failed attempts after which a call went on: the same deployment again, another one,"
+            " or one of another model.",
+            ["model", "step"],
+            stats.retries.items(),
+        )
+        yield _counter(
+            "llmgw_refused_credentials",
+            "Attempts whose credential the upstream refused; anything but 0 wants somebody's eye.",
+            ["deployment"],
+            (((deployment,), n) for deployment, n in stats.refused_credentials.items()),
+        )
+        yield _counter(
             "llmgw_refusals",
             "Calls refused before admission, by error code.",
             ["code"],

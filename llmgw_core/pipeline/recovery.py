@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 import msgspec
 
@@ -19,6 +19,8 @@ from llmgw_core.routing.policy import (
     REFUSALS,
     CallPolicy,
     Ended,
+    Other,
+    OtherModel,
     Same,
     Stop,
     Surroundings,
@@ -38,10 +40,13 @@ if TYPE_CHECKING:
     from llmgw_core.routing.balance import Member
     from llmgw_core.routing.course import Course
     from llmgw_core.routing.plan import Candidates
-    from llmgw_core.routing.policy import Other, OtherModel, Step
+    from llmgw_core.routing.policy import Step
     from llmgw_core.routing.state import Obstacle, RoutingMemory
 
 log = logging.getLogger("llmgw.attempts")
+
+
+_STEPS: Final = {Same: "same", Other: "other", OtherModel: "other_model"}
 
 
 class Failed(NamedTuple):
@@ -136,7 +141,7 @@ class Recovery:
             self._alert(failed)
         self._exchange.ticket.failed(failure.kind, failure.status, step.reason)
         if not isinstance(step, Stop):
-            self._parts.stats.retries[deployment.model, type(step).__name__] += 1
+            self._parts.stats.retries[deployment.model, _STEPS[type(step)]] += 1
 
     def _alert(self, failed: Failed) -> None:
         """Nobody's call shows that a credential is dead as long as others do its work."""

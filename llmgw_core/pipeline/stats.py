@@ -69,8 +69,8 @@ class Stats:
         self.attempts: defaultdict[tuple[str, str], int] = defaultdict(int)
         """(deployment id, outcome) → attempts."""
         self.retries: defaultdict[tuple[str, str], int] = defaultdict(int)
-        """(model, step: `Same`, `Other` or `OtherModel`) → failed attempts after which a call went
-        on."""
+        """(model, `same`, `other` or `other_model`) → failed attempts after which a call went on
+        there."""
         self.refused_credentials: defaultdict[str, int] = defaultdict(int)
         """deployment id → attempts whose credential the upstream refused."""
         self.refusals: defaultdict[str, int] = defaultdict(int)
