@@ -52,6 +52,12 @@ _ZONE = {
     "description": "Zones, separated by commas, that the call is confined to.",
     "schema": {"type": "string"},
 }
+_TIMEOUT = {
+    "name": "x-llmgw-timeout-ms",
+    "in": "header",
+    "description": "Milliseconds that the call may take, less than its model would give it.",
+    "schema": {"type": "integer", "minimum": 1},
+}
 _NAMED = re.compile(r"\{(\w+)\}")
 _STYLE = (
     "body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}"
@@ -67,7 +73,8 @@ def document(pages: Iterable[Page], *, calls: bool) -> dict[str, Any]:
     if calls:
         for method, path, text, has_body in _CALLS:
             operation = _operation(text, "api_key", path, body=has_body)
-            operation.setdefault("parameters", []).append(_ZONE)
+            parameters = operation.setdefault("parameters", [])
+            parameters += (_ZONE, _TIMEOUT) if method == "post" else (_ZONE,)
             paths.setdefault(path, {})[method] = operation
     for page in pages:
         if not page.listed:

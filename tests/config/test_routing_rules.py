@@ -203,7 +203,7 @@ DEPLOYMENT = "{name: a, backend: b, zone: z, %s}"
         ),
         (
             "routing: {failures: {client: retry}}",
-            "routing.failures: unknown key `client`; known are `unavailable`, `connect`, `timeout`,",
+            "routing.failures: unknown key `client`; known are `unavailable`, `connect`,",
         ),
         (
             "routing: {failures: {credentials: retry}}",
