@@ -376,7 +376,10 @@ def _nobody(lane: Lane, lanes: Lanes) -> GatewayError:
             should_retry=False,
         )
     reasons = "; ".join(f"{each.deployment}: {each.reason}" for each in lane.candidates.dropped)
-    error = permission_denied("No deployment of the model is in a zone that you may use.")
+    what = "No deployment of the model is in a zone that you may use."
+    if lane.choice is not None:
+        what = "You may not use any of the models that this name leads to."
+    error = permission_denied(what)
     return error.decided_by(reasons)
 
 

@@ -27,9 +27,12 @@ class TakenOut:
         self._sleep = sleep
         self._waiting: dict[str, Rollout] = {}
         self._task: asyncio.Task[None] | None = None
+        self._closed = False
 
     def add(self, ended: Rollout) -> None:
-        """Have `ended` written down. Needs a running loop."""
+        """Have `ended` written down. Needs a running loop. Nothing happens after `aclose`."""
+        if self._closed:
+            return
         self._waiting[ended.alias] = ended
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run(), name="llmgw rollouts")
@@ -41,6 +44,7 @@ class TakenOut:
 
     async def aclose(self) -> None:
         """Give up what could not be written until now. Idempotent."""
+        self._closed = True
         task, self._task = self._task, None
         if task is not None:
             task.cancel()

@@ -101,6 +101,8 @@ async def test_an_alias_is_granted_like_a_model_and_so_is_what_it_leads_to(
         statuses = Counter([(await client.chat("chat", user=f"u{n}")).status for n in range(20)])
         if variants is None:
             assert statuses == {404 if name == "models" else 403: 20}
+            message = (await client.chat("chat")).json()["error"]["message"]
+            assert "not use any of the models" in message or name == "models"
         else:
             assert statuses == {200: 20}
         assert set((await served(here))[before:]) == (variants or set())
@@ -124,6 +126,18 @@ async def test_variants_out_of_the_callers_zones_are_none_of_his(
     assert (await narrow.chat("far")).status == 200
     assert set(await served(here)) == {"near"}
     assert sibling.accepted == 0
+
+
+async def test_what_a_variant_falls_back_to_needs_the_grant_of_the_variant(
+    installed: Install, server: ModelServer
+) -> None:
+    here = await installed(
+        {"secret": served_by(at(server), fallbacks=("open",)), "open": [at(server)]},
+        aliases={"chat": leading_to("secret")},
+    )
+    client = await here.another("other", models=["chat", "open"])
+    assert (await client.chat("chat")).status == 403
+    assert (await client.chat("secret")).status == 404
 
 
 async def test_what_fails_at_a_variant_goes_on_to_the_others(

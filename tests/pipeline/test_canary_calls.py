@@ -160,14 +160,19 @@ async def test_who_may_not_use_the_canary_never_gets_it(
 ) -> None:
     far = served_by(at(sibling, zone="world"))
     here = await installed({"old": [at(server)], "new": far}, aliases={"chat": leading_to("old")})
-    await here.gateway.rollouts.start("chat", "new", share=99, actor="me")
-    await here.gateway.rollouts.promote("chat", actor="me")
+    rollout = await here.gateway.rollouts.start("chat", "new", share=99, actor="me")
     narrow = await here.another("narrow", models=["chat", "old"])
     near = await here.another("near", zones=["onprem"])
-    for client in (narrow, near):
-        for user in USERS:
-            assert (await client.chat("chat", user=user)).status == 200
+    for promoted in (False, True):
+        if promoted:
+            await here.gateway.rollouts.promote("chat", actor="me")
+        for client in (narrow, near):
+            for user in USERS:
+                assert (await client.chat("chat", user=user)).status == 200
     assert sibling.accepted == 0
+    # Their calls count for nobody: compared are callers who could have had the one or the other.
+    judge = here.gateway._foundation.rollouts.judge(rollout, CanaryRules())
+    assert (judge.errors.calls, judge.errors.baseline.calls) == (0, 0)
     only = await here.another("only", models=["chat", "new"])
     assert (await only.chat("chat")).status == 200
     listed = (await only.get("/v1/models")).json()["data"]

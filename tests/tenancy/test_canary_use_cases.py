@@ -211,7 +211,10 @@ async def test_closing_gives_up_what_cannot_be_written() -> None:
 
     taken_out = TakenOut(sleep)
     taken_out.write = never
-    taken_out.add(Rollout("chat", "new", 5.0, "aborted", "", (), ME, NOW, NOW))
+    ended = Rollout("chat", "new", 5.0, "aborted", "", (), ME, NOW, NOW)
+    taken_out.add(ended)
     await waiting.wait()
     await taken_out.aclose()
+    taken_out.add(ended)
+    await taken_out.written()
     await taken_out.aclose()
