@@ -237,9 +237,7 @@ def test_how_long_it_takes_until_a_cap_has_room_is_known() -> None:
     assert course.room_in() is None
 
 
-def test_another_attempt_on_the_same_deployment_counts_against_its_caps_unless_nothing_was_used() -> (
-    None
-):
+def test_another_attempt_on_the_same_deployment_counts_anew_unless_nothing_was_used() -> None:
     field = Field((0, Limits(parallel=1)))
     course = field.course()
     member = course.advance()
