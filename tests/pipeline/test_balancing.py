@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import socket
+import time
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
-from llmgw_core.config.schema import PriceEntry, TokenPrices
+from llmgw_core.config.schema import AccountingConfig, PriceEntry, TokenPrices
 from llmgw_core.config.schema_routing import ModelRouting, RoutingConfig
 from llmgw_core.domain.access import Limits
 from llmgw_core.domain.ramp import Ramp
-from llmgw_core.testing.installation import PRICES, at, served_by
+from llmgw_core.testing.installation import INPUT_PRICE, OUTPUT_PRICE, PRICES, at, served_by
 from llmgw_core.testing.reloads import HeldStreams, begun, with_models
-from llmgw_core.testing.rosters import FakeClock
+from llmgw_core.testing.rosters import FakeClock, a_call
+from llmgw_core.wire.request import decode_request
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,6 +84,34 @@ async def test_the_cheapest_is_the_one_that_is_cheapest_for_this_call(
     assert counts((server, sibling)) == [3, 0]
     await answered(here, calls=3, max_tokens=5000)
     assert counts((server, sibling)) == [3, 3]
+
+
+async def test_a_call_costs_what_its_deployment_would_bill_for_it(
+    installed: Install, server: ModelServer
+) -> None:
+    later = (PriceEntry(dt.date(2999, 1, 1), TokenPrices(input=Decimal(9))),)
+    here = await installed(
+        {
+            "m": [at(server, "now"), at(server, "later", prices=later)],
+            "e": served_by(at(server, "e"), kind="embedding"),
+        },
+        accounting=AccountingConfig(unpriced="zero"),
+    )
+    members = here.gateway._generation.roster.members
+    body = b'{"model":"m","messages":[{"role":"user","content":"Hello"}],"max_tokens":%d}'
+
+    def price(id: str, bound: int) -> int:
+        call = a_call(body % bound)
+        call.started_ns = time.time_ns()
+        return members[id].price(call)
+
+    assert price("m/now", 200) - price("m/now", 1) == 199 * OUTPUT_PRICE
+    assert price("m/now", 10**6) < 2 * price("m/now", 200)  # nobody is expected to write that much
+    assert price("m/later", 1) == 0
+    call = a_call()
+    call.started_ns = time.time_ns()
+    call.request = decode_request(b'{"model":"e","input":[[1,2,3],[4,5]]}', "embeddings")
+    assert members["e/e"].price(call) == 5 * INPUT_PRICE
 
 
 async def test_reserves_are_used_when_those_before_them_fail(

@@ -151,6 +151,11 @@ class TestPrefixKeys:
     def test_messages_in_a_form_that_nobody_expects_have_a_key_too(self) -> None:
         assert prefix_key(a_call(b'{"model":"m","messages":["odd"]}'), 1024, "") is not None
 
+    def test_a_request_without_a_prompt_has_none(self) -> None:
+        call = a_call()
+        call.request.fields.clear()
+        assert prefix_key(call, 1024, "") is None
+
 
 def test_the_same_prompt_goes_to_the_same_deployment_until_that_is_too_busy() -> None:
     crowd, balancer = members(1, 1, 1), prefix(always=1)
