@@ -158,8 +158,8 @@ class PluginConfig(Section, frozen=True):
 
 class StoreConfig(Section, frozen=True):
     """`url`: `sqlite:///FILE` (relative to the configuration file). `staleness`: seconds that a
-    change may take to reach cached principals. `serve_stale`: seconds that known principals
-    are served while the store is down."""
+    change may take to reach cached principals, and a switch or rollout to reach a gateway that
+    runs. `serve_stale`: seconds that known principals are served while the store is down."""
 
     url: str = "sqlite:///llmgw.db"
     staleness: float = 5.0
