@@ -84,12 +84,13 @@ class KeyRing:
         first: float,
         longest: float,
     ) -> None:
-        """The upstream wants nothing from it for `seconds`, or does not say for how long: then
-        it is `first`, and twice as long as the last time when that is not long ago."""
+        """The upstream wants nothing from it for `seconds`, or does not say for how long (a moment
+        that is over says nothing: clocks differ): then it is `first`, and twice as long as the last
+        time when that is not long ago."""
         for key in self._keys:
             if key.credential is not credential:
                 continue
-            if seconds is None:
+            if not seconds:
                 if now < key.cool_until:
                     continue  # of many calls at the same time; one says as much as all
                 again = now - key.cool_until < 2 * key.cooled

@@ -154,7 +154,11 @@ class CallPolicy:
         tried.times += 1
         tried.failure = failure
         tried.seconds = ended.seconds
-        tried.free_at = None if failure.retry_after is None else now + failure.retry_after
+        if failure.retry_after is None:
+            tried.free_at = None
+        else:  # whoever asks for years is asked again before, and so is whoever is told
+            longest = member.deployment.rules.cooldown_max_seconds
+            tried.free_at = now + min(failure.retry_after, longest)
         self._attempts += 1
         if failure.kind in REFUSALS:
             self._refusal = self._refusal or ended

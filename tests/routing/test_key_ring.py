@@ -66,6 +66,12 @@ def test_without_a_time_a_rest_doubles_while_limits_go_on_and_begins_anew_after_
     assert ring.free_at(now) - now == 2.0
 
 
+def test_a_moment_that_is_over_says_nothing() -> None:
+    ring = KeyRing([ONE])
+    ring.cool(ONE, 0.0, 0.0, **TIMES)
+    assert ring.free_at(0.0) == 2.0
+
+
 def test_of_many_calls_that_are_limited_at_once_the_first_says_it() -> None:
     ring = KeyRing([ONE])
     for _ in range(20):
