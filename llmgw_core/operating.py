@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from llmgw_core.pipeline.deployment_rows import deployment_rows
+from llmgw_core.tenancy.audit_relay import AuditRelay
 from llmgw_core.tenancy.rollouts import Rollouts
 from llmgw_core.tenancy.service import Tenancy
 from llmgw_core.tenancy.switching import Switching
@@ -33,6 +34,8 @@ class Operated:
         self.journal = foundation.journal
         self.mover = foundation.mover
         self.principals = foundation.principals
+        relay = AuditRelay(self._audited)
+        foundation.control.add(relay.read, relay.apply)
         self.tenancy = Tenancy(foundation.store, clock=time.time, changed=self._audited)
         self.rollouts = Rollouts(
             foundation.store,
@@ -44,7 +47,7 @@ class Operated:
         self.switches = Switching(
             foundation.store,
             lambda: self._generation.switchable(),  # noqa: PLW0108 -- the one of that moment
-            changed=self._audited,
+            changed=relay.changed,
             applied=foundation.take_over,
         )
 

@@ -156,6 +156,18 @@ async def listed_audit(
     return [dict(row) for row in (await connection.execute(statement)).mappings()]
 
 
+async def audit_after(
+    connection: AsyncConnection, kind: str, after: int | None
+) -> tuple[int, list[Row]]:
+    """The id of the newest audit entry, and the entries of one kind behind the entry `after`, the
+    oldest first; none for None."""
+    newest = (await connection.execute(select(func.max(audit.c.id)))).scalar() or 0
+    if after is None or newest <= after:
+        return newest, []
+    statement = select(audit).where(audit.c.id > after, audit.c.kind == kind).order_by(audit.c.id)
+    return newest, [dict(row) for row in (await connection.execute(statement)).mappings()]
+
+
 async def _rows(
     connection: AsyncConnection, table: Table, *conditions: ColumnElement[bool]
 ) -> list[Row]:

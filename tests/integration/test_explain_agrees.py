@@ -109,15 +109,15 @@ class Play:
             for switch in await self.gateway.switches.find_all():
                 await self.gateway.switches.on(switch.kind, switch.name, actor="test")
             model = chance.choice(list(self.gateway.catalog.values()))
-            switches, because = self.gateway.switches, {"reason": "a game", "actor": "test"}
+            switches = self.gateway.switches
             if chance.random() < 0.5 and model.deployments:
                 chosen = chance.choice(model.deployments)
-                await switches.off("deployment", chosen.id, **because)
+                await switches.off("deployment", chosen.id, reason="a game", actor="test")
             elif chance.random() < 0.5:
-                await switches.off("model", model.name, **because)
+                await switches.off("model", model.name, reason="a game", actor="test")
             else:
                 other = chance.choice([name for name in self.names[:-1] if name != model.name])
-                await switches.route(model.name, other, **because)
+                await switches.route(model.name, other, reason="a game", actor="test")
 
     async def once(self) -> Agreement:
         """One question and the same call."""

@@ -15,6 +15,8 @@ from llmgw_core.domain.access import Principal
 from llmgw_core.gateway import Gateway
 from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.store.engine import Store
+from llmgw_core.tenancy.audit_relay import AuditRelay
+from llmgw_core.tenancy.records import AuditEntry
 from llmgw_core.tenancy.switching import Switching
 from llmgw_core.testing.client import Client
 from llmgw_core.testing.installation import at, served_by
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 
     from llmgw_core.domain.call import Call
     from llmgw_core.domain.reply import Reply
-    from llmgw_core.tenancy.records import AuditEntry
     from llmgw_core.testing.installation import Install
     from llmgw_core.testing.model_server import ModelServer
     from llmgw_core.wire.request import RequestView
@@ -366,3 +367,43 @@ async def test_the_sentence_for_operators_says_what_until_when_and_why(
     route = await here.gateway.switches.route("a", "b", reason="r", actor=ME)
     assert off.sentence() == "switched off until 2100-01-01 00:00:00Z: r"
     assert route.sentence() == "routed to b: r"
+
+
+async def test_observers_hear_once_of_every_switch_whoever_has_set_it(
+    installed: Install, server: ModelServer
+) -> None:
+    here = await installed({"m": [at(server)]}, plugins=[("guard", Guard)])
+    guard, control = Guard.latest, here.gateway._foundation.control
+    store = Store(here.gateway.config.store.url)
+    await store.open()
+    elsewhere = Switching(store, here.gateway._generation.switchable)
+    await elsewhere.off("model", "m", reason="x", actor="cli:me")
+    assert guard.asked == []
+    await control.refresh()
+    await control.refresh()
+    await here.gateway.switches.on("model", "m", actor=ME)
+    await control.refresh()
+    await elsewhere.off("team", here.tenant.team_id, reason="x", actor="cli:me")
+    await elsewhere.on("team", here.tenant.team_id, actor="cli:me")
+    await store.aclose()
+    await control.refresh()
+    await settled(lambda: len(guard.asked) >= 4)
+    assert guard.asked == ["switch_off", "switch_on", "switch_off", "switch_on"]
+
+
+def test_an_entry_that_was_read_before_its_maker_came_to_tell_it_is_told_once() -> None:
+    told: list[int] = []
+    relay = AuditRelay(lambda entry: told.append(entry.id))
+
+    def entry(id: int) -> AuditEntry:
+        return AuditEntry(
+            id=id, at=0.0, actor=ME, action="route", kind="switch", object_id="x", details={}
+        )
+
+    relay.apply((3, ()))
+    relay.changed(entry(3))  # from before the start
+    relay.apply((4, (entry(4),)))
+    relay.changed(entry(4))
+    relay.changed(entry(5))
+    relay.apply((6, (entry(5), entry(6))))
+    assert told == [4, 5, 6]
