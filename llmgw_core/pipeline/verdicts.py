@@ -59,7 +59,8 @@ def verdict(kind: FailureKind, after: float | None, *, late: bool = False) -> Ga
 def nobody(course: Course) -> GatewayError:
     """For a call that nobody may take now: all are switched off, or at their caps."""
     wait = course.room_in()
-    return verdict("unavailable" if wait is None else "rate_limited", wait)
+    error = verdict("unavailable" if wait is None else "rate_limited", wait)
+    return error.decided_by(course.obstacles())
 
 
 def deadline_exceeded() -> GatewayError:

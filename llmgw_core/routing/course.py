@@ -175,6 +175,20 @@ class Course:
                     waits.append(full[2])
         return min(waits, default=None)
 
+    def obstacles(self) -> str:
+        """What keeps each of those from the call that were not tried, for operators."""
+        now, reasons = self._memory.clock(), []
+        for tier in self.found.tiers:
+            for member in tier.members:
+                if member in self._tried:
+                    continue
+                obstacle = standing(member.state, now)
+                full = None if member.caps is None else member.caps.full(self._tokens)
+                reason = obstacle.reason if obstacle else full[1] if full else ""
+                if reason:
+                    reasons.append(f"{member.deployment.id}: {reason}")
+        return "; ".join(reasons)
+
     def _look_for(self) -> Member | None:
         call, memory = self._call, self._memory
         memory.sweep(memory.clock())

@@ -185,6 +185,7 @@ async def test_when_all_are_at_their_caps_the_caller_hears_when_to_come_again(
     reply = await here.client.chat("m")
     error = msgspec.json.decode(reply.body)["error"]
     assert (reply.status, error["code"]) == (429, "upstream_rate_limited")
+    assert here.gateway.stats.refused[-1].rule.startswith("m/a: ")
     assert 40 <= int(reply.headers["retry-after"]) <= 42
     assert len(server.requests) == 1
 

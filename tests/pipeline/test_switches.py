@@ -61,6 +61,7 @@ async def test_a_model_whose_deployments_are_all_off_is_not_available(
     await here.gateway.switches.off("deployment", "m/a", reason="secret reason", actor=ME)
     reply = await here.client.chat("m")
     assert reply.status == 503
+    assert "secret reason" in here.gateway.stats.refused[-1].rule
     assert "secret" not in reply.body.decode()
     assert server.requests == []
     [record] = await here.records()

@@ -229,12 +229,14 @@ def test_how_long_it_takes_until_a_cap_has_room_is_known() -> None:
         field.clock.now += 10.0
     course = field.course()
     assert course.advance() is None
+    assert len(course.obstacles().split("; ")) == 3
     assert course.room_in() == 1.0  # a guess: nobody knows when a call ends
     field.memory.put(field.deployments[2], Obstacle("switch", "off", hard=True))
     assert course.room_in() == pytest.approx(30.5, abs=0.01)
     for deployment in field.deployments:
         field.memory.put(deployment, Obstacle("switch", "off", hard=True))
     assert course.room_in() is None
+    assert course.obstacles() == "; ".join(f"{each.id}: off" for each in field.deployments)
 
 
 def test_another_attempt_on_the_same_deployment_counts_anew_unless_nothing_was_used() -> None:
@@ -281,6 +283,7 @@ def test_nothing_to_choose_from_is_nobody() -> None:
     course = Course(CALL, Candidates.of(()), field.memory, 0)
     assert course.advance() is None
     assert course.room_in() is None
+    assert course.obstacles() == ""
 
 
 def test_answers_are_remembered_by_their_kind() -> None:
