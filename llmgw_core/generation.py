@@ -35,6 +35,7 @@ from llmgw_core.pipeline.delivery import Delivery
 from llmgw_core.pipeline.endings import Held
 from llmgw_core.pipeline.entrance import Entrance
 from llmgw_core.pipeline.explaining import Explainer
+from llmgw_core.pipeline.foreign_balancer import ForeignBalancer
 from llmgw_core.pipeline.keep_alive import kept_alive
 from llmgw_core.pipeline.overload import held_back
 from llmgw_core.pipeline.probing import Target
@@ -169,10 +170,8 @@ class Generation:
                 changed += model.deployments
         memory.forget_turns(changed)
         for name, balancer in self.balancers.items():
-            forget = getattr(balancer, "forget", None)
-            if forget is not None:  # a plugin's need not have it
-                with Foreign(f"balancer of {name}", "forget", "continue"):
-                    forget([each for each in changed if each.model == name])
+            if isinstance(balancer, ForeignBalancer):  # the gateway's own keep nothing themselves
+                balancer.forget([each for each in changed if each.model == name])
 
     def result(self, changed: tuple[str, ...], old: Generation, seconds: float) -> ReloadResult:
         """What a reload says that went on from `old` with this one and took `seconds`."""

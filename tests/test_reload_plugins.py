@@ -13,6 +13,7 @@ from llmgw_core.config.schema_routing import RoutingConfig
 from llmgw_core.domain.errors import ConfigError
 from llmgw_core.gateway import Gateway
 from llmgw_core.hooks.specs import hookimpl
+from llmgw_core.pipeline.foreign_balancer import ForeignBalancer
 from llmgw_core.routing.strategies.round_robin import RoundRobin
 from llmgw_core.testing.installation import at, served_by
 from llmgw_core.testing.plugins import distributions  # noqa: F401 -- a fixture
@@ -313,12 +314,14 @@ async def test_a_balancer_of_a_plugin_lives_as_long_as_somebody_uses_it(
 
     here = await installed({"m": [at(server)]}, plugins=[("brings", Brings)])
     await here.gateway.reload(changed(here, routing=RoutingConfig(balancer="mine")))
-    mine = here.gateway._generation.balancers["m"]
+    guarded = here.gateway._generation.balancers["m"]
+    assert isinstance(guarded, ForeignBalancer)
+    mine = guarded.made
     assert isinstance(mine, Closing)
     model = served_by(at(server), tags=("t",))
     await here.gateway.reload(with_models(here, m=model))
     await settled(lambda: here.gateway.generations == 1)
-    assert (here.gateway._generation.balancers["m"] is mine, mine.closed) == (True, False)
+    assert (here.gateway._generation.balancers["m"] is guarded, mine.closed) == (True, False)
     await here.gateway.reload(changed(here, routing=RoutingConfig()))
     await settled(lambda: here.gateway.generations == 1)
     assert mine.closed

@@ -17,8 +17,10 @@ from llmgw_core.domain.errors import ConfigError
 from llmgw_core.domain.usage import Usage
 from llmgw_core.hooks.registry import chosen
 from llmgw_core.limits.caps import Caps
+from llmgw_core.pipeline.foreign_balancer import ForeignBalancer
 from llmgw_core.routing.balance import Balancer, BalancerContext, Member
 from llmgw_core.routing.plan import Roster
+from llmgw_core.routing.strategies import BALANCERS
 from llmgw_core.wire.request import BASE64_TOKENS
 
 if TYPE_CHECKING:
@@ -40,13 +42,16 @@ class ChosenBalancer:
     """A balancer with its options, not made yet. Two of them are equal when what they make could
     do each other's work: so a reload goes on with the same one."""
 
+    name: str
     factory: BalancerFactory
     encoded: bytes
     context: BalancerContext = field(compare=False)
 
     def __call__(self) -> Balancer:
         """Make it."""
-        return self.factory(self.context)
+        made = self.factory(self.context)
+        own = BALANCERS.get(self.name) is self.factory
+        return made if own else ForeignBalancer(made, self.name)
 
 
 def chosen_balancers(
@@ -85,7 +90,7 @@ def _chosen(
     elif given:
         raise ConfigError(f"the balancer `{name}` has no options.", path=place)
     encoded = msgspec.json.encode(options, order="sorted")
-    return ChosenBalancer(factory, encoded, BalancerContext(options, clock=clock))
+    return ChosenBalancer(name, factory, encoded, BalancerContext(options, clock=clock))
 
 
 def roster(

@@ -13,6 +13,7 @@ from llmgw_core.domain.errors import ConfigError
 from llmgw_core.gateway import Gateway, load_plugins
 from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.limits.memory import MemoryLimiter
+from llmgw_core.pipeline.foreign_balancer import ForeignBalancer
 from llmgw_core.routing.balance import BalancerContext
 from llmgw_core.routing.strategies import BALANCERS
 from llmgw_core.testing.canonical_plugin import CanonicalPlugin
@@ -179,8 +180,9 @@ async def test_a_balancer_of_a_plugin_gets_its_typed_options(tmp_path: Path) -> 
     plugins = [("canonical", CanonicalPlugin), ("parts", plugin)]
     async with Gateway.open(config, base_dir=tmp_path, plugins=plugins) as gateway:
         [balancer] = gateway._generation.balancers.values()
-        assert isinstance(balancer, Alphabetical)
-        assert balancer.options == Letters("z")
+        assert isinstance(balancer, ForeignBalancer)
+        assert isinstance(balancer.made, Alphabetical)
+        assert balancer.made.options == Letters("z")
 
 
 def test_options_of_a_balancer_that_are_no_struct_are_refused(tmp_path: Path) -> None:

@@ -16,6 +16,9 @@ from llmgw_core.config.schema import AccountingConfig, PriceEntry, TokenPrices
 from llmgw_core.config.schema_routing import ModelRouting, RoutingConfig
 from llmgw_core.domain.access import Limits
 from llmgw_core.domain.ramp import Ramp
+from llmgw_core.hooks.specs import hookimpl
+from llmgw_core.routing.balance import Member
+from llmgw_core.routing.strategies.round_robin import RoundRobin
 from llmgw_core.testing.installation import INPUT_PRICE, OUTPUT_PRICE, PRICES, at, served_by
 from llmgw_core.testing.reloads import HeldStreams, begun, with_models
 from llmgw_core.testing.rosters import FakeClock, a_call
@@ -24,6 +27,8 @@ from llmgw_core.wire.request import decode_request
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from llmgw_core.domain.call import Call
+    from llmgw_core.hooks.context import PluginContext
     from llmgw_core.testing.installation import Install, Installation
     from llmgw_core.testing.model_server import ModelServer
 
@@ -260,3 +265,46 @@ async def test_latency_is_learned_from_what_calls_see(
     assert (await here.client.chat("m", stream=True)).status == 200
     assert 0.0 < state.latency < 5.0
     assert (state.in_flight, state.tokens_in_flight) == (0, 0)
+
+
+@pytest.mark.parametrize("fails_in", ["pick", "took", "nobody"])
+async def test_a_plugins_balancer_that_fails_fails_no_call(
+    installed: Install,
+    server: ModelServer,
+    sibling: ModelServer,
+    fails_in: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Broken(RoundRobin):
+        def pick(self, call: Call, members: Sequence[Member]) -> Member:
+            if fails_in == "pick":
+                raise RuntimeError("no idea")
+            return super().pick(call, members)
+
+        def took(self, call: Call, member: Member, members: Sequence[Member]) -> None:
+            if fails_in == "took":
+                raise RuntimeError("no idea")
+            super().took(call, member, members)
+
+    class Stranger(Broken):
+        def pick(self, call: Call, members: Sequence[Member]) -> Member:
+            return Member(members[0].deployment, members[0].state)
+
+    class Brings:
+        def __init__(self, config: None, context: PluginContext) -> None:
+            pass
+
+        @hookimpl
+        def register_balancers(self) -> dict[str, Any]:
+            return {"broken": Stranger if fails_in == "nobody" else Broken}
+
+    here = await installed(
+        {"m": [at(server, "a"), at(sibling, "b")]},
+        plugins=[("brings", Brings)],
+        routing=RoutingConfig(balancer="broken"),
+    )
+    await answered(here, calls=6)
+    assert counts((server, sibling)) == [3, 3]
+    hook = "took" if fails_in == "took" else "pick"
+    assert f"Plugin balancer `broken` failed in {hook}" in caplog.text
+    assert here.gateway.stats.bugs_total == 0
