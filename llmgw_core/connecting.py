@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from llmgw_core.backends.inquiry import Inquiry
+    from llmgw_core.domain.credential import Credential
     from llmgw_core.domain.deployment import Deployment, Origin
     from llmgw_core.hooks.host import PluginHost
 
@@ -133,9 +134,24 @@ class _Trial:
                 await writer.wait_closed()
 
     async def _ask(self, origin: Origin) -> str:
-        inquiry = self._inquiry()
-        if inquiry is None:
-            return await self._connect(origin)
+        """One question with each credential: what one of them may do says nothing of the others."""
+        deployment = self._deployment
+        credentials = deployment.credentials or (deployment.credential,)
+        answer = ""
+        for number, credential in enumerate(credentials, start=1):
+            inquiry = self._inquiry(credential)
+            if inquiry is None:
+                return await self._connect(origin)
+            try:
+                answer = await self._asked(origin, inquiry)
+            except UpstreamFailure as failure:
+                if len(credentials) == 1 or failure.kind != "credentials":
+                    raise
+                which = f"credential {number} of {len(credentials)} is refused"
+                raise UpstreamFailure("credentials", which, status=failure.status) from None
+        return answer
+
+    async def _asked(self, origin: Origin, inquiry: Inquiry) -> str:
         transport = self._transports.take([self._deployment])[self._deployment.id]
         patience = Timeouts(connect=self._seconds, first_byte=self._seconds, total=self._seconds)
         reply = await transport.send(origin, inquiry.request, patience)
@@ -147,12 +163,12 @@ class _Trial:
             return self._judged(inquiry.models(reply.status, reply.headers, body))
         raise AssertionError  # "stop" always raises
 
-    def _inquiry(self) -> Inquiry | None:
+    def _inquiry(self, credential: Credential) -> Inquiry | None:
         inquire = getattr(self._backend, "inquire", None)
         if inquire is None:
             return None
         with Foreign(self._deployment.backend, "inquire", "stop"):
-            found: Inquiry | None = inquire(self._deployment, self._deployment.credential.value)
+            found: Inquiry | None = inquire(self._deployment, credential.value)
             return found
         raise AssertionError  # "stop" always raises
 

@@ -14,6 +14,7 @@ import trustme
 from llmgw_core.backends.inquiry import ModelsInquiry
 from llmgw_core.checking import check_file
 from llmgw_core.connecting import Reach, reach
+from llmgw_core.domain.credential import Credential
 from llmgw_core.domain.deployment import Deployment, Origin
 from llmgw_core.domain.failure import UpstreamFailure
 from llmgw_core.hooks.specs import hookimpl
@@ -166,3 +167,23 @@ async def test_a_file_with_errors_has_no_deployments_to_try(tmp_path: Path) -> N
     checked = check_file(file)
     assert len(checked.errors) == 2
     assert checked.models == {}
+
+
+async def test_each_of_several_credentials_is_tried(host: PluginHost) -> None:
+    async def script(peer: Peer) -> None:
+        while True:
+            shown = dict((await peer.request()).headers)[b"authorization"]
+            listing = http_reply(200, LISTING)
+            await peer.send(http_reply(401) if shown.endswith(b"bad") else listing)
+
+    def having(*secrets: str) -> Deployment:
+        credentials = tuple(map(Credential, secrets))
+        options = Options(port=upstream.port)
+        return Deployment("m/a", "m", "asking", "z", "m", credentials=credentials, options=options)
+
+    async with Upstream(script) as upstream:
+        good = await found(host, having("one", "two"))
+        assert (good.ok, good.message) == (True, "answers and has the model `m`.")
+        bad = await found(host, having("one", "bad"))
+        assert (bad.ok, bad.message) == (False, "credential 2 of 2 is refused.")
+        assert len(upstream.requests) == 4

@@ -277,6 +277,7 @@ def _may_return(tried: _Tried) -> bool:
     kind, rules = tried.failure.kind, tried.member.deployment.rules
     return (
         kind not in REFUSALS
+        and not tried.failure.ours
         and getattr(rules.failures, kind) == "retry"
         and tried.times <= rules.retries
         and tried.seconds * 1000 <= rules.retry_within_ms

@@ -43,8 +43,8 @@ def leave_alone(
     failure: UpstreamFailure,
 ) -> None:
     """Note what `failure` says about `deployment` and about the credential that was used, whose
-    value was `secret`. A failure without a status is none of the upstream's."""
-    if not failure.status:
+    value was `secret`. What no upstream has said counts for nothing."""
+    if failure.ours or not failure.status:
         return
     now, rules = memory.clock(), deployment.rules
     if failure.kind == "rate_limited":

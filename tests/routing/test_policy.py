@@ -377,3 +377,9 @@ def test_nobody_comes_back_to_where_something_final_stands_in_the_way() -> None:
     world = World(tier(A), attempts=9)
     world.block(A, hard=True)
     assert isinstance(world.fails(A, "connect"), Stop)
+
+
+def test_what_we_ourselves_say_is_not_asked_again() -> None:
+    world = World(tier(A))
+    failure = UpstreamFailure("unavailable", "it has no price", ours=True)
+    assert isinstance(world.policy.after(Ended(A, failure, 0.0), 0.0), Stop)
