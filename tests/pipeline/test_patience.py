@@ -1,0 +1,76 @@
+"""Attempts with a limit in time: whom it concerns, and whom it does not."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+from llmgw_core.config.schema_routing import ModelRouting, StreamTimeoutsConfig, TimeoutsConfig
+from llmgw_core.testing.client import MemorySink
+from llmgw_core.testing.installation import at, served_by
+from llmgw_core.testing.model_server import JSON, completion
+from llmgw_core.testing.upstream import Peer, Upstream, http_reply
+
+if TYPE_CHECKING:
+    from llmgw_core.testing.installation import Install
+    from llmgw_core.testing.model_server import ModelServer
+
+LIMIT = 0.1
+
+
+class Slow(MemorySink):
+    """A client that takes longer for the end of its reply than the call had."""
+
+    async def finish(self, data: bytes = b"") -> None:
+        passed = asyncio.Event()
+        asyncio.get_running_loop().call_later(2 * LIMIT, passed.set)
+        await passed.wait()
+        await super().finish(data)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_reply_that_is_there_is_not_cut_because_its_client_is_slow(
+    installed: Install, server: ModelServer, stream: bool
+) -> None:
+    model = served_by(at(server), routing=ModelRouting(deadline_seconds=LIMIT))
+    here = await installed({"m": model})
+    reply = await here.client.chat("m", stream=stream, sink=Slow())
+    assert reply.status == 200
+    assert reply.body.endswith(b"data: [DONE]\n\n" if stream else server.reply)
+    [record] = await here.records()
+    assert record.status == "completed"
+
+
+async def test_streams_with_timeouts_of_reads_alone_have_no_further_limit(
+    installed: Install, server: ModelServer
+) -> None:
+    timeouts = TimeoutsConfig(stream=StreamTimeoutsConfig(idle=5.0))
+    here = await installed({"m": [at(server, timeouts=timeouts)]})
+    assert (await here.client.chat("m", stream=True)).status == 200
+    assert (await here.client.chat("m")).status == 200
+
+
+async def test_a_secret_that_changed_while_it_was_refused_is_tried_at_once(
+    installed: Install,
+) -> None:
+    seen = []
+
+    async def script(peer: Peer) -> None:
+        while True:
+            shown = dict((await peer.request()).headers)[b"authorization"]
+            seen.append(shown)
+            [deployment] = here.gateway.catalog["m"].deployments
+            deployment.credential.value = "new"
+            good = http_reply(200, msgspec.json.encode(completion()), JSON)
+            await peer.send(good if shown.endswith(b"new") else http_reply(401, b"{}"))
+
+    async with Upstream(script) as upstream:
+        here = await installed({"m": [at(upstream, credential="old")]})
+        assert (await here.client.chat("m")).status == 200
+    assert seen == [b"Bearer old", b"Bearer new"]
+    [record] = await here.records()
+    assert [attempt.outcome for attempt in record.attempts] == ["ok"]
+    assert here.gateway.stats.refused_credentials == {}
