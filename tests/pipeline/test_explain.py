@@ -13,6 +13,7 @@ from llmgw_core.domain.access import Limits, Principal, Subject
 from llmgw_core.domain.alias import Variant
 from llmgw_core.domain.errors import GatewayError
 from llmgw_core.domain.life import Life
+from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.pipeline.explanation import Explanation, Left, Question
 from llmgw_core.routing.state import Obstacle
 from llmgw_core.testing.installation import at, served_by
@@ -20,6 +21,7 @@ from llmgw_core.testing.plugins import DenyModel
 from llmgw_core.testing.reloads import changed
 
 if TYPE_CHECKING:
+    from llmgw_core.domain.call import Call
     from llmgw_core.testing.installation import Install, Installation
     from llmgw_core.testing.model_server import ModelServer
 
@@ -303,3 +305,39 @@ async def test_plugins_are_asked_for_permission_only(
 def test_a_question_does_not_show_the_key_or_what_is_asked() -> None:
     question = Question(model="m", key="secret-1", body={"messages": "secret-2"})
     assert "secret" not in repr(question)
+
+
+class Denies:
+    """Denies every model but the one that is asked for, and changes requests."""
+
+    def __init__(self, config: None, context: Any) -> None:
+        pass
+
+    @hookimpl
+    def authorize(self, call: Call, model: str) -> str | None:
+        return None if model == call.asked else "Not that one."
+
+    @hookimpl
+    async def pre_route(self, request: object, call: Call) -> None:
+        raise AssertionError("nobody calls")
+
+
+async def test_hooks_that_might_change_the_call_are_named(
+    installed: Install, server: ModelServer
+) -> None:
+    here = await installed(
+        {
+            "m": served_by(at(server), life=Life(state="preview"), fallbacks=("n",)),
+            "n": [at(server)],
+            "far": served_by(at(server, zone="world"), fallbacks=("n",)),
+        },
+        plugins=[("denies", Denies)],
+        tenant={"zones": ["onprem"]},
+    )
+    found = await ask(here)
+    assert found.notes == ("pre_route of denies was not run; it may change what happens",)
+    assert rules(found, "life") == ["m is preview"]
+    assert ids(found) == ["m/a"]
+    far = await ask(here, "far")
+    assert far.refusal is not None
+    assert (far.refusal.status, far.candidates) == (403, ())

@@ -11,7 +11,9 @@ import msgspec
 import pytest
 
 from llmgw_core.access.principals import CachedPrincipal
+from llmgw_core.config.schema_aliases import AliasConfig
 from llmgw_core.domain.access import Principal
+from llmgw_core.domain.alias import Variant
 from llmgw_core.gateway import Gateway
 from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.store.engine import Store
@@ -20,7 +22,7 @@ from llmgw_core.tenancy.records import AuditEntry
 from llmgw_core.tenancy.switching import Switching
 from llmgw_core.testing.client import Client
 from llmgw_core.testing.installation import at, served_by
-from llmgw_core.testing.reloads import HeldStreams, begun, settled, with_models
+from llmgw_core.testing.reloads import HeldStreams, begun, changed, settled, with_models
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -408,3 +410,22 @@ def test_an_entry_that_was_read_before_its_maker_came_to_tell_it_is_told_once() 
     relay.changed(entry(5))
     relay.apply((6, (entry(5), entry(6))))
     assert told == [4, 5, 6]
+
+
+async def test_an_alias_and_its_variants_can_be_switched(
+    installed: Install, server: ModelServer, sibling: ModelServer
+) -> None:
+    here = await installed({"a": [at(server)], "b": [at(sibling)]})
+    alias = AliasConfig(variants=(Variant("a", 50), Variant("b", 50)), sticky="call")
+    await here.gateway.reload(changed(here, aliases={"m": alias}))
+    switches = here.gateway.switches
+    await switches.off("model", "a", reason="x", actor=ME)
+    for _ in range(8):
+        assert (await here.client.chat("m")).status == 200
+    assert (len(server.requests), len(sibling.requests)) == (0, 8)
+    await switches.off("model", "m", reason="x", actor=ME)
+    assert (await here.client.chat("m")).status == 503
+    assert (await here.client.chat("b")).status == 200
+    await switches.route("m", "b", reason="x", actor=ME)
+    await switches.on("model", "m", actor=ME)
+    assert (await here.client.chat("m")).status == 200

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from llmgw_core.config.schema import Config, DeploymentConfig, ModelConfig, PluginConfig
+from llmgw_core.config.schema_aliases import AliasConfig
+from llmgw_core.domain.alias import Variant
 from llmgw_core.tenancy.errors import NotFound, TenancyError
 from llmgw_core.tenancy.records import TEAM
 from llmgw_core.tenancy.switching import Switchable, Switching
@@ -207,8 +209,12 @@ def test_the_names_of_a_configuration_are_those_of_the_gateway() -> None:
     deployments = (DeploymentConfig("a", "nothing", "eu"), DeploymentConfig("b", "nothing", "eu"))
     config = Config(
         models={"m": ModelConfig(deployments=deployments, kind="embedding")},
+        aliases={"other": AliasConfig(variants=(Variant("m"),))},
         plugins=(PluginConfig("guard"),),
     )
     names = Switchable.of(config)
-    assert (names.deployments, names.models) == (["m/a", "m/b"], {"m": "embedding"})
+    assert (names.deployments, names.models) == (
+        ["m/a", "m/b"],
+        {"m": "embedding", "other": "embedding"},
+    )
     assert list(names.plugins) == ["guard"]
