@@ -11,6 +11,7 @@ fall behind just when there is most to write.
 from __future__ import annotations
 
 import logging
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
@@ -50,6 +51,7 @@ _LOOKED_AT: Final = 100_000
 _QUESTION: Final = 500
 """Ids per question: far below every database's limit on parameters."""
 
+_call_id = attrgetter("call_id")
 _encode_attempts = msgspec.json.Encoder().encode
 _decode_attempts = msgspec.json.Decoder(tuple[AttemptRecord, ...]).decode
 
@@ -74,9 +76,10 @@ class Ledger:
     ) -> int:
         """Store records, sums and deliveries in one transaction; returns how many rows are new.
         Calls that are stored already stay as they are, deliveries update them."""
-        distinct = {record.call_id: record for record in reversed(records)}
-        unique = len(distinct) == len(records)
-        fresh = list(records if unique else reversed(distinct.values()))
+        fresh = list(records)
+        if len(set(map(_call_id, fresh))) != len(fresh):
+            distinct = {record.call_id: record for record in reversed(fresh)}
+            fresh = list(reversed(distinct.values()))
         try:
             return await self._insert_missing(fresh, deliveries)
         except OverflowError:
@@ -277,11 +280,14 @@ class _Sums:
             if group is None:
                 group = groups[key] = [0] * len(_SUMS)
             group[0] += 1
-            group[1] += usage.source == "estimated"
+            if usage.source == "estimated":
+                group[1] += 1
             group[2] += usage.input_tokens
             group[3] += usage.output_tokens
-            group[4] += usage.cached_input_tokens
-            group[5] += usage.reasoning_tokens
+            if usage.cached_input_tokens:
+                group[4] += usage.cached_input_tokens
+            if usage.reasoning_tokens:
+                group[5] += usage.reasoning_tokens
             group[6] += record.cost
             group[7] += record.charge
 
