@@ -46,7 +46,7 @@ class KeyRing:
 
     def number(self, credential: Credential) -> int:
         """Which one it is, from 1; 0 if it is none of them."""
-        return next((n for n, key in enumerate(self._keys, 1) if key.credential is credential), 0)
+        return next((n for n, key in enumerate(self._keys, 1) if key.credential == credential), 0)
 
     def pick(self, now: float) -> Credential:
         """The next one in turn that may be used."""
@@ -71,7 +71,7 @@ class KeyRing:
     def refuse(self, credential: Credential, value: str, until: float) -> None:
         """The upstream has refused `value`, which was this credential's secret."""
         for key in self._keys:
-            if key.credential is credential:
+            if key.credential == credential:
                 earlier = key.refused_until if key.refused == value else until
                 key.refused, key.refused_until = value, max(until, earlier)
 
@@ -88,7 +88,7 @@ class KeyRing:
         that is over says nothing: clocks differ): then it is `first`, and twice as long as the last
         time when that is not long ago."""
         for key in self._keys:
-            if key.credential is not credential:
+            if key.credential != credential:
                 continue
             if not seconds:
                 if now < key.cool_until:

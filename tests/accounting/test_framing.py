@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from llmgw_core.accounting import framing
 from llmgw_core.accounting.framing import Record, Unreadable
 from llmgw_core.domain.usage import AttemptRecord, DeliveryRecord, Usage, UsageRecord
+from llmgw_core.testing.usage_records import usage_record
 
 counts = st.integers(min_value=0, max_value=2**53)
 texts = st.text(st.characters(codec="utf-8"), max_size=40)
@@ -82,3 +83,14 @@ def test_zeros_are_no_frame() -> None:
 def test_what_a_newer_version_wrote_is_told_apart_from_damage(payload: bytes) -> None:
     with pytest.raises(Unreadable):
         framing.decode(payload)
+
+
+def test_attempts_that_were_written_without_a_reason_are_read() -> None:
+    attempt = AttemptRecord("m/a", "m", "server", 500, 1, 2, 3, reason="another deployment")
+    record = usage_record(attempts=(attempt,))
+    written = msgspec.to_builtins(record)
+    place = UsageRecord.__struct_fields__.index("attempts")
+    written[place] = [list(each)[:7] for each in written[place]]
+    found = framing.decode(b"\x02U" + msgspec.msgpack.encode(written))
+    assert isinstance(found, UsageRecord)
+    assert found.attempts == (msgspec.structs.replace(attempt, reason=""),)

@@ -103,3 +103,11 @@ def test_whoever_rests_is_never_picked_while_another_does_not(
         picked = keys.index(ring.pick(float(now)))
         if any(resting.get(each, 0.0) <= now for each in range(4)):
             assert resting.get(picked, 0.0) <= now
+
+
+def test_the_same_secret_of_a_later_configuration_is_the_same_one() -> None:
+    ring = KeyRing([ONE, TWO])
+    ring.refuse(Credential("one"), "one", 300.0)
+    ring.cool(Credential("two"), 0.0, 60.0, **TIMES)
+    assert ring.number(Credential("two")) == 2
+    assert not ring.usable(0.0)
