@@ -19,12 +19,13 @@ import asyncio
 import io
 import warnings
 import weakref
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import aiohttp
 from aiohttp import http_exceptions
 from yarl import URL
 
+from llmgw_core.backends.transport.aiohttp_progress import Progress, tracing
 from llmgw_core.backends.transport.port import TransportError
 from llmgw_core.backends.transport.request_bytes import RequestEncoder, refused
 from llmgw_core.backends.transport.tls import TlsContext, files_for
@@ -33,47 +34,12 @@ from llmgw_core.domain.outgoing import DIRECT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Set
-    from types import SimpleNamespace
 
-    from llmgw_core.backends.transport.port import HttpRequest, TransportKind, TransportPhase
+    from llmgw_core.backends.transport.port import HttpRequest, TransportKind
     from llmgw_core.domain.deployment import Origin, Timeouts
     from llmgw_core.domain.outgoing import Outgoing, Proxy
 
 _IN_ONE_WRITE: Final = 1 << 18
-_Stage = Literal["connect", "pool", "send", "head"]
-
-
-class _Progress:
-    """How far one exchange has come, and the deadline that follows from it."""
-
-    def __init__(self, timeouts: Timeouts, on_sent: Callable[[], None] | None) -> None:
-        self._on_sent = on_sent
-        self.stage: _Stage = "connect"
-        self.reused = False
-        self.started = asyncio.get_running_loop().time()
-        self.total = self.started + timeouts.total
-        self.timeouts = timeouts
-        self.deadline = asyncio.timeout_at(min(self.started + timeouts.connect, self.total))
-
-    def connected(self, *, reused: bool) -> None:
-        self.reused = reused
-        self.stage = "send"
-        if self._on_sent is not None:
-            self._on_sent()
-        self._extend(self.timeouts.first_byte)
-
-    def sent(self) -> None:
-        self.stage = "head"
-        self._extend(self.timeouts.first_byte)
-
-    def _extend(self, seconds: float) -> None:
-        if not self.deadline.expired():
-            now = asyncio.get_running_loop().time()
-            self.deadline.reschedule(min(now + seconds, self.total))
-
-    def error(self, kind: TransportKind, message: str, *, received: bool = False) -> TransportError:
-        phase: TransportPhase = "connect" if self.stage == "pool" else self.stage
-        return TransportError(kind, phase, message, reused=self.reused, received=received)
 
 
 class _Way(NamedTuple):
@@ -99,7 +65,7 @@ class AiohttpReply:
         "status",
     )
 
-    def __init__(self, response: aiohttp.ClientResponse, progress: _Progress) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, progress: Progress) -> None:
         self._ended = False
         self._failure: TransportError | None = None
         self._response = response
@@ -215,7 +181,7 @@ class AiohttpTransport:
             raise TransportError("pool", "connect", "the transport is closed")
         way = self._way(origin)
         way.encoder.encode(request)
-        progress = _Progress(timeouts, on_sent)
+        progress = Progress(timeouts, on_sent)
         try:
             async with progress.deadline:
                 context = True if way.tls is None else await way.tls.get()
@@ -301,7 +267,7 @@ class AiohttpTransport:
             read_bufsize=self._high_water,
             max_line_size=self._max_head,
             max_field_size=self._max_head,
-            trace_configs=[_tracing()],
+            trace_configs=[tracing()],
         )
 
 
@@ -340,40 +306,7 @@ def _proxy_headers(way: _Way) -> dict[str, str]:
     return {"proxy-authorization": value.decode("ascii")} if value else {}
 
 
-def _tracing() -> aiohttp.TraceConfig:
-    """Tells the `_Progress` of each request how far it has come."""
-    tracing = aiohttp.TraceConfig()
-
-    def progress(context: SimpleNamespace) -> _Progress:
-        found = context.trace_request_ctx
-        assert isinstance(found, _Progress)
-        return found
-
-    async def queued(_: object, context: SimpleNamespace, __: object) -> None:
-        progress(context).stage = "pool"
-
-    async def dequeued(_: object, context: SimpleNamespace, __: object) -> None:
-        progress(context).stage = "connect"
-
-    async def created(_: object, context: SimpleNamespace, __: object) -> None:
-        progress(context).connected(reused=False)
-
-    async def reused(_: object, context: SimpleNamespace, __: object) -> None:
-        progress(context).connected(reused=True)
-
-    async def sent(_: object, context: SimpleNamespace, __: object) -> None:
-        progress(context).sent()
-
-    tracing.on_connection_queued_start.append(queued)
-    tracing.on_connection_queued_end.append(dequeued)
-    tracing.on_connection_create_end.append(created)
-    tracing.on_connection_reuseconn.append(reused)
-    tracing.on_request_headers_sent.append(sent)
-    tracing.on_request_chunk_sent.append(sent)
-    return tracing
-
-
-def _send_error(error: Exception, progress: _Progress) -> TransportError:
+def _send_error(error: Exception, progress: Progress) -> TransportError:
     message = f"{type(error).__name__}: {error}"
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return progress.error("dns", message)
