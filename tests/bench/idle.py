@@ -1,8 +1,8 @@
 """What an open stream costs while nothing happens on it: memory of the gateway's process tree with
 thousands of them, each behind its first content.
 
-Environment: STREAMS (how many, default 5000). Each is an open file here and at the upstream, and two
-at the gateway; with a lower limit of open files there are fewer.
+Environment: STREAMS (how many, default 5000). Each is an open file here and at the upstream, and
+two at the gateway; with a lower limit of open files there are fewer.
 """
 
 from __future__ import annotations

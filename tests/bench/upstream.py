@@ -2,7 +2,8 @@
 
 Run as `python upstream.py PORT CHUNKS INTERVAL_MS`. A body that asks for a stream gets a role
 chunk, CHUNKS content chunks (one every INTERVAL_MS), a chunk with the finish reason, one with the
-usage and `[DONE]`; with 0 CHUNKS it gets one and stays open. Paths that contain `embeddings` get one vector of 1,536 numbers.
+usage and `[DONE]`; with 0 CHUNKS it gets one and stays open. Paths that contain `embeddings` get
+one vector of 1,536 numbers.
 """
 
 from __future__ import annotations

@@ -151,7 +151,7 @@ class AiohttpTransport:
     def __init__(
         self,
         *,
-        max_connections: int = 1000,
+        max_connections: int = 10_000,
         keepalive: float = 0.0,
         max_head: int = 65536,
         high_water: int = 65536,

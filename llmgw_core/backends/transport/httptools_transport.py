@@ -34,7 +34,7 @@ class HttptoolsTransport:
     def __init__(
         self,
         *,
-        max_connections: int = 1000,
+        max_connections: int = 10_000,
         max_idle: int = 1000,
         keepalive: float = 15.0,
         max_head: int = 65536,
