@@ -91,6 +91,16 @@ class StatsCollector(Collector):
         yield GaugeMetricFamily(
             "llmgw_calls_in_flight", "Admitted calls that are not settled.", stats.in_flight
         )
+        yield GaugeMetricFamily("llmgw_calls_waiting", "Calls that wait for a slot.", stats.waiting)
+        yield _counter(
+            "llmgw_waits",
+            "Calls that waited for a slot, or could not: served, timeout, full, displaced, left.",
+            ["outcome"],
+            (((outcome,), n) for outcome, n in stats.waits.items()),
+        )
+        yield CounterMetricFamily(
+            "llmgw_waited_seconds", "What calls have waited for slots.", stats.waited_seconds
+        )
         yield CounterMetricFamily(
             "llmgw_bugs", "Unexpected exceptions; anything but 0 is a bug.", stats.bugs_total
         )

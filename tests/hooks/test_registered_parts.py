@@ -1,4 +1,4 @@
-"""Balancers and limiters by name: the gateway's own, and those of plugins."""
+"""Balancers, limiters and queues by name: the gateway's own, and those of plugins."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import pytest
 
 from llmgw_core.config.schema import Config, LimitsConfig
 from llmgw_core.config.schema_routing import ModelRouting, RoutingConfig
+from llmgw_core.config.schema_streams import OverloadConfig
 from llmgw_core.domain.errors import ConfigError
 from llmgw_core.gateway import Gateway, load_plugins
 from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.limits.memory import MemoryLimiter
 from llmgw_core.pipeline.foreign_balancer import ForeignBalancer
 from llmgw_core.routing.balance import BalancerContext
+from llmgw_core.routing.queue_fair import FairQueue
 from llmgw_core.routing.strategies import BALANCERS
 from llmgw_core.testing.canonical_plugin import CanonicalPlugin
 from llmgw_core.testing.installation import at, served_by
@@ -52,7 +54,11 @@ class Closing(MemoryLimiter):
         Closing.closed = True
 
 
-def bringing(balancers: Any = None, limiters: Any = None) -> type[Any]:
+class Newest(FairQueue):
+    """A queue in which nobody is forgotten, and nothing else is different."""
+
+
+def bringing(balancers: Any = None, limiters: Any = None, queues: Any = None) -> type[Any]:
     class Plugin:
         def __init__(self, config: None, context: Any) -> None:
             pass
@@ -65,15 +71,26 @@ def bringing(balancers: Any = None, limiters: Any = None) -> type[Any]:
         def register_limiters(self) -> Any:
             return {} if limiters is None else limiters
 
+        @hookimpl
+        def register_queues(self) -> Any:
+            return {} if queues is None else queues
+
     return Plugin
 
 
 async def test_the_configuration_chooses_by_name_what_a_plugin_brings(tmp_path: Path) -> None:
-    plugin = bringing({"alphabetical": Alphabetical}, {"closing": lambda: Closing(lambda: 0.0)})
-    config = Config(routing=RoutingConfig(balancer="alphabetical"), limits=LimitsConfig("closing"))
+    plugin = bringing(
+        {"alphabetical": Alphabetical},
+        {"closing": lambda: Closing(lambda: 0.0)},
+        {"newest": Newest},
+    )
+    overload = OverloadConfig(queue="newest")
+    routing = RoutingConfig(balancer="alphabetical", overload=overload)
+    config = Config(routing=routing, limits=LimitsConfig("closing"))
     async with Gateway.open(config, base_dir=tmp_path, plugins=[("parts", plugin)]) as gateway:
         assert isinstance(gateway.limiter, Closing)
         assert set(gateway.host.balancers) == {*BALANCERS, "alphabetical"}
+        assert set(gateway.host.queues) == {"none", "fair", "newest"}
         assert not Closing.closed
     assert Closing.closed
 
@@ -95,6 +112,13 @@ async def test_the_configuration_chooses_by_name_what_a_plugin_brings(tmp_path: 
                 " A plugin may bring it; is it enabled?"
             ),
         ),
+        (
+            Config(routing=RoutingConfig(overload=OverloadConfig(queue="fare"))),
+            (
+                "routing.overload.queue: no queue `fare` is registered; did you mean `fair`?"
+                " A plugin may bring it; is it enabled?"
+            ),
+        ),
     ],
 )
 def test_a_name_that_nobody_registered_is_refused_with_those_there_are(
@@ -110,7 +134,7 @@ def refusal(tmp_path: Path, *plugins: type[Any]) -> str:
         host = host_of(tmp_path, *((f"p{n}", plugin) for n, plugin in enumerate(plugins, 1)))
         for make in host.balancers.values():
             make(BalancerContext())
-        for factory in host.limiters.values():
+        for factory in (*host.limiters.values(), *host.queues.values()):
             factory()
 
     with pytest.raises(ConfigError) as caught:
@@ -156,6 +180,10 @@ def broken() -> Any:
                 "`register_limiters`: TypeError: made list, which has no `aclose`, `bind`,"
                 " `reserve`, `state`"
             ),
+        ),
+        (
+            bringing(queues={"x": list}),
+            "`register_queues`: TypeError: made list, which has no `leave`, `put`, `take`",
         ),
         (
             bringing({"x": str}),

@@ -124,6 +124,9 @@ async def test_metrics_show_what_was_counted_in_the_format_that_is_asked_for(
         stats.attempts["m/a", "ok"] += 3
         stats.refusals["rate_limit_exceeded"] += 1
         stats.in_flight = 4
+        stats.waiting = 2
+        for _ in range(3):
+            stats.waited("served", 0.5)
         gateway.mover.damage["torn"] += 1
         async with served(gateway, kind) as server:
             assert (await server.exchange(get("/v1/models")))[0] == 500
@@ -152,6 +155,9 @@ METRICS = (
     'llmgw_attempts_total{deployment="m/a",outcome="ok"} 3.0',
     'llmgw_refusals_total{code="rate_limit_exceeded"} 1.0',
     "llmgw_calls_in_flight 4.0",
+    "llmgw_calls_waiting 2.0",
+    'llmgw_waits_total{outcome="served"} 3.0',
+    "llmgw_waited_seconds_total 1.5",
     "llmgw_bugs_total 0.0",
     'llmgw_request_duration_seconds_bucket{endpoint="chat.completions",le="0.005"} 2.0',
     'llmgw_request_duration_seconds_bucket{endpoint="chat.completions",le="+Inf"} 3.0',
