@@ -34,7 +34,9 @@ def test_what_is_held_and_how_often_a_comment_comes_is_more_than_nothing(
 @pytest.mark.parametrize("field", ["in_flight", "length", "wait_seconds"])
 def test_caps_and_waits_are_more_than_nothing(field: str) -> None:
     fields: dict[str, Any] = {field: 0}
-    assert errors(overload=OverloadConfig(**fields)) == [f"routing.overload.{field}: must be greater than 0."]
+    assert errors(overload=OverloadConfig(**fields)) == [
+        f"routing.overload.{field}: must be greater than 0."
+    ]
 
 
 def test_never_is_no_number_of_seconds() -> None:
