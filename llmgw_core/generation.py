@@ -94,7 +94,6 @@ class Generation:
         self.limiter: Limiter = foundation.made(host.limiters[config.limits.limiter])
         self.balancers = {name: foundation.made(each) for name, each in chosen.items()}
         foundation.memory.adopt(self.all_deployments())
-        foundation.health.adopt(models.values())
         self.roster = roster(
             self.models,
             self.balancers,

@@ -52,19 +52,11 @@ class Health:
         self._pools: dict[str, Pool] = {}
         self.ejections: dict[str, int] = {}
 
-    def adopt(self, models: Iterable[Model]) -> None:
-        """Give those deployments a breaker that the memory knows and that have none."""
-        for model in models:
-            pool = self._pools.setdefault(model.name, Pool(len(model.deployments)))
-            for deployment in model.deployments:
-                state = self._memory.states[deployment.identity]
-                if state.breaker is None and deployment.rules.breaker.enabled:
-                    state.breaker = self._made(deployment, pool)
-
     def configure(self, models: Collection[Model]) -> None:
-        """From now on these are in force. Health is kept."""
+        """From now on these are in force: give a breaker to whoever shall have one. Health is
+        kept. The memory knows their deployments."""
         for model in models:
-            pool = self._pools[model.name]
+            pool = self._pools.setdefault(model.name, Pool(0))
             pool.size = len(model.deployments)
             for deployment in model.deployments:
                 self._configure(deployment, self._memory.states[deployment.identity], pool)

@@ -251,7 +251,7 @@ class _Simulation:
             member.price = partial(_price, spec.price)
             member.caps = Caps.of(deployment, limiter)
         self._found = Candidates.of(roster.tiers(model, deployments))
-        Health(self.memory, lambda: 0).adopt([model])
+        Health(self.memory, lambda: 0).configure([model])
         self._engines = {f"m/{each.name}": _Engine(each, self) for each in engines}
 
     def run(self) -> Outcome:

@@ -10,7 +10,9 @@ import pytest
 
 from llmgw_core.domain.deployment import Timeouts
 from llmgw_core.testing.busy_engine import Engine
+from llmgw_core.testing.engine_pages import EnginePages
 from llmgw_core.testing.model_server import JSON
+from llmgw_core.testing.probing import ProbedEngine
 from llmgw_core.testing.upstream import Peer, Upstream, chunk, chunked_head, http_reply, repeating
 
 if TYPE_CHECKING:
@@ -119,3 +121,15 @@ async def scripted() -> AsyncIterator[Callable[[Script], Awaitable[Upstream]]]:
 def engine() -> Engine:
     """The script of an engine that answers when it is told to."""
     return Engine()
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[ProbedEngine]:
+    """An engine that is probed."""
+    engine = EnginePages()
+    async with engine.upstream:
+        world = ProbedEngine(engine)
+        world.prober.start()
+        yield world
+        await world.prober.aclose()
+        await world.transport.aclose()

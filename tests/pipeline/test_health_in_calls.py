@@ -13,7 +13,7 @@ from llmgw_core.config.schema_routing import DeploymentRouting, ModelRouting, Ro
 from llmgw_core.domain.ramp import Ramp
 from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.testing.client import MemorySink
-from llmgw_core.testing.engine import Engine
+from llmgw_core.testing.engine_pages import EnginePages
 from llmgw_core.testing.installation import at, install, served_by
 from llmgw_core.testing.model_server import JSON, SSE, chat_events
 from llmgw_core.testing.reloads import changed, settled, with_models
@@ -48,8 +48,8 @@ def found(here: Installation) -> dict[str, DeploymentState]:
 
 
 @pytest.fixture
-async def engine() -> AsyncIterator[Engine]:
-    engine = Engine()
+async def engine() -> AsyncIterator[EnginePages]:
+    engine = EnginePages()
     async with engine.upstream:
         yield engine
 
@@ -219,7 +219,7 @@ async def test_a_reload_keeps_the_health_of_those_that_stay(
 
 
 async def test_an_engine_that_says_it_is_not_ready_gets_no_calls_until_it_is(
-    installed: Install, server: ModelServer, engine: Engine
+    installed: Install, server: ModelServer, engine: EnginePages
 ) -> None:
     engine.pages["/health"] = (503, b'{"error":{"message":"Loading model"}}')
     here = await installed(
@@ -237,7 +237,7 @@ async def test_an_engine_that_says_it_is_not_ready_gets_no_calls_until_it_is(
 
 
 async def test_an_engine_that_is_alone_is_tried_although_it_is_not_ready(
-    installed: Install, engine: Engine
+    installed: Install, engine: EnginePages
 ) -> None:
     engine.pages["/health"] = (503, b"")
     here = await installed({"m": [at(engine, routing=PROBED)]})
@@ -246,7 +246,7 @@ async def test_an_engine_that_is_alone_is_tried_although_it_is_not_ready(
 
 
 async def test_nobody_is_asked_unless_it_is_configured_and_a_reload_is_followed(
-    installed: Install, engine: Engine
+    installed: Install, engine: EnginePages
 ) -> None:
     here = await installed({"m": [at(engine)]})
     assert (await here.client.chat("m")).status == 200
@@ -260,7 +260,7 @@ async def test_nobody_is_asked_unless_it_is_configured_and_a_reload_is_followed(
     await settled(lambda: found(here)["m/a"].ready is True)
 
 
-async def test_probes_end_with_the_gateway(tmp_path: Path, engine: Engine) -> None:
+async def test_probes_end_with_the_gateway(tmp_path: Path, engine: EnginePages) -> None:
     def probing() -> bool:
         return "llmgw probe m/a" in {task.get_name() for task in asyncio.all_tasks()}
 

@@ -1,131 +1,30 @@
-"""Probes of engines over real sockets: what they put into the routing memory, and their life."""
+"""Probes of engines over real sockets: what they put into the routing memory."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
-import pytest
 
-from llmgw_core.backends.inquiry import ModelsInquiry
-from llmgw_core.backends.transport.httptools_transport import HttptoolsTransport
-from llmgw_core.domain.credential import Credential
-from llmgw_core.domain.deployment import Deployment, Model
-from llmgw_core.domain.failure import UpstreamFailure
-from llmgw_core.domain.health import BreakerSettings, HealthChange, ProbeSettings
+from llmgw_core.domain.health import HealthChange, ProbeSettings
 from llmgw_core.domain.load import EngineLoad
-from llmgw_core.domain.rules import Rules
-from llmgw_core.pipeline.prober import Prober
-from llmgw_core.pipeline.probing import Target
 from llmgw_core.routing.breaker import HALF_OPEN, OPEN
-from llmgw_core.routing.health import Health
-from llmgw_core.routing.state import DeploymentState, RoutingMemory
-from llmgw_core.testing.canonical_plugin import CanonicalBackend, CanonicalOptions
-from llmgw_core.testing.engine import Engine, Ticker
+from llmgw_core.testing.canonical_plugin import CanonicalOptions
 from llmgw_core.testing.upstream import Peer, Upstream
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    import pytest
 
-    from llmgw_core.domain.deployment import Origin
+    from llmgw_core.testing.probing import ProbedEngine
 
 LOADING = b'{"error":{"code":503,"message":"Loading model","type":"unavailable_error"}}'
 SETTINGS = ProbeSettings(enabled=True, timeout=5.0, models="require")
 
 
-class Asking(CanonicalBackend):
-    """A backend with everything to ask."""
-
-    def inquire(self, deployment: Deployment, credential: str) -> ModelsInquiry:
-        return ModelsInquiry("/v1", [])
-
-
-class Nowhere(Asking):
-    """A backend whose engine is not running."""
-
-    def origin(self, deployment: Deployment) -> Origin:
-        raise UpstreamFailure("unavailable", "the engine is not ready")
-
-
-class Broken(CanonicalBackend):
-    """A backend that fails whatever it is asked."""
-
-    def page(self, deployment: Deployment, credential: str, path: str) -> Any:
-        raise RuntimeError("no page")
-
-    def inquire(self, deployment: Deployment, credential: str) -> Any:
-        raise RuntimeError("no inquiry")
-
-
-class World:
-    """A memory, its prober and one engine."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.now = 1000.0
-        self.engine = engine
-        self.ticker = Ticker()
-        self.told: list[HealthChange] = []
-        self.memory = RoutingMemory(lambda: self.now)
-        self.health = Health(self.memory, lambda: 7, self.told.append)
-        self.prober = Prober(self.memory, self.health, lambda: 0.5, self.ticker.sleep)
-        self.transport = HttptoolsTransport()
-        self.deployment = self.made("a")
-        self.follow()
-
-    def made(self, name: str, settings: ProbeSettings = SETTINGS) -> Deployment:
-        return Deployment(
-            f"m/{name}",
-            "m",
-            "canonical",
-            "onprem",
-            "m",
-            credential=Credential("sk-probe"),
-            options=CanonicalOptions(self.engine.upstream.port),
-            rules=Rules(probes=settings, breaker=BreakerSettings(consecutive=1)),
-        )
-
-    def follow(self, *deployments: Deployment, backend: CanonicalBackend | None = None) -> None:
-        probed = deployments or (self.deployment,)
-        self.memory.adopt(probed)
-        models = [Model("m", tuple(probed))]
-        self.health.adopt(models)
-        self.health.configure(models)
-        self.prober.follow(Target(each, backend or Asking(), self.transport) for each in probed)
-
-    def probe_as(self, **changes: Any) -> None:
-        """The same deployment with other settings, as after a reload."""
-        settings = msgspec.structs.replace(SETTINGS, **changes)
-        rules = msgspec.structs.replace(self.deployment.rules, probes=settings)
-        self.deployment = msgspec.structs.replace(self.deployment, rules=rules)
-        self.follow()
-
-    @property
-    def state(self) -> DeploymentState:
-        return self.memory.states[self.deployment.identity]
-
-    def loaded(self) -> bool:
-        return self.state.load is not None
-
-    def obstacle(self) -> str:
-        found = self.memory.obstacle(self.deployment, self.now)
-        return found.reason if found is not None else ""
-
-
-@pytest.fixture
-async def world() -> AsyncIterator[World]:
-    engine = Engine()
-    async with engine.upstream:
-        world = World(engine)
-        world.prober.start()
-        yield world
-        await world.prober.aclose()
-        await world.transport.aclose()
-
-
 async def test_a_healthy_engine_is_asked_for_everything_and_stays_a_candidate(
-    world: World,
+    world: ProbedEngine,
 ) -> None:
     world.engine.pages["/metrics"] = (200, b"tgi_batch_current_size 4\ntgi_queue_size 2\n")
     await world.ticker.round()
@@ -141,7 +40,7 @@ async def test_a_healthy_engine_is_asked_for_everything_and_stays_a_candidate(
     assert world.state.ready is True
 
 
-async def test_calls_of_ours_are_not_counted_twice(world: World) -> None:
+async def test_calls_of_ours_are_not_counted_twice(world: ProbedEngine) -> None:
     world.engine.pages["/metrics"] = (200, b"tgi_batch_current_size 4\ntgi_queue_size 2\n")
     world.state.in_flight = 5
     await world.ticker.round()
@@ -152,7 +51,7 @@ async def test_calls_of_ours_are_not_counted_twice(world: World) -> None:
 
 
 async def test_an_engine_that_loads_its_model_is_not_ready_until_it_is(
-    world: World, caplog: pytest.LogCaptureFixture
+    world: ProbedEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "llmgw.health")
     world.engine.pages["/health"] = (503, LOADING)
@@ -172,7 +71,7 @@ async def test_an_engine_that_loads_its_model_is_not_ready_until_it_is(
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
 
-async def test_a_cut_connection_counts_when_it_happens_again(world: World) -> None:
+async def test_a_cut_connection_counts_when_it_happens_again(world: ProbedEngine) -> None:
     world.engine.pages["/health"] = None
     await world.ticker.round()
     assert world.obstacle() == ""
@@ -180,7 +79,7 @@ async def test_a_cut_connection_counts_when_it_happens_again(world: World) -> No
     assert world.obstacle().startswith("not ready: it does not answer: ")
 
 
-async def test_an_engine_that_does_not_answer_in_time_is_silent(world: World) -> None:
+async def test_an_engine_that_does_not_answer_in_time_is_silent(world: ProbedEngine) -> None:
     world.probe_as(timeout=0.01, failures=1)
     release = asyncio.Event()
 
@@ -199,7 +98,7 @@ async def test_an_engine_that_does_not_answer_in_time_is_silent(world: World) ->
     assert world.obstacle().startswith("not ready: it does not answer: ")
 
 
-async def test_an_engine_that_is_back_is_tried_at_once(world: World) -> None:
+async def test_an_engine_that_is_back_is_tried_at_once(world: ProbedEngine) -> None:
     breaker = world.state.breaker
     assert breaker is not None
     breaker.failed(breaker.term, world.now)
@@ -214,7 +113,7 @@ async def test_an_engine_that_is_back_is_tried_at_once(world: World) -> None:
     assert breaker.state is HALF_OPEN
 
 
-async def test_a_good_health_page_alone_does_not_shorten_an_ejection(world: World) -> None:
+async def test_a_good_health_page_alone_does_not_shorten_an_ejection(world: ProbedEngine) -> None:
     breaker = world.state.breaker
     assert breaker is not None
     breaker.failed(breaker.term, world.now)
@@ -223,7 +122,7 @@ async def test_a_good_health_page_alone_does_not_shorten_an_ejection(world: Worl
 
 
 async def test_a_model_that_is_not_listed_makes_not_ready_or_is_only_remarked(
-    world: World, caplog: pytest.LogCaptureFixture
+    world: ProbedEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
     world.engine.pages["/v1/models"] = (200, b'{"data":[{"id":"other"}]}')
     await world.ticker.round()
@@ -242,7 +141,7 @@ async def test_a_model_that_is_not_listed_makes_not_ready_or_is_only_remarked(
 
 
 async def test_what_cannot_be_learned_is_remarked_once_and_holds_nobody_back(
-    world: World, caplog: pytest.LogCaptureFixture
+    world: ProbedEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
     world.probe_as(models="warn")
     world.engine.pages |= {
@@ -264,7 +163,7 @@ async def test_what_cannot_be_learned_is_remarked_once_and_holds_nobody_back(
     assert "its metrics cannot be read" in caplog.records[-1].message
 
 
-async def test_a_report_that_is_too_old_is_forgotten(world: World) -> None:
+async def test_a_report_that_is_too_old_is_forgotten(world: ProbedEngine) -> None:
     await world.ticker.round()
     assert world.loaded()
     world.engine.pages["/metrics"] = None
@@ -277,7 +176,9 @@ async def test_a_report_that_is_too_old_is_forgotten(world: World) -> None:
     assert world.state.others == 0
 
 
-async def test_an_engine_that_is_too_full_gets_no_calls_for_the_time_being(world: World) -> None:
+async def test_an_engine_that_is_too_full_gets_no_calls_for_the_time_being(
+    world: ProbedEngine,
+) -> None:
     world.probe_as(max_waiting=3)
     world.engine.pages["/metrics"] = (200, b"tgi_batch_current_size 4\ntgi_queue_size 3\n")
     await world.ticker.round()
@@ -287,7 +188,7 @@ async def test_an_engine_that_is_too_full_gets_no_calls_for_the_time_being(world
     assert world.obstacle() == ""
 
 
-async def test_what_was_said_long_ago_holds_nobody_back(world: World) -> None:
+async def test_what_was_said_long_ago_holds_nobody_back(world: ProbedEngine) -> None:
     world.engine.pages["/health"] = (503, b"")
     await world.ticker.round()
     assert world.obstacle()
@@ -295,89 +196,8 @@ async def test_what_was_said_long_ago_holds_nobody_back(world: World) -> None:
     assert world.obstacle() == ""
 
 
-async def test_paths_that_are_empty_are_not_asked(world: World) -> None:
+async def test_paths_that_are_empty_are_not_asked(world: ProbedEngine) -> None:
     world.probe_as(health_path="", metrics_path="", models="ignore")
     await world.ticker.round()
     assert world.engine.asked() == []
     assert world.state.ready is True
-
-
-async def test_an_engine_that_is_nowhere_is_not_ready(world: World) -> None:
-    world.follow(world.deployment, backend=Nowhere())
-    await world.ticker.round()
-    assert world.obstacle() == "not ready: the engine is not ready"
-
-
-async def test_a_backend_that_fails_is_logged_and_decides_nothing(
-    world: World, caplog: pytest.LogCaptureFixture
-) -> None:
-    world.follow(world.deployment, backend=Broken())
-    await world.ticker.round()
-    assert (world.obstacle(), world.engine.asked()) == ("", [])
-    failed = [record.message for record in caplog.records]
-    assert "Plugin canonical failed in page." in failed
-    assert "Plugin canonical failed in inquire." in failed
-
-
-async def test_a_backend_with_nothing_to_ask_is_remarked(
-    world: World, caplog: pytest.LogCaptureFixture
-) -> None:
-    class Mute:
-        def origin(self, deployment: Deployment) -> Origin:
-            return CanonicalBackend().origin(deployment)
-
-    world.prober.follow([Target(world.deployment, Mute(), world.transport)])
-    for _ in range(2):
-        await world.ticker.round()
-    assert [record.message for record in caplog.records] == [
-        "deployment=m/a probe: the backend `canonical` knows nothing to ask its upstreams"
-    ]
-    assert (world.obstacle(), world.engine.asked()) == ("", [])
-
-
-async def test_rounds_begin_at_a_random_moment_and_vary(world: World) -> None:
-    drawn = iter([0.25, 0.0, 1.0])
-    ticker = Ticker()
-    prober = Prober(world.memory, world.health, lambda: next(drawn), ticker.sleep)
-    prober.follow([Target(world.deployment, Asking(), world.transport)])
-    prober.start()
-    await ticker.round()
-    await ticker.round()
-    await prober.aclose()
-    assert ticker.seconds == [2.5, 9.0, 11.0]
-
-
-async def test_a_reload_starts_ends_and_redirects(world: World) -> None:
-    world.engine.pages["/health"] = (503, b"")
-    await world.ticker.round()
-    assert world.obstacle()
-    other = world.made("b")
-    world.follow(world.deployment, other)
-    await world.ticker.round(2)
-    assert world.memory.obstacle(other, world.now) is not None
-    world.follow(other)
-    assert world.obstacle() == "", "nobody asks any more"
-    assert world.state.ready is None
-    world.engine.asked()
-    await world.ticker.round(1)
-    assert world.engine.asked() == ["/health"]
-
-
-async def test_other_settings_hold_at_once_and_what_is_known_stays(world: World) -> None:
-    world.engine.pages["/health"] = (503, b"")
-    await world.ticker.round()
-    world.probe_as(interval=60.0)
-    assert world.state.ready is False
-    await world.ticker.asleep(1)
-    assert world.ticker.seconds[-1] == 30.0
-
-
-async def test_nothing_is_left_when_it_is_closed(world: World) -> None:
-    await world.ticker.asleep(1)
-    before = {task.get_name() for task in asyncio.all_tasks()}
-    assert "llmgw probe m/a" in before
-    await world.prober.aclose()
-    await world.prober.aclose()
-    assert "llmgw probe m/a" not in {task.get_name() for task in asyncio.all_tasks()}
-    world.follow()
-    assert "llmgw probe m/a" not in {task.get_name() for task in asyncio.all_tasks()}

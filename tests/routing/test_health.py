@@ -46,7 +46,6 @@ class World:
 
     def load(self, *models: Model) -> None:
         self.memory.adopt(each for model in models for each in model.deployments)
-        self.health.adopt(models)
         self.health.configure(models)
 
     def retain(self, *models: Model) -> None:

@@ -8,7 +8,7 @@ from prometheus_client import generate_latest
 
 from llmgw_core.config.schema_health import BreakerConfig, ProbesConfig
 from llmgw_core.config.schema_routing import DeploymentRouting
-from llmgw_core.testing.engine import Engine
+from llmgw_core.testing.engine_pages import EnginePages
 from llmgw_core.testing.installation import at
 from llmgw_core.testing.reloads import settled
 from llmgw_server.metrics import registry_of
@@ -36,7 +36,7 @@ def samples(gateway: Gateway) -> dict[str, float]:
 async def test_health_and_load_are_among_the_metrics(
     installed: Install, server: ModelServer
 ) -> None:
-    engine = Engine()
+    engine = EnginePages()
     engine.pages["/metrics"] = (
         200,
         b"vllm:num_requests_running 4\nvllm:num_requests_waiting 2\nvllm:kv_cache_usage_perc 0.5\n",

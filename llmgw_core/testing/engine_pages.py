@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from llmgw_core.testing.upstream import Peer
 
 
-class Engine:
+class EnginePages:
     """An engine on a real socket. `pages` are (status, body) by path, and `answer` is that to every
     call; None: no answer, the connection is reset."""
 
