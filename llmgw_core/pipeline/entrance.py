@@ -139,6 +139,8 @@ class Entrance:
                 raise
             if exchange.ending is not None:
                 await self._refuse(exchange, exchange.ending)
+                # What an operator has ended says nothing about who served it.
+                exchange.lane = None
         except Exception:
             self._stats.bugs_total += 1
             log.exception("bug: call=%s", call.id)
