@@ -1,4 +1,4 @@
-"""Calls that wait while another configuration comes into force; clients that leave in a pause."""
+"""Calls that wait while something else happens: a reload, a failure, a deadline, a departure."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from llmgw_core.config.schema_routing import RoutingConfig
+from llmgw_core.config.schema_streams import OverloadConfig
 from llmgw_core.domain.access import NO_LIMITS, Limits
 from llmgw_core.testing.busy_engine import ONE, Engine, asking, queued, waits
 from llmgw_core.testing.client import MemorySink
 from llmgw_core.testing.installation import at, served_by
+from llmgw_core.testing.model_server import JSON
+from llmgw_core.testing.upstream import Peer, http_reply
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from llmgw_core.testing.installation import Install, Installation
     from llmgw_core.testing.model_server import ModelServer
-    from llmgw_core.testing.upstream import Peer, Upstream
+    from llmgw_core.testing.upstream import Upstream
 
     Script = Callable[[Peer], Awaitable[None]]
     Scripted = Callable[[Script], Awaitable[Upstream]]
@@ -84,3 +87,69 @@ async def test_a_client_that_leaves_in_the_pause_before_a_retry_ends_its_call(
     assert (record.status, record.http_status) == ("client_left", 499)
     assert [attempt.outcome for attempt in record.attempts] == ["server"]
     assert len(server.requests) == 1
+
+
+async def test_who_has_to_come_back_to_a_busy_deployment_waits_for_it_again(
+    installed: Install, scripted: Scripted, engine: Engine
+) -> None:
+    async def fails_first(peer: Peer) -> None:
+        if not engine.order:
+            await peer.request()
+            engine.order.append("failed")
+            await waits(here, 1)
+            await peer.send(http_reply(500, b"{}", JSON))
+        await engine(peer)
+
+    here = await installed(
+        {"m": [at(await scripted(fails_first), caps=ONE)]},
+        routing=RoutingConfig(backoff_ms=1, overload=OverloadConfig(queue="fair")),
+    )
+    first, second = asking(here, "a"), asking(here, "b")
+    await engine.has(2)
+    await waits(here, 1)
+    engine.answer(2)
+    assert [(await call).status for call in (first, second)] == [200, 200]
+    assert engine.order == ["failed", "b", "a"]
+    assert engine.most == 1
+
+
+async def test_nobody_waits_longer_than_the_call_may_take(
+    installed: Install, scripted: Scripted, engine: Engine
+) -> None:
+    routing = RoutingConfig(deadline_seconds=0.1, overload=OverloadConfig(queue="fair"))
+    here = await installed({"m": [at(await scripted(engine), caps=ONE)]}, routing=routing)
+    first = asking(here, "a", stream=True)
+    await engine.has(1)
+    async with asyncio.timeout(5):
+        reply = await here.client.chat("m")
+    assert (reply.status, reply.json()["error"]["code"]) == (503, "queue_timeout")
+    await first
+
+
+async def test_a_slot_for_a_call_that_is_cancelled_in_that_moment_is_given_back(
+    installed: Install, scripted: Scripted, engine: Engine
+) -> None:
+    here = await installed(
+        {"m": [at(await scripted(engine), caps=ONE)]}, routing=queued(in_flight=1)
+    )
+    waiting: list[asyncio.Task[MemorySink]] = []
+
+    class Cancels(MemorySink):
+        async def finish(self, data: bytes = b"") -> None:
+            [call] = waiting
+            call.cancel()  # the slot has just been given to it
+            await super().finish(data)
+
+    first = asking(here, "a", sink=Cancels())
+    await engine.has(1)
+    waiting.append(asking(here, "b"))
+    await waits(here, 1)
+    engine.answer(1)
+    await first
+    await asyncio.gather(*waiting, return_exceptions=True)
+    assert waiting[0].cancelled()
+    last = asking(here, "c")
+    engine.answer(1)
+    assert (await last).status == 200
+    assert engine.order == ["a", "c"]
+    assert here.gateway._foundation.doors.serving == 0
