@@ -11,9 +11,7 @@ import msgspec
 import pytest
 
 from llmgw_core.access.principals import CachedPrincipal
-from llmgw_core.config.schema_aliases import AliasConfig
 from llmgw_core.domain.access import Principal
-from llmgw_core.domain.alias import Variant
 from llmgw_core.gateway import Gateway
 from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.store.engine import Store
@@ -22,7 +20,7 @@ from llmgw_core.tenancy.records import AuditEntry
 from llmgw_core.tenancy.switching import Switching
 from llmgw_core.testing.client import Client
 from llmgw_core.testing.installation import at, served_by
-from llmgw_core.testing.reloads import HeldStreams, begun, changed, settled, with_models
+from llmgw_core.testing.reloads import HeldStreams, begun, settled, with_models
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -141,65 +139,6 @@ async def test_a_team_of_a_principal_that_is_given_is_off_too(
     await here.gateway.switches.off("team", here.tenant.team_id, reason="x", actor=ME)
     with pytest.raises(Exception, match="Calls of your team are switched off"):
         await here.gateway.chat(model="m", messages=messages, principal=principal)
-
-
-async def test_calls_for_a_routed_model_are_answered_by_the_other(
-    installed: Install, server: ModelServer, sibling: ModelServer
-) -> None:
-    here = await installed({"a": [at(server)], "b": [at(sibling)]})
-    await here.gateway.switches.route("a", "b", reason="x", actor=ME)
-    reply = await here.client.chat("a")
-    assert reply.status == 200
-    assert (len(server.requests), len(sibling.requests)) == (0, 1)
-    assert (await here.client.chat("b")).status == 200
-    first, second = await here.records()
-    assert (first.model, first.served_model, first.deployment) == ("a", "b", "b/a")
-    assert (second.model, second.served_model) == ("b", "b")
-
-
-async def test_two_models_can_be_exchanged_and_one_that_is_off_can_be_replaced(
-    installed: Install, server: ModelServer, sibling: ModelServer
-) -> None:
-    here = await installed({"a": [at(server)], "b": [at(sibling)]})
-    switches = here.gateway.switches
-    await switches.route("a", "b", reason="x", actor=ME)
-    await switches.route("b", "a", reason="x", actor=ME)
-    await here.client.chat("a")
-    await here.client.chat("b")
-    assert [each.served_model for each in await here.records()] == ["b", "a"]
-    await switches.on("route", "b", actor=ME)
-    await switches.off("model", "a", reason="x", actor=ME)
-    assert (await here.client.chat("a")).status == 200
-    await switches.on("route", "a", actor=ME)
-    assert (await here.client.chat("a")).status == 503
-
-
-async def test_a_route_gives_nobody_what_he_may_not_use(
-    installed: Install, server: ModelServer, sibling: ModelServer
-) -> None:
-    here = await installed(
-        {"a": [at(server)], "b": [at(sibling, zone="world")]}, tenant={"zones": ["onprem"]}
-    )
-    narrow = await here.another("narrow", models=["a"])
-    blind = await here.another("blind", models=["b"])
-    await here.gateway.switches.route("a", "b", reason="x", actor=ME)
-    reply = await narrow.chat("a")
-    error = error_of(reply)
-    assert (reply.status, error["code"]) == (503, "model_switched_off")
-    assert "b" not in error["message"].split()
-    assert (await blind.chat("a")).status == 404
-    assert (await here.client.chat("a")).status == 403  # zone
-    assert (server.requests, sibling.requests) == ([], [])
-
-
-async def test_a_route_to_a_model_that_a_reload_removes_refuses(
-    installed: Install, server: ModelServer, sibling: ModelServer
-) -> None:
-    here = await installed({"a": [at(server)], "b": [at(sibling)]})
-    await here.gateway.switches.route("a", "b", reason="x", actor=ME)
-    await here.gateway.reload(with_models(here, a=[at(server)]))
-    assert (await here.client.chat("a")).status == 503
-    assert server.requests == []
 
 
 class Guard:
@@ -410,22 +349,3 @@ def test_an_entry_that_was_read_before_its_maker_came_to_tell_it_is_told_once() 
     relay.changed(entry(5))
     relay.apply((6, (entry(5), entry(6))))
     assert told == [4, 5, 6]
-
-
-async def test_an_alias_and_its_variants_can_be_switched(
-    installed: Install, server: ModelServer, sibling: ModelServer
-) -> None:
-    here = await installed({"a": [at(server)], "b": [at(sibling)]})
-    alias = AliasConfig(variants=(Variant("a", 50), Variant("b", 50)), sticky="call")
-    await here.gateway.reload(changed(here, aliases={"m": alias}))
-    switches = here.gateway.switches
-    await switches.off("model", "a", reason="x", actor=ME)
-    for _ in range(8):
-        assert (await here.client.chat("m")).status == 200
-    assert (len(server.requests), len(sibling.requests)) == (0, 8)
-    await switches.off("model", "m", reason="x", actor=ME)
-    assert (await here.client.chat("m")).status == 503
-    assert (await here.client.chat("b")).status == 200
-    await switches.route("m", "b", reason="x", actor=ME)
-    await switches.on("model", "m", actor=ME)
-    assert (await here.client.chat("m")).status == 200
