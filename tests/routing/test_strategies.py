@@ -131,7 +131,14 @@ class TestPeakEwma:
         crowd[0].state.first_content.observe(2.0, 1000.0)
         crowd[1].state.first_content.observe(0.2, 1000.0)
         crowd[1].state.in_flight = 12
-        assert balancer("peak_ewma").pick(CALL, crowd) is crowd[0]
+        assert shares(balancer("peak_ewma"), crowd, 50) == [1.0, 0.0]
+
+    def test_who_has_the_larger_weight_may_have_more_in_flight(self) -> None:
+        crowd = members(1, 3)
+        for member, calls in zip(crowd, (3, 6), strict=True):
+            member.state.first_content.observe(0.5, 1000.0)
+            member.state.in_flight = calls
+        assert shares(balancer("peak_ewma"), crowd, 50) == [0.0, 1.0]
 
     def test_streams_and_whole_replies_are_told_apart(self) -> None:
         crowd = members(1, 1)
