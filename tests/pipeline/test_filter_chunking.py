@@ -258,7 +258,8 @@ class Bench:
     def __init__(self, here: Installation, runner: asyncio.Runner, slots: list[Any]) -> None:
         self.memory = Memory()
         transport: Any = self.memory
-        here.gateway._generation.entrance._attempts._transports = {"m/a": transport}
+        attempts: Any = here.gateway._generation.entrance._attempts
+        attempts._transports = {"m/a": transport}
         self._here = here
         self._slots = slots
         self.run = runner.run
