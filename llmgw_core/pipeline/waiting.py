@@ -105,7 +105,7 @@ class WaitingRoom:
                 outcome = "served"  # at the last moment
                 return guest.future.result()
             outcome = "timeout"
-            raise self._refusal("queue_timeout", "in time", guest, seconds) from None
+            raise self._late(guest, seconds) from None
         except GatewayError:
             outcome = "displaced"
             raise
@@ -171,7 +171,7 @@ class WaitingRoom:
             raise plugin_error()
         if leaving is guest:
             self._stats.waited("full", 0.0)
-            raise self._refusal("queue_full", "at once", guest, seconds)
+            raise self._full(guest, seconds)
         guest.future = asyncio.get_running_loop().create_future()
         self._groups.setdefault(guest.slots, OrderedDict())[guest] = None
         self._inside += 1
@@ -179,7 +179,7 @@ class WaitingRoom:
         if isinstance(leaving, Guest) and self._forget(leaving):
             future = leaving.future
             if future is not None and not future.done():
-                future.set_exception(self._refusal("queue_full", "any more", leaving, seconds))
+                future.set_exception(self._full(leaving, seconds))
 
     def _gone(self, guest: Guest[Any], outcome: str) -> None:
         """It waits no longer, for whatever reason."""
@@ -209,10 +209,17 @@ class WaitingRoom:
         self._inside -= 1
         return True
 
-    def _refusal(self, code: str, when: str, guest: Guest[Any], otherwise: float) -> GatewayError:
+    def _late(self, guest: Guest[Any], otherwise: float) -> GatewayError:
         return overloaded(
-            f"Too many calls are waiting for this model; yours cannot be served {when}.",
-            code=code,
+            "Too many calls are waiting for this model; yours could not be served in time.",
+            code="queue_timeout",
+            retry_after=self.retry_after(guest, otherwise),
+        )
+
+    def _full(self, guest: Guest[Any], otherwise: float) -> GatewayError:
+        return overloaded(
+            "Too many calls are waiting for this model; there is no place for yours.",
+            code="queue_full",
             retry_after=self.retry_after(guest, otherwise),
         )
 
