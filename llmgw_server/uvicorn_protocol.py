@@ -278,7 +278,7 @@ class CallProtocol(Endings):
         cycle: Any = CallCycle(self, head, parser.should_keep_alive(), self.expect_100_continue)
         self.cycle = cycle
         if before is None or before.response_complete:
-            self._start_asgi_task(cycle, self.app)
+            self._start_call(cycle)
         else:
             # Pipelined: its turn comes when the reply before has been sent.
             self.flow.pause_reading()
@@ -296,6 +296,9 @@ class CallProtocol(Endings):
             self._running = None
             super()._start_asgi_task(cycle, app)
             return
+        self._start_call(cycle)
+
+    def _start_call(self, cycle: CallCycle) -> None:
         self._running = cycle
         if self._worker is None:
             self._worker = Worker(self.loop, self.tasks, self.cycles)

@@ -96,26 +96,27 @@ class Schedule:
     """The dated prices of one deployment. The entry found last is tried first: calls come in
     the order of time, and prices change a few times a year."""
 
-    __slots__ = ("_from", "_price", "_prices", "_starts", "_until")
+    __slots__ = ("_prices", "_starts", "price", "since", "until")
 
     def __init__(self, entries: Sequence[tuple[int, Price]]) -> None:
         ordered = sorted(entries, key=lambda entry: entry[0])
         self._starts = [start for start, _ in ordered]
         self._prices = [price for _, price in ordered]
-        self._from = self._until = 0
-        self._price: Price | None = None
+        self.since = self.until = 0
+        """Between these two (nanoseconds since the epoch), `price` is the price."""
+        self.price: Price | None = None
 
     def at(self, at_ns: int) -> Price | None:
         """The price at `at_ns` (nanoseconds since the epoch); None before the first entry."""
-        if not self._from <= at_ns < self._until:
+        if not self.since <= at_ns < self.until:
             self._seek(at_ns)
-        return self._price
+        return self.price
 
     def _seek(self, at_ns: int) -> None:
         index = bisect_right(self._starts, at_ns)
-        self._from = self._starts[index - 1] if index else -_NEVER
-        self._until = self._starts[index] if index < len(self._starts) else _NEVER
-        self._price = self._prices[index - 1] if index else None
+        self.since = self._starts[index - 1] if index else -_NEVER
+        self.until = self._starts[index] if index < len(self._starts) else _NEVER
+        self.price = self._prices[index - 1] if index else None
 
 
 class PriceBook:
@@ -138,7 +139,11 @@ class PriceBook:
         """The price of `deployment` (`MODEL/NAME`) at `at_ns`; for a deployment that is not
         configured the price of `model`. None: there is no price for that time."""
         schedule = self._deployments.get(deployment) or self._models.get(model)
-        return schedule.at(at_ns) if schedule is not None else None
+        if schedule is None:
+            return None
+        if schedule.since <= at_ns < schedule.until:
+            return schedule.price
+        return schedule.at(at_ns)
 
     def unpriced(self, at_ns: int) -> tuple[str, ...]:
         """The configured deployments that have no price at `at_ns`."""

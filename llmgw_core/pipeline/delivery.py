@@ -146,7 +146,8 @@ class Delivery:
         """The same as lines."""
         lane = exchange.lane
         assert lane is not None
-        rates = ratelimit_lines(*self._limiter.state(lane.bound))
+        requests, tokens = self._limiter.state(lane.bound)
+        rates = ratelimit_lines(requests, tokens)
         id = exchange.call.id.encode()
         return b"%bx-request-id: %b\r\n%b%b" % (kind.lines, id, rates, lane.lines)
 
