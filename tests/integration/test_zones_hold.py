@@ -165,8 +165,8 @@ async def test_of_a_call_that_may_not_leave_the_public_upstream_sees_not_a_byte(
         records = await installation.records()
         assert len(records) == len(calls)
         for record in records:
-            tried = sorted(attempt.deployment for attempt in record.attempts)
-            assert tried == ["local/a", "local/b"]
+            # Whoever failed fast may have been asked once more.
+            assert {each.deployment for each in record.attempts} == {"local/a", "local/b"}
             assert (record.status, record.served_model) == ("failed", "")
         await check_that_others_fall_back(server, installation, public)
 
@@ -189,7 +189,9 @@ async def check_that_others_fall_back(
     assert len(public.requests) == len(calls)
     for record in (await installation.records())[before:]:
         assert (record.served_model, record.zone) == ("public", "world")
-        assert [attempt.deployment for attempt in record.attempts][2:] == ["public/p"]
+        # Those that have failed too often by now are not asked any more.
+        *before_it, last = (attempt.deployment for attempt in record.attempts)
+        assert (set(before_it) <= {"local/a", "local/b"}, last) == (True, "public/p")
 
 
 async def test_a_deployment_outside_the_callers_zones_is_never_tried(
