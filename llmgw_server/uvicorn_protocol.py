@@ -180,6 +180,9 @@ class CallProtocol(Endings):
             cycle.more_body = False
             if type(cycle) is not CallCycle or cycle.waiter is not None:
                 cycle.message_event.set()
+            if self.flow.read_paused and not self.pipeline:
+                # A large body held the reading up, without which nobody sees the client leave.
+                self.flow.resume_reading()
 
     def on_body(self, body: bytes) -> None:
         """As uvicorn."""

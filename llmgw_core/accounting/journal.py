@@ -116,12 +116,16 @@ class Journal:
                 self._fail(data, error)
 
     def check(self) -> bool:
-        """Notice that the files were deleted under the open descriptors, where writes succeed
-        into nowhere; what is in the open one is queued again. Returns `healthy`."""
-        if self.healthy and not (self.directory.present() and os.fstat(self._fd).st_nlink):
-            data = os.pread(self._fd, self._offset, 0)
-            self._offset = 0
-            self._fail(data, FileNotFoundError(errno.ENOENT, "the journal was deleted"))
+        """Notice what appending does not: that the file was deleted or cut under the open
+        descriptor, or that the disk takes no more, which memory never says. What is in the open
+        segment is queued again. Returns `healthy`."""
+        if self.healthy:
+            try:
+                self._look_at_file()
+            except OSError as error:
+                data = self._written()
+                self._offset = 0
+                self._fail(data, error)
         return self.healthy
 
     def retry(self) -> bool:
@@ -227,6 +231,25 @@ class Journal:
             self._recent.append(record)
         else:
             self._start_recent()
+
+    def _look_at_file(self) -> None:
+        """Raises `OSError` if it is not there, or not to be written."""
+        found = os.fstat(self._fd)
+        if not (self.directory.present() and found.st_nlink):
+            raise FileNotFoundError(errno.ENOENT, "the journal was deleted")
+        if found.st_size < self._size:
+            raise OSError(errno.EIO, "the journal was cut")
+        if self._map is not None:
+            os.pwrite(self._fd, os.pread(self._fd, 1, 0), 0)
+
+    def _written(self) -> bytes:
+        """The intact frames of the open segment."""
+        try:
+            data = os.pread(self._fd, self._offset, 0)
+        except OSError:
+            return b""
+        frames = framing.run_of_frames(data, len(data))
+        return data[: frames[-1].end] if frames else b""
 
     def _fail(self, data: bytes, error: OSError) -> None:
         self.healthy = False

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 SUFFIX: Final = ".segment"
 
-_SURE: Final = frozenset(("ext3", "ext4", "tmpfs", "xfs"))
-"""File systems that write to allocated space in place; others need space for every change."""
+_SURE: Final = frozenset(("ext3", "ext4", "tmpfs"))
+"""File systems that write to allocated space in place, always; others need space for every change,
+if only because somebody has made a copy that shares it (xfs)."""
 
 WINDOW_BYTES: Final = 256 * 1024
 """How much is read at once: a few hundred records."""

@@ -258,6 +258,39 @@ def test_a_deleted_journal_is_noticed_and_nothing_in_its_open_segment_is_lost(
     assert on_disk(root) == [usage_record(number) for number in range(5)]
 
 
+def test_a_disk_that_takes_no_more_is_noticed_though_memory_does(
+    root: Path, open_journal: Callable[..., Journal]
+) -> None:
+    journal = open_journal()
+    journal.append_usage(usage_record(0))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        journal.append_usage(usage_record(1))
+        assert not journal.check()
+        assert "File too large" in journal.failure
+        assert not journal.retry()
+        journal.append_usage(usage_record(2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert journal.retry()
+    assert journal.check()
+    assert on_disk(root) == [usage_record(number) for number in range(3)]
+
+
+def test_a_journal_that_was_cut_is_noticed_and_what_is_whole_is_kept(
+    root: Path, open_journal: Callable[..., Journal]
+) -> None:
+    journal = open_journal()
+    journal.append_usage(usage_record(0))
+    journal.append_usage(usage_record(1))
+    os.truncate(journal.extents()[-1].path, journal.extents()[-1].end - 1)
+    assert not journal.check()
+    assert journal.retry()
+    journal.append_usage(usage_record(2))
+    assert on_disk(root) == [usage_record(0), usage_record(2)]
+
+
 def test_a_journal_waits_until_its_place_can_be_a_directory_again(
     root: Path, open_journal: Callable[..., Journal]
 ) -> None:

@@ -202,17 +202,18 @@ async def test_a_client_that_leaves_before_its_body_is_complete_is_gone(kind: st
         assert isinstance(await entrance.ended.get(), ClientGone)
 
 
+@pytest.mark.parametrize("size", [2, 200_000], ids=["short", "long"])
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "complete reply"])
 async def test_a_client_that_leaves_a_long_call_is_noticed_and_writes_become_silent(
-    kind: str, stream: bool
+    kind: str, stream: bool, size: int
 ) -> None:
     call = Forever(stream=stream)
     entrance = Entrance(call)
     async with running(entrance.application(), kind) as server:
-        _, writer = await server.send(post(b"{}"))
+        _, writer = await server.send(post(b"x" * size))
         await call.begun.wait()
         writer.close()
-        assert await entrance.ended.get() is None
+        assert await asyncio.wait_for(entrance.ended.get(), 10) is None
         assert call.sink is not None
         assert call.sink.gone
     assert watchers() == []
