@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 from llmgw_core.pipeline.stats import Stats
 from llmgw_core.testing.installation import install
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The marker by which a test says that it provokes a bug."""
+    """The marker by which a test says that it provokes a bug. No example of a property fails
+    because the machine was busy."""
+    settings.register_profile("no clock", deadline=None)
+    settings.load_profile("no clock")
     config.addinivalue_line(
         "markers", "bugs(count): this many unexpected exceptions are provoked on purpose"
     )

@@ -116,14 +116,15 @@ async def test_who_has_to_come_back_to_a_busy_deployment_waits_for_it_again(
 async def test_nobody_waits_longer_than_the_call_may_take(
     installed: Install, scripted: Scripted, engine: Engine
 ) -> None:
-    routing = RoutingConfig(deadline_seconds=0.1, overload=OverloadConfig(queue="fair"))
+    routing = RoutingConfig(overload=OverloadConfig(queue="fair"))
     here = await installed({"m": [at(await scripted(engine), caps=ONE)]}, routing=routing)
-    first = asking(here, "a", stream=True)
+    first = asking(here, "a")
     await engine.has(1)
-    async with asyncio.timeout(5):
-        reply = await here.client.chat("m")
+    async with asyncio.timeout(10):
+        reply = await here.client.chat("m", headers=((b"x-llmgw-timeout-ms", b"50"),))
     assert (reply.status, reply.json()["error"]["code"]) == (503, "queue_timeout")
-    await first
+    engine.answer(1)
+    assert (await first).status == 200
 
 
 async def test_a_slot_for_a_call_that_is_cancelled_in_that_moment_is_given_back(
