@@ -26,6 +26,8 @@ else:
 MAX_VALUES: Final = 200_000
 """Values in one document after aliases are expanded."""
 MAX_DEPTH: Final = 64
+LARGEST: Final = 10**18
+"""Whole numbers are not larger, nor smaller than its negative."""
 
 _TAG: Final = "tag:yaml.org,2002:"
 _MERGE: Final = _TAG + "merge"
@@ -176,7 +178,9 @@ class _Builder:
             return bool(text.lower() == "true")
         try:
             if tag == "int":
-                return int(text, 0 if text[:2] in {"0o", "0x"} else 10)
+                whole = int(text, 0 if text[:2] in {"0o", "0x"} else 10)
+                if abs(whole) <= LARGEST:  # beyond it arithmetic with floats fails
+                    return whole
             if tag == "float":
                 number = Decimal(text)
                 if not number.is_snan():  # it cannot even be compared

@@ -230,13 +230,13 @@ def _numbers(config: Config) -> Iterator[ConfigError]:
 
 
 def _positive(value: float, path: str, unit: str = "") -> Iterator[ConfigError]:
-    if not (value > 0 and math.isfinite(value)):
+    if not 0 < value < math.inf:
         amount = f"a number of {unit} " if unit else ""
         yield ConfigError(f"must be {amount}greater than 0.", path=path)
 
 
 def _not_negative(value: float, path: str) -> Iterator[ConfigError]:
-    if not (value >= 0 and math.isfinite(value)):
+    if not 0 <= value < math.inf:
         yield ConfigError("must be a number of seconds, 0 or more.", path=path)
 
 

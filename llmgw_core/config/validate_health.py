@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from llmgw_core.config.schema_health import BreakerConfig, ProbesConfig
 
 _SECONDS: Final = ("window", "ejection", "max_ejection", "decay", "interval", "timeout")
+_SHORTEST: Final = 0.001
 _SHARES: Final = ("failure_share", "max_ejected", "max_kv_use")
 _AT_LEAST: Final = {
     "consecutive": 0,
@@ -53,8 +54,10 @@ def _fields(section: Any, path: str) -> Iterator[ConfigError]:
         if value is None:
             continue
         place = join(path, name)
-        if name in _SECONDS and not (value > 0 and math.isfinite(value)):
+        if name in _SECONDS and not (0 < value < math.inf):
             yield ConfigError("must be a number of seconds greater than 0.", path=place)
+        elif name in _SECONDS and value < _SHORTEST:
+            yield ConfigError(f"must be at least {_SHORTEST} seconds.", path=place)
         elif name in _SHARES and not 0 <= value <= 1:
             yield ConfigError("must be a share between 0 and 1.", path=place)
         elif name in _AT_LEAST and value < _AT_LEAST[name]:

@@ -48,7 +48,7 @@ def routing_errors(config: Config) -> Iterator[ConfigError]:
 
 
 def _ramp(ramp: Ramp) -> Iterator[ConfigError]:
-    if not (ramp.seconds >= 0 and math.isfinite(ramp.seconds)):
+    if not 0 <= ramp.seconds < math.inf:
         yield ConfigError("must be a number of seconds, 0 or more.", path="routing.ramp.seconds")
     if not 0 < ramp.start <= 1:
         message = "must be a share of the calls, more than 0 and at most 1."
@@ -93,9 +93,9 @@ def _section(section: msgspec.Struct, path: str) -> Iterator[ConfigError]:
         problem = ""
         if field in _AT_LEAST and value < _AT_LEAST[field]:
             problem = f"must be at least {_AT_LEAST[field]}."
-        elif field in _AMOUNTS and not (value >= 0 and math.isfinite(value)):
+        elif field in _AMOUNTS and not (0 <= value < math.inf):
             problem = "must be a number, 0 or more."
-        elif field in _SECONDS and not (value > 0 and math.isfinite(value)):
+        elif field in _SECONDS and not (0 < value < math.inf):
             problem = "must be a number of seconds greater than 0."
         if problem:
             yield ConfigError(problem, path=join(path, field))

@@ -124,12 +124,12 @@ def _workers(server: ServerConfig) -> Iterator[ConfigError]:
 
 
 def _numbers(server: ServerConfig) -> Iterator[ConfigError]:
-    if not (server.drain_seconds >= 0 and math.isfinite(server.drain_seconds)):
+    if not 0 <= server.drain_seconds < math.inf:
         message = "must be a number of seconds, 0 or more."
         yield ConfigError(message, path="server.drain_seconds")
     for field in ("head_seconds", "keep_alive_seconds", "write_seconds"):
         value: float = getattr(server, field)
-        if not (value > 0 and math.isfinite(value)):
+        if not 0 < value < math.inf:
             message = "must be a number of seconds greater than 0."
             yield ConfigError(message, path=join("server", field))
     if server.head_bytes < HEAD_BYTES:

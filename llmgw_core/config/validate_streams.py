@@ -47,5 +47,5 @@ def _rule(rule: QueueRule, path: str) -> Iterator[ConfigError]:
 
 
 def _positive(value: float, path: str) -> Iterator[ConfigError]:
-    if not (value > 0 and math.isfinite(value)):
+    if not (0 < value < math.inf):
         yield ConfigError("must be greater than 0.", path=path)

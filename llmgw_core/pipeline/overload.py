@@ -112,14 +112,20 @@ class Turn:
         return await self._wait(guest, quiet=course.begun)
 
     async def again(self, course: Course, member: Member) -> Member | None:
-        """As `Course.again`, when `member` has a slot for the call once more; None when that does
-        not come in time."""
+        """As `Course.resume`, when there is a slot for the call once more; None when that does not
+        come in time."""
 
         def begin() -> Member | None:
-            return self._taken(course, member if course.again(member, booked=True) else None)
+            return self._taken(course, course.resume(member))
 
+        found = begin()
+        if found is not None or course.barred(member):
+            return found
         guest = self._guest(
-            course, (member.deployment.id,), fits=lambda: course.free(member), begin=begin
+            course,
+            (member.deployment.id, *course.left()),
+            fits=lambda: course.possible() or course.free(member),
+            begin=begin,
         )
         return await self._wait(guest, quiet=True)
 

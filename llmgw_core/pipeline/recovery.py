@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 import msgspec
 
 from llmgw_core.pipeline.failures import report
-from llmgw_core.pipeline.verdicts import nobody, told, verdict
+from llmgw_core.pipeline.verdicts import told, verdict
 from llmgw_core.routing.policy import (
     REFUSALS,
     CallPolicy,
@@ -124,14 +124,14 @@ class Recovery:
         if isinstance(step, Same):
             if step.pause:
                 await asyncio.sleep(step.pause)
-            found = course.again(step.member, booked=True)
-            member = step.member if found else None
-            if member is None and turn is not None:
+            if turn is None:
+                member = course.resume(step.member)
+            else:
                 member = await turn.again(course, step.member)
         else:
             member = course.advance() if turn is None else await turn.advance(course)
-        if member is None:  # its caps are used up meanwhile
-            raise nobody(course)
+        if member is None:  # its caps are used up meanwhile, or it is switched off
+            self._end(self._policy.nobody(self._parts.memory.clock()))
         return member
 
     def _book(self, failed: Failed, step: Step) -> None:

@@ -213,7 +213,9 @@ class Breaker:
             return True
         if self.state is OPEN:
             return now >= self.until
-        return self._probing + self._proofs < self.settings.probes
+        # Where nobody is on trial there always is room for one: fewer probes may be needed since a
+        # reload than have succeeded already.
+        return self._probing < max(self.settings.probes - self._proofs, 1)
 
     def enter(self, now: float, *, forced: bool = False) -> int:
         """The term of an attempt that is about to be made, or `REFUSED`. With `forced` (there is

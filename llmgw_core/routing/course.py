@@ -86,8 +86,15 @@ class Course:
         return None
 
     def free(self, member: Member) -> bool:
-        """Whether the caps of `member` have room for the call."""
-        return member.caps is None or member.caps.full(self._tokens) is None
+        """Whether `again` would begin an attempt on `member` now."""
+        full = member.caps is not None and member.caps.full(self._tokens) is not None
+        return not full and not self.barred(member)
+
+    def barred(self, member: Member) -> bool:
+        """Whether nothing may be sent to `member` any more, for now: somebody has switched it
+        off."""
+        obstacle = standing(member.state, self._memory.clock())
+        return obstacle is not None and obstacle.hard
 
     def possible(self) -> bool:
         """Whether `advance` would begin an attempt now."""
@@ -118,12 +125,20 @@ class Course:
         return None
 
     def again(self, member: Member, *, booked: bool = False) -> bool:
-        """Begin another attempt on `member`; False when its caps have no room for it. What the one
-        before holds of them is held on, unless it has been `booked`."""
+        """Begin another attempt on `member`; False when its caps have no room for it, or when it is
+        switched off by now. What the one before holds of them is held on, unless it has been
+        `booked`."""
+        if self.barred(member):
+            return False
         if (booked or self.ticket is None) and not self._holds(member):
             return False
         self._begin(member)
         return True
+
+    def resume(self, member: Member) -> Member | None:
+        """After a pause: begin an attempt on whoever has not been tried and can take the call by
+        now, else on `member` again; None when that cannot either."""
+        return self.advance() or (member if self.again(member, booked=True) else None)
 
     def leave(self, member: Member) -> None:
         """The running attempt has ended."""

@@ -128,12 +128,14 @@ class CallPolicy:
         self._pauses = 0
         self._window = 0
         self._refusal: Ended | None = None
+        self._last: Ended | None = None
 
     def after(self, ended: Ended, now: float) -> Step:
         """What follows."""
         failure, member = ended.failure, ended.member
         if ended.free and not ended.committed and now < self._deadline:
             return Same(member, f"again at once: {failure}", free=True)
+        self._last = ended
         self._note(ended, now)
         reason = self._forbidden(ended, now)
         if reason:
@@ -147,6 +149,11 @@ class CallPolicy:
             reason = "too many calls of the model are tried again already"
             return self._stop(ended, reason, now)
         return step
+
+    def nobody(self, now: float) -> Stop:
+        """What was to follow could not be begun. The caller is told what had failed until then."""
+        assert self._last is not None
+        return self._stop(self._last, "nobody is left to try", now)
 
     def _note(self, ended: Ended, now: float) -> None:
         failure, member = ended.failure, ended.member
@@ -229,7 +236,9 @@ class CallPolicy:
                 left.append((obstacle is not None, tried))
         left.sort(key=lambda each: each[0])
         for _, tried in left:
-            if tried.failure.kind in _KEYS and around.another_key(tried.member):
+            # What no upstream has said (a meter of ours is full) is not about credentials.
+            about_key = tried.failure.kind in _KEYS and tried.failure.status
+            if about_key and around.another_key(tried.member):
                 return Same(tried.member, "with another credential")
         ready = [tried for _, tried in left if _may_return(tried)]
         return self._after_pause(ready, now)

@@ -64,6 +64,7 @@ def test_each_key_is_inherited_from_the_nearest_that_gives_it() -> None:
         ("breaker: {failure_share: 50}", "breaker.failure_share", "a share between 0 and 1."),
         ("breaker: {max_ejected: -0.5}", "breaker.max_ejected", "a share between 0 and 1."),
         ("breaker: {window: 0}", "breaker.window", "must be a number of seconds greater than 0."),
+        ("breaker: {window: 1e-320}", "breaker.window", "must be at least 0.001 seconds."),
         ("breaker: {decay: -1}", "breaker.decay", "must be a number of seconds greater than 0."),
         (
             "breaker: {ejection: 90, max_ejection: 60}",

@@ -111,6 +111,11 @@ plugins:
         ),
         ("server: !!python/name:os.system x", "server: tags (`!...`) are not allowed"),
         ("server: {port: !!int x}", "server.port: not a number that can be read (line 1)."),
+        (
+            "routing: {backoff_ms: %s}" % ("9" * 400),
+            "routing.backoff_ms: not a number that can be read",
+        ),
+        ("server: {port: -1000000000000000001}", "server.port: not a number that can be read"),
         ("server: {port: !!bool x}", "server.port: tags (`!...`) are not allowed"),
         ("? [a]\n: 1", "a key must be a single word, not a list or mapping (line 1)."),
         ("server: {<<: 1}", "server: `<<` takes a mapping or a list of mappings (line 1)."),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from llmgw_core.domain.health import BreakerSettings
@@ -371,3 +372,17 @@ def test_other_settings_keep_health_and_move_it_to_the_new_pool() -> None:
     healthy.configure(THREE, new)
     healthy.release()
     assert (old.ejected, new.ejected) == (0, 0)
+
+
+def test_who_is_on_trial_when_fewer_probes_are_wanted_is_not_left_there_for_ever() -> None:
+    pool = Pool(1)
+    made = breaker(msgspec.structs.replace(THREE, probes=3), pool)
+    eject(made, 0.0)
+    made.succeeded(made.enter(10.0), 10.0)
+    term = made.enter(10.0)
+    made.configure(THREE, pool)
+    assert not made.admits(10.0)
+    made.abandoned(term)
+    assert made.admits(10.0)
+    made.succeeded(made.enter(10.0), 10.0)
+    assert made.closed
