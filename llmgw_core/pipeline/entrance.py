@@ -211,10 +211,11 @@ class Entrance:
             found = next((model for model in models if model.name == name), None)
             if found is None:
                 raise absent(name, lanes)
-            reply = model_object(found)
-            headers += life_headers(found.life)
+            reply = model_object(found, lanes)
+            told = bool(lanes.successor(found))
+            headers += life_headers(found.life, successor=told)
         else:
-            reply = models_list(models)
+            reply = models_list(models, lanes)
         await exchange.start(200, headers)
         await exchange.sink.finish(b"" if head.method == "HEAD" else reply)
 

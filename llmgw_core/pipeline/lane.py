@@ -60,10 +60,13 @@ class Lane:
         found: Candidates,
         limiter: Limiter,
         choice: AliasChoice[Lane] | None = None,
+        *,
+        successor: bool = True,
     ) -> None:
+        """`successor`: the one of `name` may be told."""
         self.name = name
         self.model = model
-        self.headers = life_headers(name.life)
+        self.headers = life_headers(name.life, successor=successor)
         self.lines = b"".join(b"%b: %b\r\n" % field for field in self.headers)
         self.choice = choice
         self.trial: Trial | None = None
@@ -167,7 +170,8 @@ class Lanes:
         specs = meters_for(self.principal, name)
         if model is not name:
             specs += model_meters(model)
-        return Lane(name, model, specs, found, self._parts[0], choice)
+        told = bool(self.successor(name))
+        return Lane(name, model, specs, found, self._parts[0], choice, successor=told)
 
     def _alias(self, name: Model, alias: Alias) -> Lane:
         def lane(model_name: str, before: Iterable[str]) -> Lane | None:

@@ -5,9 +5,12 @@ every call of the canary adds the logarithm of how much likelier its outcome is 
 calls were `excess` above the baseline's than if it were the same; the sum never falls below 0, and
 the canary goes when it reaches `THRESHOLD`. Therefore
 
-- a canary as good as its baseline runs 100,000 calls between two false alarms on average, or more;
+- a canary as good as its baseline runs 100,000 calls between two false alarms of each test on
+  average, or more;
 - one that fails 20 % of its calls beside a baseline that fails 1 % or less is out after 28 calls
   in one half of the cases, and after 100 in 999 of 1,000 (tests/routing/test_canary.py).
+
+Both hold for calls that are independent of one another, beside a baseline whose share is known.
 
 "Bad" is said twice: failed, and slow to its first token. What is slow is measured by the baseline's
 own median, and the baseline has a share of slow calls as well: no distribution is assumed.

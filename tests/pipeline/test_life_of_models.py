@@ -123,6 +123,24 @@ async def test_a_successor_that_the_caller_may_not_use_is_not_named(here: Instal
     assert "link" not in reply.headers
 
 
+async def test_nor_is_that_of_a_deprecated_model(here: Installation) -> None:
+    narrow = await here.another("narrow", models=["old"])
+    for reply in (
+        await narrow.chat("old"),
+        await narrow.chat("old", sink=LineSink()),
+        await narrow.get("/v1/models/old"),
+    ):
+        link = told(reply)["link"]
+        assert (reply.status, link) == (
+            200,
+            '<https://docs.example/old>; rel="deprecation"; type="text/html"',
+        )
+    assert "successor" not in (await narrow.get("/v1/models/old")).json()
+    [listed] = (await narrow.get("/v1/models")).json()["data"]
+    assert "successor" not in listed
+    assert listed["state"] == "deprecated"
+
+
 async def test_the_list_of_models_says_what_is_announced(here: Installation) -> None:
     listed = {one["id"]: one for one in (await here.client.get("/v1/models")).json()["data"]}
     assert set(listed) == {"old", "new", "next", "chat", "former"}
