@@ -43,7 +43,8 @@ class Gate:
         route = self.routes.get(call.model)
         if route is not None and route.holds(now):
             target = lanes.lane(route.target)
-            if target is None:
+            # Another configuration may have made them other models since the route was set.
+            if target is None or target.model.kind != "chat" or lane.model.kind != "chat":
                 error = model_switched_off(call.model, route.retry_after(now))
                 raise error.decided_by(f"{route.subject()} is {route.sentence()}")
             call.model, lane = route.target, target

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from llmgw_core.domain.deployment import Deployment
     from llmgw_core.domain.switch import Switch
     from llmgw_core.hooks.host import PluginHost
+    from llmgw_core.pipeline.lane import Lane
     from llmgw_core.pipeline.settlement import Books, Settlement
     from llmgw_core.routing.state import RoutingMemory
 
@@ -131,7 +132,7 @@ class Switchboard:
         for generation in self._living if switches else ():
             for settlement, exchange in tuple(generation.books.open.items()):
                 for switch in switches:
-                    if concerns(switch, settlement):
+                    if concerns(switch, settlement, exchange.lane):
                         rule = f"{switch.subject()} is {switch.sentence()}"
                         exchange.end(call_ended().decided_by(rule))
 
@@ -161,12 +162,14 @@ class Switchboard:
                 log.warning("%s is %s", switch.subject(), how)
 
 
-def concerns(switch: Switch, settlement: Settlement) -> bool:
+def concerns(switch: Switch, settlement: Settlement, lane: Lane | None) -> bool:
     """Whether a call runs on what is switched: on the deployment, on one of the model (a route
-    takes calls away from it), or for the team."""
+    takes calls away from it), under the alias, whoever serves it, or for the team."""
     principal, attempt = settlement.call.principal, settlement.attempt
     if switch.kind == "team":
         return principal is not None and principal.team_id == switch.name
+    if lane is not None and lane.name.alias is not None and lane.name.name == switch.name:
+        return switch.kind in {"model", "route"}
     if attempt is None:
         return False
     found = attempt.deployment

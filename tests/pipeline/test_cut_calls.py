@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from llmgw_core.testing.client import MemorySink
-from llmgw_core.testing.installation import at, served_by
+from llmgw_core.testing.installation import at, leading_to, served_by
 from llmgw_core.testing.reloads import HeldStreams, begun, settled
 from llmgw_core.testing.upstream import Peer, Upstream
 
@@ -75,6 +75,26 @@ async def test_a_stream_that_is_cut_ends_truthfully_and_is_charged(
     )
     assert record.charge > 0
     assert [each.outcome for each in record.attempts] == ["switched_off"]
+
+
+@pytest.mark.parametrize("kind", ["model", "route"])
+async def test_calls_of_an_alias_are_cut_whoever_serves_them(
+    installed: Install, held: HeldStreams, server: ModelServer, kind: SwitchKind
+) -> None:
+    here = await installed(
+        {"m": [at(held.upstream)], "n": [at(server)]}, aliases={"chat": leading_to("m")}
+    )
+    direct, untouched = await begun(here.client, "m")
+    task, sink = await begun(here.client, "chat")
+    if kind == "route":
+        await here.gateway.switches.route("chat", "n", reason="secret", cut=True, actor=ME)
+    else:
+        await cut(here, "model", "chat")
+    await task
+    assert json.loads(sink.events()[-1].removeprefix(b"data: "))["error"]["code"] == "switched_off"
+    held.going_on.set()
+    await direct
+    assert untouched.body.endswith(b"data: [DONE]\n\n")
 
 
 async def _hold(peer: Peer) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmgw_core.config.schema_aliases import AliasConfig
 from llmgw_core.domain.alias import Variant
-from llmgw_core.testing.installation import at
+from llmgw_core.testing.installation import at, served_by
 from llmgw_core.testing.reloads import changed, with_models
 
 if TYPE_CHECKING:
@@ -79,6 +79,24 @@ async def test_a_route_to_a_model_that_a_reload_removes_refuses(
     await here.gateway.reload(with_models(here, a=[at(server)]))
     assert (await here.client.chat("a")).status == 503
     assert server.requests == []
+
+
+async def test_a_route_does_not_mix_vectors_of_what_a_reload_has_made_embeddings(
+    installed: Install, server: ModelServer, sibling: ModelServer
+) -> None:
+    """Setting such a route is refused; this one was set before."""
+    here = await installed({"a": [at(server)], "b": [at(sibling)]})
+    await here.gateway.switches.route("a", "b", reason="x", actor=ME)
+    embedding = {
+        name: served_by(at(upstream), kind="embedding")
+        for name, upstream in (("a", server), ("b", sibling))
+    }
+    await here.gateway.reload(with_models(here, **embedding))
+    reply = await here.client.post("/v1/embeddings", {"model": "a", "input": "x"})
+    assert (reply.status, error_of(reply)["code"]) == (503, "model_switched_off")
+    await here.gateway.switches.on("route", "a", actor=ME)
+    await here.client.post("/v1/embeddings", {"model": "a", "input": "x"})
+    assert (len(server.requests), len(sibling.requests)) == (1, 0)
 
 
 async def test_an_alias_and_its_variants_can_be_switched(
