@@ -227,6 +227,7 @@ class Generation:
             limiter=self.limiter,
             prices=self.prices,
             switchboard=foundation.switchboard,
+            rollouts=foundation.rollouts,
             refuse_unpriced=refuse_unpriced,
             clock=time.monotonic,
             wall_clock_ns=time.time_ns,

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from llmgw_core.pipeline.lane import Lane
     from llmgw_core.pipeline.switchboard import Switchboard
     from llmgw_core.routing.plan import Dropped, Tier
+    from llmgw_core.routing.rollouts import LiveRollouts
     from llmgw_core.routing.state import RoutingMemory
 
 PATHS: dict[Endpoint, str] = {
@@ -67,6 +68,7 @@ class Explainer:
         limiter: Limiter,
         prices: PriceBook,
         switchboard: Switchboard,
+        rollouts: LiveRollouts,
         refuse_unpriced: bool,
         clock: Callable[[], float],
         wall_clock_ns: Callable[[], int],
@@ -80,6 +82,7 @@ class Explainer:
         self.limiter = limiter
         self.prices = prices
         self.switchboard = switchboard
+        self.rollouts = rollouts
         self.refuse_unpriced = refuse_unpriced
         self.clock = clock
         self.wall_clock_ns = wall_clock_ns
@@ -175,6 +178,11 @@ class _Inquiry:
         self._tell(
             "alias", f"{name.name} leads to {lane.model.name} (sticky: {how}; weights: {variants})"
         )
+        rollout = self._parts.rollouts.of(name.name)
+        if rollout is not None and rollout.holds(name.alias.variants):
+            share = f"a canary with {rollout.share:g} %"
+            what = "promoted in place of them" if rollout.state == "promoted" else share
+            self._tell("canary", f"{rollout.model} is {what}")
 
     def _check_limits(self, lane: Lane) -> None:
         parts = self._parts
@@ -238,7 +246,7 @@ class _Inquiry:
 
     def _leave(self, dropped: Iterable[Dropped]) -> None:
         for each in dropped:
-            model = each.deployment.partition("/")[0]
+            model = each.deployment.rpartition("/")[0]
             self._dropped.setdefault(each.deployment, Left(each.deployment, model, each.reason))
 
     def _all(self, tiers: Iterable[Tier], lane: Lane) -> Iterator[Candidate]:
@@ -284,8 +292,13 @@ class _Inquiry:
             names = ", ".join(each.plugin for each in getattr(host, hook))
             if names:
                 yield f"{hook} of {names} was not run; it may change what happens"
-        if lane is not None and lane.name.alias is not None and lane.name.alias.sticky == "call":
+        alias = None if lane is None else lane.name.alias
+        if lane is None or alias is None:
+            return
+        if alias.sticky == "call":
             yield f"{lane.name.name} leads every call elsewhere by chance; this is one of them"
+        if alias.sticky == "session":
+            yield f"a call with the header {alias.session_header} may be led elsewhere"
 
 
 def _caller(principal: Principal) -> Caller:

@@ -85,6 +85,7 @@ class Rollouts:
         section = self._alias(alias)
         async with change(self._store, actor, self._clock(), self._changed) as doing:
             last = await _running(doing.connection, alias)
+            _check_canary(alias, section, last.model, self._config())
             new = _next(alias, last, section) if share is None else _share(share)
             if new == last.share:
                 raise TenancyError(f"`{last.model}` has {last.share:g} % of `{alias}` already.")
@@ -97,6 +98,7 @@ class Rollouts:
         section = self._alias(alias)
         async with change(self._store, actor, self._clock(), self._changed) as doing:
             last = await _running(doing.connection, alias)
+            _check_canary(alias, section, last.model, self._config())
             rollout = replace(
                 last,
                 state="promoted",

@@ -238,7 +238,7 @@ def _meant(word: str, known: Collection[str]) -> str:
     """What was probably meant: the nearest name, or what a deployment is called in its model."""
     import difflib  # noqa: PLC0415 -- only for who has mistyped
 
-    inside = [name for name in known if name.partition("/")[2] == word]
+    inside = [name for name in known if name.rpartition("/")[2] == word and name != word]
     nearest = inside or difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
     return f"; did you mean {' or '.join(f'`{name}`' for name in nearest)}?" if nearest else "."
 

@@ -132,6 +132,9 @@ def lines(found: Explanation) -> Iterator[str]:
             for number, each in enumerate(found.candidates, start=1)
         ]
         yield from table(("#", "DEPLOYMENT", "ZONE", "BACKEND", "NOTE"), rows, right="#")
+    elif refusal is None:
+        yield ""
+        yield "Nobody would be tried now: the call waits for a slot where calls may, or fails."
     if found.dropped:
         yield ""
         yield "Not tried:"

@@ -16,7 +16,7 @@ from llmgw_core.domain.life import Life
 from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.pipeline.explanation import Explanation, Left, Question
 from llmgw_core.routing.state import Obstacle
-from llmgw_core.testing.installation import at, served_by
+from llmgw_core.testing.installation import at, leading_to, served_by
 from llmgw_core.testing.plugins import DenyModel
 from llmgw_core.testing.reloads import changed
 
@@ -247,6 +247,7 @@ async def test_an_alias_tells_where_it_leads(installed: Install, server: ModelSe
     aliases = {
         "m": AliasConfig(variants=(Variant("a", 95), Variant("b", 5))),
         "dice": AliasConfig(variants=(Variant("a"), Variant("b")), sticky="call"),
+        "talk": AliasConfig(variants=(Variant("a"), Variant("b")), sticky="session"),
     }
     await here.gateway.reload(changed(here, aliases=aliases))
     found = await ask(here)
@@ -257,6 +258,26 @@ async def test_an_alias_tells_where_it_leads(installed: Install, server: ModelSe
     assert (record.model, record.deployment) == ("m", ids(found)[0])
     dice = await ask(here, "dice")
     assert dice.notes == ("dice leads every call elsewhere by chance; this is one of them",)
+    talk = await ask(here, "talk")
+    assert talk.notes == ("a call with the header x-session-id may be led elsewhere",)
+
+
+async def test_an_alias_tells_of_its_canary(installed: Install, server: ModelServer) -> None:
+    here = await installed(
+        {"a": [at(server)], "org/b": [at(server)]}, aliases={"m": leading_to("a")}
+    )
+    rollouts = here.gateway.rollouts
+    await rollouts.start("m", "org/b", share=10, actor="me")
+    assert rules(await ask(here), "canary") == ["org/b is a canary with 10 %"]
+    await rollouts.promote("m", actor="me")
+    found = await ask(here)
+    assert rules(found, "canary") == ["org/b is promoted in place of them"]
+    assert (found.model, ids(found)) == ("org/b", ["org/b/a", "a/a"])
+    await here.gateway.switches.off("deployment", "org/b/a", reason="hot", actor="me")
+    dropped = (await ask(here)).dropped
+    assert dropped == (Left("org/b/a", "org/b", "switched off: hot"),)
+    await rollouts.abort("m", actor="me")
+    assert rules(await ask(here), "canary") == []
 
 
 async def test_a_call_is_confined_to_a_zone(installed: Install, server: ModelServer) -> None:

@@ -289,6 +289,14 @@ async def test_the_deployments_show_how_they_are(here: Here, server: ModelServer
     assert rows["n/a"]["reason"] == "switched off: it burns"
 
 
+async def test_it_is_said_when_nobody_would_be_tried(here: Here) -> None:
+    for name in ("m", "n"):
+        for deployment in here.gateway.catalog[name].deployments:
+            await here.gateway.switches.off("deployment", deployment.id, reason="x", actor="me")
+    text = await here.run("explain", "--key", here.tenant.key, "--model", "m")
+    assert "Nobody would be tried now: the call waits for a slot where calls may, or fails." in text
+
+
 async def test_without_a_gateway_only_what_is_switched_is_known(
     tmp_path: Path, server: ModelServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

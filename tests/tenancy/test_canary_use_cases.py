@@ -161,6 +161,36 @@ async def test_what_makes_no_sense_while_one_is_under_way(rollouts: Rollouts) ->
         await rollouts.abort("chat", actor=ME)
 
 
+@pytest.mark.parametrize(
+    ("models", "variants", "sentence"),
+    [
+        ({"old": model()}, ("old",), "There is no model `new`; there are `old`"),
+        ({"old": model(), "new": model(life=Life("retired"))}, ("old",), "`new` is retired"),
+        (
+            {"old": model(), "new": model()},
+            ("old", "new"),
+            "`chat` leads to `new` already",
+        ),
+    ],
+)
+async def test_what_the_configuration_has_made_impossible_meanwhile_is_only_aborted(
+    rollouts: Rollouts,
+    store: Store,
+    models: dict[str, ModelConfig],
+    variants: tuple[str, ...],
+    sentence: str,
+) -> None:
+    started = await rollouts.start("chat", "new", actor=ME)
+    alias = AliasConfig(tuple(Variant(name) for name in variants))
+    later = Rollouts(store, lambda: Config(models=models, aliases={"chat": alias}))
+    with pytest.raises(TenancyError, match=sentence):
+        await later.step("chat", share=50, actor=ME)
+    with pytest.raises(TenancyError, match=sentence):
+        await later.promote("chat", actor=ME)
+    assert await rollouts.find_all() == [started]
+    assert (await later.abort("chat", actor=ME)).state == "aborted"
+
+
 async def test_without_any_alias_the_sentence_says_so(store: Store) -> None:
     rollouts = Rollouts(store, Config)
     with pytest.raises(NotFound, match="There is no alias `chat`; there are none"):
