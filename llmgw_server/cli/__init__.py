@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -46,20 +47,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    if sys.stdout is None:  # closed by whoever started this
+        sys.stdout = io.StringIO()
     parser = _parser(next((word for word in arguments if not word.startswith("-")), ""))
     args = parser.parse_args(arguments)
     from llmgw_server.cli.errors import EXPECTED, sentence  # noqa: PLC0415 - not for --help
+    from llmgw_server.cli.output import remark  # noqa: PLC0415
 
     try:
         args.run(args)
         sys.stdout.flush()
     except EXPECTED as error:
-        sys.stderr.write(f"llmgw-server: {sentence(error)}\n")
+        remark(f"llmgw-server: {sentence(error)}")
         return 1
     except BrokenPipeError:
         # The reader of a pipe left; nothing more can be said to it, at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def sentence_of(summary: str) -> str:
+    """A summary as the first sentence of a help page."""
+    return f"{summary[0].upper()}{summary[1:]}."
 
 
 def _parser(command: str) -> argparse.ArgumentParser:
@@ -71,7 +80,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, (module, summary) in COMMANDS.items():
-        sub = commands.add_parser(name, help=summary, description=summary.capitalize() + ".")
+        sub = commands.add_parser(name, help=summary, description=sentence_of(summary))
         if name == command:
             importlib.import_module(f"{__name__}.{module}").configure(sub, name)
     return parser

@@ -25,7 +25,15 @@ T = TypeVar("T")
 PREFIX = "/admin/v1"
 
 
-__all__ = ["NotThere", "Unreachable", "add_gateway", "admin_key", "ask", "ask_running"]
+__all__ = [
+    "NotThere",
+    "Unreachable",
+    "add_gateway",
+    "admin_key",
+    "ask",
+    "ask_running",
+    "gateway_address",
+]
 
 
 class NotThere(CommandError):
@@ -42,8 +50,21 @@ def add_gateway(parser: argparse.ArgumentParser, what: str, *, required: bool = 
     )
 
 
+def gateway_address(args: argparse.Namespace) -> Address:
+    """The address that `--url` gives, or else the configuration. Raises `CommandError`."""
+    return address_of(args.url) if args.url is not None else admin_address(load(args.config))
+
+
 def admin_key(args: argparse.Namespace) -> str:
     """The key that is to be used. Raises `CommandError`."""
+    key = _admin_key(args)
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        source = args.admin_key_file or f"server.admin_key in {args.config}"
+        raise CommandError(f"{source} is no admin key that can be sent: it is one word of ASCII.")
+    return key
+
+
+def _admin_key(args: argparse.Namespace) -> str:
     if args.admin_key_file is None:
         key = load(args.config).server.admin_key
         if not key:

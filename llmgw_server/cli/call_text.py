@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmgw_server.call_facts import timestamp
-from llmgw_server.cli.output import money, table
+from llmgw_server.cli.output import money, one_line, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -154,11 +154,11 @@ def _elsewhere(call: CallFacts) -> bool:
 
 
 def _labelled(label: str, text: str) -> str:
-    return f"  {label:<{_LABEL}}{text}"
+    return f"  {label:<{_LABEL}}{one_line(text)}"
 
 
 def _aligned(cells: tuple[str, ...]) -> str:
     return "  ".join(
         cell.rjust(width) if title in _RIGHT else cell.ljust(width)
-        for cell, width, title in zip(cells, _WIDTHS, _TITLES, strict=True)
+        for cell, width, title in zip(map(one_line, cells), _WIDTHS, _TITLES, strict=True)
     )

@@ -15,11 +15,12 @@ from llmgw_core.tenancy.errors import NotFound
 from llmgw_core.tenancy.records import KEY, ORGANIZATION, TEAM, USER, Kind
 from llmgw_core.tenancy.service import Tenancy
 from llmgw_server.call_facts import Told, facts
-from llmgw_server.cli.asking import NotThere, add_gateway, admin_key, ask
+from llmgw_server.cli import sentence_of
+from llmgw_server.cli.asking import NotThere, add_gateway, ask_running
 from llmgw_server.cli.call_text import columns, described, line
 from llmgw_server.cli.database import on_store
 from llmgw_server.cli.errors import CommandError
-from llmgw_server.cli.options import add_config, add_json, run_with
+from llmgw_server.cli.options import add_config, add_json, run_with, seconds, whole
 from llmgw_server.cli.output import say, say_json, say_now
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 SECONDS = 1.0
 """Between two looks at the books: as long as a record takes to come there."""
+_MOST = 100_000
+"""Lines that `tail` begins with."""
 _LEVELS: dict[str, Kind[Any]] = {"org": ORGANIZATION, "team": TEAM, "user": USER, "key": KEY}
 
 
@@ -38,20 +41,22 @@ def configure(parser: argparse.ArgumentParser, _command: str) -> None:
     """Add the actions."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     text = "what became of one call: attempts, tokens, price, and what decided"
-    one = actions.add_parser("show", help=text, description=text.capitalize() + ".")
+    one = actions.add_parser("show", help=text, description=sentence_of(text))
     one.add_argument("call", metavar="ID", help="the call's id: x-request-id of its reply")
     add_config(one)
-    add_gateway(one, "ask the gateway that runs there, also for running and refused calls")
+    add_gateway(
+        one, "ask the gateway there instead of the books (default: when they do not have the call)"
+    )
     add_json(one)
     run_with(one, _show)
     text = "calls as they come onto the books, until Ctrl-C"
-    follow = actions.add_parser("tail", help=text, description=text.capitalize() + ".")
+    follow = actions.add_parser("tail", help=text, description=sentence_of(text))
     add_config(follow)
     _add_filters(follow)
     follow.add_argument(
         "-n",
         "--lines",
-        type=int,
+        type=whole(0, _MOST),
         default=10,
         metavar="N",
         help="begin with the last N (default: 10)",
@@ -73,42 +78,50 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--status", default="", choices=get_args(CallStatus), help="how they ended")
     group.add_argument("--failed", action="store_true", help="all that were not completed")
     group.add_argument(
-        "--longer", type=float, default=0.0, metavar="SECONDS", help="that took at least so long"
+        "--longer", type=seconds, default=0.0, metavar="SECONDS", help="that took at least so long"
     )
     group.add_argument("--parent", default="", metavar="ID", help="made in the course of this call")
 
 
 def _show(args: argparse.Namespace) -> None:
     names: dict[str, str] = {}
-    if args.url:
-        try:
-            page = f"/calls/{_plain(args.call)}"
-            told = ask(args.url, admin_key(args), page, Told)
-        except NotThere:
-            raise CommandError(f"There is no call '{args.call}' on the books.") from None
-    else:
+    told = None
+    if args.url is None:
         told, names = on_store(args, lambda store: _looked_up(store, args.call))
+    if told is None:
+        told = _asked(args)
     if args.json:
         say_json(told.ended or told)
     else:
         say("\n".join(described(told, names)))
 
 
+def _asked(args: argparse.Namespace) -> Told:
+    """What the gateway that runs says. Raises `CommandError`."""
+    message = f"There is no call '{args.call}' on the books."
+    try:
+        told, why = ask_running(args, f"/calls/{_plain(args.call)}", Told)
+    except NotThere:
+        raise CommandError(message) from None
+    if told is None:
+        still = "Calls that still run or were refused are known to the gateway that runs."
+        raise CommandError(f"{message} {still} {why}")
+    return told
+
+
 def _plain(call: str) -> str:
     """An id that can stand in an address; no other one is of a call."""
-    if not all(letter.isalnum() or letter in "-_." for letter in call):
+    if not call.isascii() or not all(each.isalnum() or each in "-_." for each in call):
+        raise NotThere
+    if call == "running":  # another page
         raise NotThere
     return call
 
 
-async def _looked_up(store: Store, call: str) -> tuple[Told, dict[str, str]]:
+async def _looked_up(store: Store, call: str) -> tuple[Told | None, dict[str, str]]:
     record = await Ledger(store).get(call)
     if record is None:
-        message = (
-            f"There is no call '{call}' on the books. Calls that still run or were refused are"
-            " known to the gateway that runs: --url URL."
-        )
-        raise CommandError(message)
+        return None, {}
     tenancy = Tenancy(store)
     names: dict[str, str] = {}
     for level, kind in _LEVELS.items():
@@ -122,9 +135,6 @@ async def _looked_up(store: Store, call: str) -> tuple[Told, dict[str, str]]:
 
 
 def _tail(args: argparse.Namespace) -> None:
-    if not args.json:
-        say_now(columns())
-
     def tell(row: LedgerRow) -> None:
         shown = facts(row.record)
         say_now(msgspec.json.encode(shown).decode() if args.json else line(shown))
@@ -133,6 +143,8 @@ def _tail(args: argparse.Namespace) -> None:
         wanted = await filter_of(args, Tenancy(store))
         ledger = Ledger(store)
         rows, cursor = await ledger.latest(args.lines, wanted)
+        if not args.json:
+            say_now(columns())
         for row in rows:
             tell(row)
         if not args.no_follow:

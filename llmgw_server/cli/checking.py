@@ -13,7 +13,7 @@ from llmgw_core.connecting import reach
 from llmgw_core.domain.errors import ConfigError
 from llmgw_server.certificates import CertificateError
 from llmgw_server.cli.errors import CommandError
-from llmgw_server.cli.options import add_config, run_with
+from llmgw_server.cli.options import add_config, run_with, seconds
 from llmgw_server.cli.output import say, say_json, say_table
 from llmgw_server.listening import check_certificates
 
@@ -37,7 +37,7 @@ def configure(parser: argparse.ArgumentParser, _command: str) -> None:
     )
     parser.add_argument(
         "--timeout",
-        type=float,
+        type=seconds,
         default=10.0,
         metavar="SECONDS",
         help="for each deployment with --connect (default: 10)",

@@ -14,7 +14,7 @@ from llmgw_core.testing.faults.control import Control
 from llmgw_core.testing.faults.scenario import SCENARIOS, Scenario
 from llmgw_core.testing.faults.server import FaultServer
 from llmgw_server.cli.errors import CommandError
-from llmgw_server.cli.options import run_with
+from llmgw_server.cli.options import run_with, seconds
 from llmgw_server.cli.output import remark, say, say_now, say_table
 from llmgw_server.cli.serving import port
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import argparse
 
 DEFAULT_PORT = 4100
+LAST_PORT = 65535
 WORDS = ("This ", "is ", "an ", "answer ", "that ", "nobody ", "has ", "thought ", "about", ".")
 GREETING = """The upstream is at {url}/v1 and does: {scenario}.
 Ask it for the model `fault-NAME` to meet that fault whatever else it does; --list has the names.
@@ -50,7 +51,7 @@ def configure(parser: argparse.ArgumentParser, _command: str) -> None:
     )
     parser.add_argument(
         "--pause",
-        type=float,
+        type=seconds,
         default=1.0,
         metavar="SECONDS",
         help="how slow the slow faults are (default: 1)",
@@ -97,7 +98,7 @@ def scenario_of(text: str) -> Scenario:
     except OSError as error:
         raise CommandError(f"{path} cannot be read: {error.strerror}.") from None
     except ValueError as error:
-        raise CommandError(f"{text}: {error}.") from None
+        raise CommandError(f"{text}: {str(error).rstrip('.')}.") from None
 
 
 def _read(path: Path) -> Scenario:
@@ -125,10 +126,15 @@ def _tls(files: list[str] | None) -> ssl.SSLContext | None:
     return context
 
 
+def control_port(port: int, given: int | None) -> int:
+    """Where the server is told something else; 0: any port."""
+    if given is not None:
+        return given
+    return port + 1 if 0 < port < LAST_PORT else 0
+
+
 async def _serve(server: FaultServer, args: argparse.Namespace) -> None:
-    number = args.control_port
-    if number is None:
-        number = args.port + 1 if args.port else 0
+    number = control_port(args.port, args.control_port)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(server)
         control = await stack.enter_async_context(Control(server, host=args.host, port=number))

@@ -24,6 +24,7 @@ INHERIT = "inherit"
 NO_LIMIT = "none"
 _NUMBER = re.compile(r"-?[0-9]{1,30}")
 _SPAN = re.compile(r"([0-9]{1,12})([mhdw])")
+_YEAR = 366 * 86400
 _UNITS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
@@ -110,6 +111,28 @@ def limit(text: str) -> int | None:
     if not _NUMBER.fullmatch(text):
         raise argparse.ArgumentTypeError(f"'{text}' is neither a whole number nor `{NO_LIMIT}`")
     return int(text)
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """What reads a whole number from `low` to `high`."""
+
+    def read(text: str) -> int:
+        if _NUMBER.fullmatch(text) and low <= int(text) <= high:
+            return int(text)
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number from {low} to {high}")
+
+    return read
+
+
+def seconds(text: str) -> float:
+    """A time from 0 seconds to a year."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= _YEAR:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of seconds from 0 to {_YEAR}")
+    return value
 
 
 def moment(text: str, now: float, *, ahead: bool) -> float:

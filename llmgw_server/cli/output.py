@@ -1,4 +1,8 @@
-"""What commands print: tables for people, JSON for programs."""
+"""What commands print: tables for people, JSON for programs.
+
+Names, reasons and the like come from clients, engines and other operators, so nothing of them
+reaches a terminal that the terminal would obey; what an output cannot show is written as in JSON.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +21,47 @@ _NANO = Decimal(10) ** -9
 
 def say(text: str) -> None:
     """One line (or several) on standard output."""
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(legible(text, sys.stdout.encoding) + "\n")
 
 
 def say_now(text: str) -> None:
     """One line that is not kept back, for whoever waits for it in a pipe."""
-    sys.stdout.write(text + "\n")
+    say(text)
     sys.stdout.flush()
 
 
 def remark(text: str) -> None:
     """One line for the person, not for a pipe: on standard error."""
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(legible(text, sys.stderr.encoding) + "\n")
+
+
+def legible(text: str, encoding: str | None = None, *, keep: str = "\n\t") -> str:
+    """`text` with escapes like those of JSON for what is not printable, or not in `encoding`."""
+    codec = encoding or "utf-8"
+    if text.isprintable() and (text.isascii() or _fits(text, codec)):
+        return text
+    return "".join(
+        each if each in keep or (each.isprintable() and _fits(each, codec)) else _escaped(each)
+        for each in text
+    )
+
+
+def one_line(text: str) -> str:
+    """`text` without anything that ends a line or moves a cursor."""
+    return legible(text, keep="")
+
+
+def _fits(text: str, codec: str) -> bool:
+    try:
+        text.encode(codec)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _escaped(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
 
 
 def say_json(value: Any) -> None:
@@ -67,8 +100,8 @@ def shown(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, tuple | list):
-        return ",".join(map(str, value)) or "(none)"
-    return str(value)
+        return one_line(",".join(map(str, value))) or "(none)"
+    return one_line(str(value))
 
 
 def money(nano: int) -> str:

@@ -3,6 +3,7 @@ runs or not, and they survive its restart."""
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from llmgw_core.config.load import load
@@ -142,7 +143,8 @@ def _list(args: argparse.Namespace) -> None:
 def _report(args: argparse.Namespace, switch: Switch) -> None:
     say(f"{_capital(switch.subject())} is {switch.sentence()}.")
     if switch.expires_at is None:
-        say(f"It has no end: `llmgw-server switch on {switch.kind} {switch.name}` takes it back.")
+        back = f"llmgw-server switch on {switch.kind} {quote(switch.name)}"
+        say(f"It has no end: `{back}` takes it back.")
     _say_when(args)
 
 

@@ -8,15 +8,14 @@ import time
 from typing import TYPE_CHECKING
 
 from llmgw_core.pipeline.overview import Load
-from llmgw_server.cli.asking import add_gateway, admin_key, ask
-from llmgw_server.cli.options import add_config, run_with
+from llmgw_server.cli.asking import add_gateway, admin_key, ask, gateway_address
+from llmgw_server.cli.options import add_config, run_with, seconds, whole
 from llmgw_server.cli.output import say_now, table
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-DEFAULT_URL = "http://127.0.0.1:4000"
 CLEAR = "\x1b[H\x1b[2J"
 _RATES = "CALLS/s FAILED/s IN/s OUT/s RUNNING ATTEMPTS/s SECONDS TRIES"
 
@@ -24,27 +23,31 @@ _RATES = "CALLS/s FAILED/s IN/s OUT/s RUNNING ATTEMPTS/s SECONDS TRIES"
 def configure(parser: argparse.ArgumentParser, _command: str) -> None:
     """Add the options."""
     add_config(parser)
-    add_gateway(parser, f"where the gateway is (default: {DEFAULT_URL})")
-    parser.set_defaults(url=DEFAULT_URL)
+    add_gateway(parser, "where the gateway is (default: where the configuration says)")
     parser.add_argument(
-        "--every", type=float, default=2.0, metavar="SECONDS", help="how often (default: 2)"
+        "--every", type=seconds, default=2.0, metavar="SECONDS", help="how often (default: 2)"
     )
     parser.add_argument(
-        "--times", type=int, metavar="N", help="end after so many (default: Ctrl-C)"
+        "--times", type=whole(1, 10**9), metavar="N", help="end after so many (default: Ctrl-C)"
     )
     parser.add_argument(
-        "--calls", type=int, default=20, metavar="N", help="at most so many calls (default: 20)"
+        "--calls",
+        type=whole(0, 10**6),
+        default=20,
+        metavar="N",
+        help="at most so many calls (default: 20)",
     )
     run_with(parser, _top)
 
 
 def _top(args: argparse.Namespace) -> None:
-    key, before = admin_key(args), None
+    key, address, before = admin_key(args), gateway_address(args), None
     clear = CLEAR if sys.stdout.isatty() else ""
     for number in itertools.count(1):
-        now = ask(args.url, key, "/calls/running", Load)
-        lines = screen(now, before, args.url, args.calls)
-        say_now(clear + "\n".join(lines) + ("" if clear else "\n"))
+        now = ask(address, key, "/calls/running", Load)
+        sys.stdout.write(clear)
+        lines = screen(now, before, address.url, args.calls)
+        say_now("\n".join(lines) + ("" if clear else "\n"))
         if number == args.times:
             return
         before = now

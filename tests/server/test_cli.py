@@ -248,6 +248,35 @@ def test_a_reader_that_leaves_a_pipe_is_no_error(tmp_path: Path) -> None:
     assert (result.returncode, result.stderr) == (0, "")
 
 
+def test_an_output_that_has_no_such_letters_gets_escapes(tmp_path: Path) -> None:
+    (tmp_path / "llmgw.yaml").write_text(
+        "models: {größe: {deployments: [{name: one, backend: x, zone: z}]}}\n"
+        "accounting: {unpriced: zero}",
+        encoding="utf-8",
+    )
+    environment = {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
+        "PYTHONIOENCODING": "ascii",
+    }
+    for words in (["models"], ["models", "--json"]):
+        told = subprocess.run(
+            [sys.executable, "-m", "llmgw_server", *words],
+            capture_output=True,
+            env=os.environ | environment,
+            cwd=tmp_path,
+            timeout=60,
+            check=True,
+        )
+        assert rb"gr\u00f6\u00dfe" in told.stdout
+
+
+def test_nobody_has_to_listen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "llmgw.yaml").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdout", None)
+    assert main(["models"]) == 0
+
+
 def test_an_interrupt_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt

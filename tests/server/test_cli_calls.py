@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -30,7 +31,6 @@ from .conftest import running
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
 
     from llmgw_core.store.ledger import LedgerRow
     from llmgw_core.testing.installation import Install, Installation
@@ -54,6 +54,11 @@ class Beside:
         self.bad = bad
         self._config = str(config)
         self._capsys = capsys
+
+    def forget_admin_key(self) -> None:
+        """The commands find no admin key in their configuration any more."""
+        path = Path(self._config)
+        path.write_text(path.read_text().replace(f", admin_key: {KEY}", ""))
 
     async def run(self, *words: str, code: int = 0) -> str:
         """What a command prints."""
@@ -87,10 +92,11 @@ async def beside(
             tenant={"models": ["m", "alone", "full"], "limits": Limits(rpm=3)},
         )
         config = tmp_path / "beside.yaml"
-        url = here.gateway.config.store.url
-        config.write_text(f"store: {{url: '{url}'}}\nserver: {{admin_key: {KEY}}}\n")
+        store = here.gateway.config.store.url
         async with running(create_app(here.gateway), "hypercorn") as server:
             address = f"http://127.0.0.1:{server.port}"
+            section = f"server: {{port: {server.port}, admin_key: {KEY}}}"
+            config.write_text(f"store: {{url: '{store}'}}\n{section}\n")
             yield Beside(here, address, config, bad, capsys)
 
 
@@ -135,19 +141,67 @@ async def test_a_refused_call_says_which_limit_or_rule_it_was(beside: Beside) ->
     for _ in range(2):
         await beside.chat()
     limited = await beside.chat()
+    refused = json.loads(await beside.ask("calls", "show", limited, "--json"))["refused"]
+    assert refused["model"] == "m"
     text = await beside.ask("calls", "show", limited)
     assert "  status      429: rate_limit_exceeded" in text.splitlines()
     assert f"  decided by  organization:{organization}:rpm" in text.splitlines()
+    assert await beside.run("calls", "show", limited) == text
+    beside.forget_admin_key()
     sentence = await beside.run("calls", "show", limited, code=1)
-    assert "refused are known to the gateway that runs: --url URL." in sentence
-    refused = json.loads(await beside.ask("calls", "show", limited, "--json"))["refused"]
-    assert refused["model"] == "m"
+    assert "refused are known to the gateway that runs. " in sentence
+    assert "has no server.admin_key" in sentence
 
 
 async def test_a_call_that_nobody_has_made_is_one_sentence(beside: Beside) -> None:
     assert "There is no call 'x'" in await beside.run("calls", "show", "x", code=1)
     assert "There is no call 'x'" in await beside.ask("calls", "show", "x", code=1)
-    assert "There is no call '../x'" in await beside.ask("calls", "show", "../x", code=1)
+    for odd in ("../x", "é", "running"):
+        assert f"There is no call '{odd}'" in await beside.ask("calls", "show", odd, code=1)
+
+
+async def test_what_a_client_has_named_cannot_steer_a_terminal(beside: Beside) -> None:
+    call = await beside.chat("evil\x1b[2J\x9b1m\nCall forged")
+    text = await beside.run("calls", "show", call)
+    assert r"  model       evil\u001b[2J\u009b1m\u000aCall forged" in text.splitlines()
+    shown = await beside.run("calls", "show", call, "--json")
+    assert json.loads(shown)["refused"]["model"] == "evil\x1b[2J\x9b1m\nCall forged"
+    assert "\x9b" not in shown
+
+
+async def test_the_gateway_of_the_configuration_is_asked(beside: Beside) -> None:
+    assert (await beside.run("top", "--times", "1")).startswith(f"{beside.url}: 0 calls running")
+
+
+async def test_a_file_that_holds_no_admin_key_is_not_shown(beside: Beside, tmp_path: Path) -> None:
+    file = tmp_path / "several-words"
+    file.write_text("first-secret\nsecond-secret")
+    sentence = await beside.run("top", "--admin-key-file", str(file), code=1)
+    assert "several-words is no admin key that can be sent" in sentence
+    assert "secret" not in sentence
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "calls tail -n -1",
+        "calls tail -n 99999999999999999999999",
+        "calls tail --longer nan",
+        "calls tail --longer inf",
+        "top --every nan",
+        "top --times 0",
+        "top --calls -1",
+        "check --timeout -1",
+        "faults --pause inf",
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(
+    words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words.split())
+    assert ended.value.code == 2
+    assert f"'{words.rsplit(maxsplit=1)[-1]}' is no " in capsys.readouterr().err
 
 
 async def test_what_runs_is_seen_while_it_runs(beside: Beside) -> None:

@@ -21,7 +21,7 @@ from llmgw_core.domain.deployment import Timeouts
 from llmgw_core.testing.faults.scenario import Scenario
 from llmgw_core.testing.installation import at
 from llmgw_server.cli import main
-from llmgw_server.cli.faults import scenario_of
+from llmgw_server.cli.faults import control_port, scenario_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -155,6 +155,15 @@ def test_a_port_that_is_taken_and_files_that_are_no_certificate_are_sentences(
     path.write_text("nothing")
     assert main(["faults", "--tls", str(path), str(path)]) == 1
     assert "no certificate and its key" in capsys.readouterr().err
+
+
+def test_behind_the_last_port_any_port_is_for_control(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 65535)):
+        assert main(["faults", "--port", "65535"]) == 1
+    assert control_port(65535, None) == 0
+    assert control_port(4100, None) == 4101
+    assert control_port(4100, 7) == 7
+    assert "Cannot listen on 127.0.0.1" in capsys.readouterr().err
 
 
 def test_it_can_speak_tls(started: Any, tmp_path: Path) -> None:
