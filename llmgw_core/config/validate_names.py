@@ -45,7 +45,7 @@ def name_errors(config: Config) -> Iterator[ConfigError]:
 
 def warnings(config: Config, *, today: dt.date) -> list[ConfigError]:
     """What works and is hardly meant, as of `today` (UTC)."""
-    found = [*_fallbacks_elsewhere(config)]
+    found = [*_fallbacks_elsewhere(config), *_mixed_vectors(config)]
     for name, model in config.models.items():
         found += _dates(model.life, today, join(join("models", name), "life"))
     for name, alias in config.aliases.items():
@@ -235,6 +235,25 @@ def _fallbacks_elsewhere(config: Config) -> Iterator[ConfigError]:
                     f" who are confined to {listed(own)} never fall back to it."
                 )
                 yield ConfigError(message, path=place)
+
+
+def _mixed_vectors(config: Config) -> Iterator[ConfigError]:
+    """Models of embeddings that stand in for one that their upstreams call otherwise."""
+    for name, model in config.models.items():
+        if model.kind != "embedding":
+            continue
+        own = _upstream_names(name, model)
+        for place, fallback, other in _stand_ins(model, config, join("models", name)):
+            if other.kind == "embedding" and own.isdisjoint(_upstream_names(fallback, other)):
+                message = (
+                    f"if `{fallback}` is another model than `{name}`, callers get vectors of both,"
+                    " which cannot be compared, and no reply says so."
+                )
+                yield ConfigError(message, path=place)
+
+
+def _upstream_names(name: str, model: ModelConfig) -> set[str]:
+    return {each.model or name for each in model.deployments}
 
 
 def _dates(life: Life, today: dt.date, path: str) -> Iterator[ConfigError]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from llmgw_core.domain.errors import model_switched_off, team_switched_off
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Mapping
 
     from llmgw_core.domain.call import Call
     from llmgw_core.domain.switch import Switch
@@ -19,27 +19,38 @@ if TYPE_CHECKING:
 
 
 class Gate:
-    """The switches of models, and the routes, by public name."""
+    """The switches of models, and the routes, by public name; those of teams by id, for calls that
+    were recognised before, and whose bodies took their time."""
 
-    __slots__ = ("models", "routes")
+    __slots__ = ("models", "routes", "teams")
 
-    def __init__(self, models: Mapping[str, Switch], routes: Mapping[str, Switch]) -> None:
+    def __init__(
+        self,
+        models: Mapping[str, Switch],
+        routes: Mapping[str, Switch],
+        teams: Mapping[str, Switch],
+    ) -> None:
         self.models = models
         self.routes = routes
+        self.teams = teams
 
     @classmethod
-    def of(cls, switches: Iterable[Switch]) -> Gate | None:
+    def of(cls, switches: Collection[Switch]) -> Gate | None:
         """The gate that these make, if any of them concerns what calls ask for."""
-        models = {switch.name: switch for switch in switches if switch.kind == "model"}
-        routes = {switch.name: switch for switch in switches if switch.kind == "route"}
-        return cls(models, routes) if models or routes else None
+        models, routes, teams = (
+            {switch.name: switch for switch in switches if switch.kind == kind}
+            for kind in ("model", "route", "team")
+        )
+        return cls(models, routes, teams) if models or routes or teams else None
 
     def pass_through(self, call: Call, lanes: Lanes, lane: Lane) -> Lane:
         """The lane that `call` goes on in, which has `lane` for the model that it asks for. A
         route is one step: what it leads to is not looked up again, so two can exchange models.
         Raises `GatewayError` 503 for a model that is switched off, and for a caller who may not
-        use what the model is routed to: that it exists is nobody's business either."""
+        use what the model is routed to: that it exists is nobody's business either; 403 for a team
+        that is switched off."""
         now = call.started_ns / 1e9
+        refuse_team(self.teams, lanes.principal.team_id, now)
         route = self.routes.get(call.model)
         if route is not None and route.holds(now):
             target = lanes.lane(route.target)

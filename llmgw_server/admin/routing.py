@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from llmgw_core.domain.access import Subject
+from llmgw_core.domain.errors import invalid_request
 from llmgw_core.pipeline.explanation import Question
 from llmgw_server.admin.actions import REFUSALS, Action, read_body, refused
 from llmgw_server.pages import as_json
@@ -38,7 +39,11 @@ class ExplainRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=T
     zone: str = ""
 
     def question(self) -> Question:
-        """The same for the gateway."""
+        """The same for the gateway. Raises `GatewayError` 400 when it is not clear who calls."""
+        if sum(map(bool, (self.key, self.key_id, self.organization))) > 1:
+            raise invalid_request("Who calls? Give one of key, key_id and organization.")
+        if (self.team or self.user) and not self.organization:
+            raise invalid_request("A team or a user is one of an organization; give that as well.")
         named = self.key_id or self.organization
         return Question(
             model=self.model,

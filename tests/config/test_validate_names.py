@@ -50,7 +50,9 @@ def test_a_sound_configuration_has_no_errors_and_no_warnings() -> None:
         "b": model("life: {deprecated: 2027-02-01, sunset: 2027-02-01, successor: chat}"),
         "c": model("life: {state: retired, deprecated: 2020-01-01, sunset: 2021-01-01}", "[]"),
         "e": vectors("dimensions: 1024, fallbacks: [f]"),
-        "f": vectors("dimensions: 1024"),
+        "f": model(
+            "kind: embedding, dimensions: 1024", "[{name: a, backend: b, zone: eu, model: e}]"
+        ),
         "g": vectors(),
     }
     aliases = {
@@ -295,6 +297,15 @@ def test_a_fallback_in_other_zones_is_worth_a_warning() -> None:
             " to `eu` never fall back to it."
         )
         for place in ("fallbacks[0]", "context_fallbacks[1]")
+    ]
+
+
+def test_vectors_of_another_model_in_a_fallback_are_worth_a_warning() -> None:
+    assert remarks({"e": vectors("fallbacks: [f]"), "f": vectors()}) == [
+        (
+            "models.e.fallbacks[0]: if `f` is another model than `e`, callers get vectors of both,"
+            " which cannot be compared, and no reply says so."
+        )
     ]
 
 

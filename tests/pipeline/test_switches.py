@@ -12,13 +12,14 @@ import pytest
 
 from llmgw_core.access.principals import CachedPrincipal
 from llmgw_core.domain.access import Principal
+from llmgw_core.domain.call import Head
 from llmgw_core.gateway import Gateway
 from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.store.engine import Store
 from llmgw_core.tenancy.audit_relay import AuditRelay
 from llmgw_core.tenancy.records import AuditEntry
 from llmgw_core.tenancy.switching import Switching
-from llmgw_core.testing.client import Client
+from llmgw_core.testing.client import Client, MemoryBody, MemorySink
 from llmgw_core.testing.installation import at, served_by
 from llmgw_core.testing.reloads import HeldStreams, begun, settled, with_models
 
@@ -127,6 +128,35 @@ async def test_a_team_that_is_off_is_refused_before_anything_is_read(
     await here.gateway.switches.on("team", here.tenant.team_id, actor=ME)
     assert (await here.client.chat("m")).status == 200
     assert len(await here.records()) == 3
+
+
+class Dripping(MemoryBody):
+    """A body of which the rest comes when somebody lets it."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.asked, self.rest = asyncio.Event(), asyncio.Event()
+
+    async def read(self, limit: int) -> bytes:
+        self.asked.set()
+        await self.rest.wait()
+        return await super().read(limit)
+
+
+async def test_a_body_that_takes_its_time_does_not_outlast_the_switch_of_its_team(
+    installed: Install, server: ModelServer
+) -> None:
+    here = await installed({"m": [at(server)]})
+    body = Dripping(b'{"model": "m", "messages": [{"role": "user", "content": "x"}]}')
+    sink, key = MemorySink(), here.tenant.key
+    head = Head("POST", "/v1/chat/completions", ((b"authorization", f"Bearer {key}".encode()),))
+    task = asyncio.create_task(here.gateway.handle(head, body, sink))
+    await body.asked.wait()
+    await here.gateway.switches.off("team", here.tenant.team_id, reason="leaked", actor=ME)
+    body.rest.set()
+    await task
+    assert (sink.status, error_of(sink)["code"]) == (403, "team_switched_off")
+    assert server.requests == []
 
 
 async def test_a_team_of_a_principal_that_is_given_is_off_too(

@@ -177,6 +177,10 @@ async def test_a_key_is_read_from_standard_input(
     [
         (("--model", "m"), "Who would call? Give either --key or --org"),
         (("--model", "m", "--key", "x", "--org", "y"), "Give either --key or --org"),
+        (
+            ("--model", "m", "--key", "x", "--team", "t"),
+            "A team or a user is one of an organization; give that as well.",
+        ),
         (("--key", "x"), "Which model? Give --model, or a --body that names one."),
         (("--key", "x", "--body", "absent.json"), "absent.json cannot be read: No such file"),
     ],
