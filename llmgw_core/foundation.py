@@ -169,7 +169,7 @@ class Foundation:
             made = self._made.pop(factory)
             if hasattr(made, "aclose"):  # balancers have nothing to close
                 await made.aclose()
-
+        self.doors.retain(self._made.values())
         await self.transports.retain(
             _all(each.ways() for each in alive), _all(each.origins() for each in alive)
         )

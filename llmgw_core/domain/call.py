@@ -121,15 +121,19 @@ class ClientGone(Exception):
 class Subcall:
     """That a call was made by a plugin in the course of another one. `parent` is the id of that
     call, `depth` how many calls it is inside of, and hooks of the plugins in `muted` are not
-    run: of the one that made it, and of those that made the calls around it.
+    run: of the one that made it, and of those that made the calls around it. `deadline` is that of
+    the call around it (monotonic seconds), 0 if it has none: nobody waits longer for this one.
     """
 
-    __slots__ = ("depth", "muted", "parent")
+    __slots__ = ("deadline", "depth", "muted", "parent")
 
-    def __init__(self, parent: str, muted: frozenset[str], depth: int = 1) -> None:
+    def __init__(
+        self, parent: str, muted: frozenset[str], depth: int = 1, deadline: float = 0.0
+    ) -> None:
         self.parent = parent
         self.muted = muted
         self.depth = depth
+        self.deadline = deadline
 
 
 class Call(State):
@@ -157,3 +161,5 @@ class Call(State):
     request: Any = None
     """The `wire.RequestView` once the body is read."""
     state: dict[str, Any] = msgspec.field(default_factory=dict)
+    deadline: float = 0.0
+    """When it must have content (monotonic seconds); 0 as long as nobody has set one."""

@@ -111,7 +111,8 @@ class PluginContext:
         """Ask a model through the gateway, in the course of `call`: `body` is what a client
         would post. A call like any other, with its own row in the ledger, under the principal of
         `call` unless another `principal` or an API `key` is given; but hooks of this plugin are
-        not run for it. It ends when `call` does, or this hook's timeout. Raises `SubcallError`."""
+        not run for it. It ends when `call` does, with its deadline or this hook's timeout. Raises
+        `SubcallError`."""
         return await subcalls.chat(self.handle, self.name, call, body, principal, key)
 
     async def embed(

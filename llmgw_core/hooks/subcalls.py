@@ -112,7 +112,7 @@ def _inside(call: Call, plugin: str) -> Subcall:
     """Where the new call is. Raises `SubcallError` when it is nested too deeply."""
     outer = call.subcall
     if outer is None:
-        return Subcall(call.id, frozenset((plugin,)))
+        return Subcall(call.id, frozenset((plugin,)), deadline=call.deadline)
     if outer.depth >= MAX_DEPTH:
         names = ", ".join(sorted(outer.muted))
         log.error(
@@ -120,7 +120,7 @@ def _inside(call: Call, plugin: str) -> Subcall:
         )
         message = f"Calls of extensions of the gateway may be {MAX_DEPTH} deep."
         raise SubcallError(GatewayError(508, "subcalls_too_deep", message, should_retry=False))
-    return Subcall(call.id, outer.muted | {plugin}, outer.depth + 1)
+    return Subcall(call.id, outer.muted | {plugin}, outer.depth + 1, call.deadline)
 
 
 def _head(

@@ -150,7 +150,7 @@ class Admission:
                 "The request body must not be compressed.", headers=_ACCEPTED_CODING
             )
         if TIMEOUT in fields:
-            exchange.deadline = exchange.call.started + seconds_of(exchange.call.head)
+            exchange.call.deadline = exchange.call.started + seconds_of(exchange.call.head)
         arrived: Callable[[int], bytes | None] | None = getattr(body, "arrived", None)
         data = None if arrived is None else arrived(self._body_bytes)
         if data is None:

@@ -74,7 +74,7 @@ class Attempts:
         found, extra = lane.candidates, lane.extra
         if self._host.authorize or not found.tiers:
             found = self._permitted(found, exchange.call)
-        if lane.timed or exchange.deadline:
+        if lane.timed or exchange.call.deadline:
             self._set_deadline(exchange, found)
         course = Course(exchange.call, found, memory, exchange.reserved)
         refuse_unpriced = self._refuse_unpriced
@@ -98,7 +98,7 @@ class Attempts:
                     raise UpstreamFailure("unavailable", reason, ours=True)
                 if extra:
                     await self._make_room(exchange, deployment)
-                if exchange.deadline or deployment.streaming is not None:
+                if exchange.call.deadline or deployment.streaming is not None:
                     await self._in_time(exchange, deployment, secret, fresh, deliver)
                 else:
                     timeouts = deployment.timeouts
@@ -131,20 +131,20 @@ class Attempts:
 
     def _set_deadline(self, exchange: Exchange, found: Candidates) -> None:
         """The call's own deadline, or the earlier one that its client has given."""
-        now = self._memory.clock()
+        now, call = self._memory.clock(), exchange.call
         own = now + found.patience()
-        exchange.deadline = min(own, exchange.deadline) if exchange.deadline else own
-        if exchange.deadline <= now:
+        call.deadline = min(own, call.deadline) if call.deadline else own
+        if call.deadline <= now:
             raise deadline_exceeded()
 
     def _recovery(self, exchange: Exchange, course: Course) -> Recovery:
         """For a call whose first attempt, which is still on the books, has failed. From here on it
         has a deadline in any case."""
-        attempt = exchange.ticket.attempt
-        if not exchange.deadline:
+        attempt, call = exchange.ticket.attempt, exchange.call
+        if not call.deadline:
             started = self._memory.clock() if attempt is None else attempt.started
-            exchange.deadline = started + course.found.patience()
-        return Recovery(self._recoveries, exchange, course, exchange.deadline)
+            call.deadline = started + course.found.patience()
+        return Recovery(self._recoveries, exchange, course, call.deadline)
 
     def _permitted(self, found: Candidates, call: Call) -> Candidates:
         """The candidates, each fallback model asked about with the plugins' `authorize`."""

@@ -99,6 +99,8 @@ class Entrance:
         trace = head.get(b"traceparent")
         if trace is not None:
             join_trace(call, trace)
+        if subcall is not None:
+            call.deadline = subcall.deadline
         exchange = Exchange(call, sink)
         self.running += 1
         try:

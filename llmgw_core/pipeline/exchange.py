@@ -29,8 +29,7 @@ class Exchange(State):
     own meters have joined it; `replied` turns true when the head of a reply has been sent,
     `stopped` when the call was cancelled because its client has left, which `leaving` does.
     `comments` keep the connection of a waiting client open, if it gets any; `turn` is the call's
-    place where calls are held back. `deadline` is when the call must have content (monotonic
-    seconds); 0 as long as nobody has set one. `cut`: how its stream broke after the content commit.
+    place where calls are held back. `cut`: how its stream broke after the content commit.
     `trial`, if there is one, wants to know of the first content. `ending` is
     what the client is told when an operator has ended the call.
     """
@@ -46,7 +45,6 @@ class Exchange(State):
     replied: bool = False
     comments: KeepAlive | None = None
     turn: Turn | None = None
-    deadline: float = 0.0
     cut: FailureKind | None = None
     trial: Callable[[], None] | None = None
     stopped: bool = False

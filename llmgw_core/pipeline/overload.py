@@ -16,7 +16,7 @@ from llmgw_core.domain.errors import GatewayError
 from llmgw_core.pipeline.waiting import Guest, WaitingRoom
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Sequence
 
     from llmgw_core.config.schema_streams import OverloadConfig, QueueRule
     from llmgw_core.domain.access import Principal
@@ -50,6 +50,11 @@ class Doors:
             room = WaitingRoom(queue, name, clock=self.clock, stats=self._stats)
             known = self._rooms[id(queue)] = queue, room
         return known[1]
+
+    def retain(self, queues: Iterable[object]) -> None:
+        """Forget the rooms of all others than these. Who still waits in one keeps it."""
+        alive = {id(queue) for queue in queues}
+        self._rooms = {key: kept for key, kept in self._rooms.items() if key in alive}
 
 
 class Overload:
@@ -184,7 +189,7 @@ class Turn:
         )
 
     async def _wait(self, guest: Guest[Member], *, quiet: bool) -> Member | None:
-        overload, deadline = self._overload, self._exchange.deadline
+        overload, deadline = self._overload, self._exchange.call.deadline
         seconds = overload.seconds
         if deadline:
             seconds = min(seconds, max(0.0, deadline - overload.doors.clock()))

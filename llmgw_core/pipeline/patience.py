@@ -33,7 +33,7 @@ class Patience:
         self._clock = clock
         now = clock()
         self.timeouts: Timeouts = deployment.timeouts
-        self.content_by = exchange.deadline or math.inf
+        self.content_by = exchange.call.deadline or math.inf
         self.end = math.inf
         self._why = "the deadline of the call has passed"
         # Who got only what others had left of the time, or its caller allowed, is not slow for it.

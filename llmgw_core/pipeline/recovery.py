@@ -81,6 +81,7 @@ class Recovery:
         self._exchange = exchange
         self._course = course
         self._found = course.found
+        self._deadline = deadline
         around = Surroundings(
             next=course.next if exchange.turn is None else partial(exchange.turn.next, course),
             redirect=self._redirect,
@@ -99,7 +100,7 @@ class Recovery:
         settlement, member, failure = exchange.ticket, failed.member, failed.failure
         attempt = settlement.attempt
         seconds = 0.0 if attempt is None else memory.clock() - attempt.started
-        free = not failed.fresh and (failed.stale or await _renewed(failed))
+        free = not failed.fresh and (failed.stale or await self._renewed(failed))
         if not free:
             if not failure.ours:
                 course.failed(member, failure.kind)
@@ -133,6 +134,20 @@ class Recovery:
         if member is None:  # its caps are used up meanwhile, or it is switched off
             self._end(self._policy.nobody(self._parts.memory.clock()))
         return member
+
+    async def _renewed(self, failed: Failed) -> bool:
+        """Whether a credential that was refused is another one now. Where it comes from may be
+        slow, and has only the time that the call has."""
+        if failed.failure.kind != "credentials":
+            return False
+        credential = failed.credential
+        if credential.value != failed.secret:
+            return True  # it changed while the attempt ran
+        try:
+            async with asyncio.timeout(self._deadline - self._parts.memory.clock()):
+                return credential.invalidate() and await credential.get() != failed.secret
+        except TimeoutError:
+            return False
 
     def _book(self, failed: Failed, step: Step) -> None:
         deployment, failure = failed.member.deployment, failed.failure
@@ -184,13 +199,3 @@ class Recovery:
         return budget.spend(
             calls, memory.clock(), share=rules.retry_share, minimum=rules.retry_minimum
         )
-
-
-async def _renewed(failed: Failed) -> bool:
-    """Whether a credential that was refused is another one now."""
-    if failed.failure.kind != "credentials":
-        return False
-    credential = failed.credential
-    if credential.value != failed.secret:
-        return True  # it changed while the attempt ran
-    return credential.invalidate() and await credential.get() != failed.secret

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import pytest
 
 from llmgw_core.config.schema_routing import RoutingConfig
 from llmgw_core.config.schema_streams import OverloadConfig
 from llmgw_core.domain.access import NO_LIMITS, Limits
+from llmgw_core.routing.queue_fair import FairQueue
 from llmgw_core.testing.busy_engine import ONE, Engine, asking, queued, waits
 from llmgw_core.testing.client import MemorySink
 from llmgw_core.testing.installation import at, served_by
 from llmgw_core.testing.model_server import JSON
+from llmgw_core.testing.reloads import changed
 from llmgw_core.testing.upstream import Peer, http_reply
 
 if TYPE_CHECKING:
@@ -154,3 +159,22 @@ async def test_a_slot_for_a_call_that_is_cancelled_in_that_moment_is_given_back(
     assert (await last).status == 200
     assert engine.order == ["a", "c"]
     assert here.gateway._foundation.doors.serving == 0
+
+
+async def test_a_queue_that_no_configuration_has_any_more_is_forgotten_with_its_room(
+    installed: Install, server: ModelServer
+) -> None:
+    here = await installed({"m": [at(server, caps=ONE)]}, routing=queued())
+    seen: weakref.WeakSet[FairQueue] = weakref.WeakSet()
+    made = FairQueue.__init__
+
+    def watched(self: FairQueue) -> None:
+        made(self)
+        seen.add(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FairQueue, "__init__", watched)
+        for routing in (RoutingConfig(), queued(length=7)) * 3:
+            await here.gateway.reload(changed(here, routing=routing))
+    gc.collect()
+    assert len(seen) == 1

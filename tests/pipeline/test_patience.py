@@ -9,10 +9,11 @@ import msgspec
 import pytest
 
 from llmgw_core.config.schema_routing import ModelRouting, StreamTimeoutsConfig, TimeoutsConfig
+from llmgw_core.domain.credential import Credential
 from llmgw_core.testing.client import MemorySink
 from llmgw_core.testing.installation import at, served_by
 from llmgw_core.testing.model_server import JSON, completion
-from llmgw_core.testing.upstream import Peer, Upstream, http_reply
+from llmgw_core.testing.upstream import Peer, Upstream, http_reply, repeating
 
 if TYPE_CHECKING:
     from llmgw_core.testing.installation import Install
@@ -74,3 +75,23 @@ async def test_a_secret_that_changed_while_it_was_refused_is_tried_at_once(
     [record] = await here.records()
     assert [attempt.outcome for attempt in record.attempts] == ["ok"]
     assert here.gateway.stats.refused_credentials == {}
+
+
+async def test_a_secret_that_cannot_be_looked_up_in_time_does_not_hold_the_call_up(
+    installed: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(self: Credential) -> str:
+        await asyncio.Event().wait()
+        return self.value
+
+    monkeypatch.setattr(Credential, "invalidate", lambda self: True)
+    monkeypatch.setattr(Credential, "get", never)
+    async with Upstream(repeating(http_reply(401, b"{}", JSON))) as upstream:
+        rules = ModelRouting(deadline_seconds=LIMIT)
+        here = await installed({"m": served_by(at(upstream, credential="old"), routing=rules)})
+        async with asyncio.timeout(10):
+            reply = await here.client.chat("m")
+    assert (reply.status, len(upstream.requests)) == (502, 1)
+    assert reply.json()["error"]["code"] == "upstream_credentials_exhausted"
+    [record] = await here.records()
+    assert [attempt.outcome for attempt in record.attempts] == ["credentials"]
