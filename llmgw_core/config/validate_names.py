@@ -12,6 +12,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from llmgw_core.config.errors import join, listed, suggestion
+from llmgw_core.domain.access import valid_zone
 from llmgw_core.domain.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -229,7 +230,8 @@ def _fallbacks_elsewhere(config: Config) -> Iterator[ConfigError]:
         own = {each.zone for each in model.deployments}
         for place, fallback, other in _stand_ins(model, config, join("models", name)):
             zones = {each.zone for each in other.deployments}
-            if own and zones and own.isdisjoint(zones):
+            sound = own and zones and all(map(valid_zone, own | zones))
+            if sound and own.isdisjoint(zones):
                 message = (
                     f"`{fallback}` is in {listed(zones)} only, `{name}` in {listed(own)}: callers"
                     f" who are confined to {listed(own)} never fall back to it."

@@ -170,13 +170,13 @@ class Admission:
             lanes = self._zones.narrow(lanes, call.head)
         lane = lanes.lane(call.model)
         if lane is None:
-            raise model_not_found(call.model).decided_by(_lacking(call.model, lanes))
+            raise model_not_found(call.asked).decided_by(_lacking(call, lanes))
         if self._switchboard.gate is not None:
             lane = self._switchboard.gate.pass_through(call, lanes, lane)
         wanted = "chat" if call.endpoint == "chat.completions" else "embedding"
         if lane.model.kind != wanted:
             raise invalid_request(
-                f"The model '{call.model}' does not serve this endpoint.",
+                f"The model '{call.asked}' does not serve this endpoint.",
                 param="model",
                 code="unsupported_model",
             )
@@ -348,10 +348,12 @@ _UNITS = {
 }
 
 
-def _lacking(name: str, lanes: Lanes) -> str:
-    """Why there is no lane for `name`, for operators."""
-    decision = lanes.access.may_use(name)
-    return "no such model is configured" if decision.allowed else decision.rule
+def _lacking(call: Call, lanes: Lanes) -> str:
+    """Why there is no lane for the model of `call`, for operators: callers hear of what they have
+    asked for only."""
+    decision = lanes.access.may_use(call.model)
+    rule = "no such model is configured" if decision.allowed else decision.rule
+    return rule if call.model == call.asked else f"{call.model}, for which a plugin asks: {rule}"
 
 
 def absent(name: str, lanes: Lanes) -> GatewayError:

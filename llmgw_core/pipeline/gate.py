@@ -56,7 +56,7 @@ class Gate:
             target = lanes.lane(route.target)
             # Another configuration may have made them other models since the route was set.
             if target is None or target.model.kind != "chat" or lane.model.kind != "chat":
-                error = model_switched_off(call.model, route.retry_after(now))
+                error = model_switched_off(call.asked, route.retry_after(now))
                 raise error.decided_by(f"{route.subject()} is {route.sentence()}")
             call.model, lane = route.target, target
         switch = self.models.get(call.model)

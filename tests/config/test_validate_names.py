@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
+from pathlib import Path
 
 import pytest
 
 from llmgw_core.config.errors import ConfigErrors
 from llmgw_core.config.load import parse
+from llmgw_core.config.survey import survey
 from llmgw_core.config.validate_names import warnings
 
 TODAY = dt.date(2027, 1, 1)
@@ -298,6 +300,14 @@ def test_a_fallback_in_other_zones_is_worth_a_warning() -> None:
         )
         for place in ("fallbacks[0]", "context_fallbacks[1]")
     ]
+
+
+def test_a_zone_that_is_missing_is_an_error_and_no_warning() -> None:
+    written = text({"a": model("fallbacks: [b]"), "b": "{deployments: [{name: a, backend: b}]}"})
+    found = survey(written, base=Path("/base"), env={})
+    assert [error.message for error in found.errors] == ["the key `zone` is missing."]
+    assert found.config is not None
+    assert warnings(found.config, today=TODAY) == []
 
 
 def test_vectors_of_another_model_in_a_fallback_are_worth_a_warning() -> None:

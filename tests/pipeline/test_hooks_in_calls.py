@@ -265,7 +265,10 @@ async def test_pre_route_may_not_change_the_model_to_one_that_is_not_granted(
         plugins=[("router", rename(name))],
     )
     reply = await here.client.chat("m")
-    assert (reply.status, reply.json()["error"]["code"]) == (404, "model_not_found")
+    error = reply.json()["error"]
+    assert (reply.status, error["code"]) == (404, "model_not_found")
+    assert error["message"] == "The model 'm' does not exist or you do not have access to it."
+    assert here.gateway.stats.refused[-1].rule.startswith(f"{name}, for which a plugin asks: ")
     assert server.requests == []
     assert (await only_record(here)).status == "refused"
 
