@@ -136,7 +136,7 @@ class Turn:
 
     def next(self, course: Course) -> Member | None:
         """Whom `advance` would take now, or else one of those that it would wait for."""
-        return course.next() or (course.busy() if self._overload.waits else None)
+        return course.next() or (course.busy(self._seconds()) if self._overload.waits else None)
 
     def close(self) -> None:
         """The call is over: its place is free. Idempotent."""
@@ -188,11 +188,15 @@ class Turn:
             weight=weight,
         )
 
-    async def _wait(self, guest: Guest[Member], *, quiet: bool) -> Member | None:
+    def _seconds(self) -> float:
+        """How long the call may wait, from now on."""
         overload, deadline = self._overload, self._exchange.call.deadline
-        seconds = overload.seconds
-        if deadline:
-            seconds = min(seconds, max(0.0, deadline - overload.doors.clock()))
+        if not deadline:
+            return overload.seconds
+        return min(overload.seconds, max(0.0, deadline - overload.doors.clock()))
+
+    async def _wait(self, guest: Guest[Member], *, quiet: bool) -> Member | None:
+        overload, seconds = self._overload, self._seconds()
         self.close()  # who waits holds nobody up
         try:
             return await overload.room.wait(guest, length=overload.length, seconds=seconds)

@@ -72,16 +72,18 @@ class Course:
         members = (member for tier in self.found.tiers for member in tier.members)
         return tuple(member.deployment.id for member in members if member not in tried)
 
-    def busy(self) -> Member | None:
-        """The first of those that have not been tried and are kept from the call by their caps
-        only."""
+    def busy(self, seconds: float) -> Member | None:
+        """The first of those that have not been tried, are kept from the call by their caps only,
+        and may have room within `seconds`."""
         now = self._memory.clock()
         for tier in self.found.tiers:
             for member in tier.members:
                 if member.caps is None or member in self._tried:
                     continue
-                full = member.caps.full(self._tokens) is not None
-                if full and standing(member.state, now) is None:
+                full = member.caps.full(self._tokens)
+                if full is None or standing(member.state, now) is not None:
+                    continue
+                if full[0] == "parallel" or full[2] <= seconds:  # nobody knows when a call ends
                     return member
         return None
 

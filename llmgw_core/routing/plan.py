@@ -104,8 +104,9 @@ class Candidates(msgspec.Struct, frozen=True):
         return max(DEFAULT_DEADLINE, *totals)
 
     def deployment_ids(self) -> set[str]:
-        """Of all that a call may come to."""
-        return {each.id for tier in self.every_tier() for each in tier.deployments}
+        """Of the models that a call may come to, those included that this caller may not use: the
+        same for all callers."""
+        return {each.id for tier in self.every_tier() for each in tier.model.deployments}
 
 
 def _count(tiers: Iterable[Tier]) -> int:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llmgw_core.config.schema_routing import DeploymentRouting, RoutingConfig
+from llmgw_core.config.schema_health import BreakerConfig
+from llmgw_core.config.schema_routing import DeploymentRouting, ModelRouting, RoutingConfig
 from llmgw_core.domain.access import Limits
 from llmgw_core.testing.busy_engine import ONE, Engine, asking, queued, waits
 from llmgw_core.testing.installation import at, served_by
@@ -137,3 +138,33 @@ async def test_a_full_meter_of_ours_is_no_reason_to_ask_with_another_credential(
     await here.client.chat("m")
     record = (await here.records())[-1]
     assert [attempt.outcome for attempt in record.attempts] == ["server", "rate_limited"]
+
+
+async def test_nobody_waits_for_a_sibling_whose_minute_is_over_too_late(
+    installed: Install, scripted: Scripted, server: ModelServer
+) -> None:
+    once = http_reply(200, server.reply, JSON)
+    failing = await scripted(repeating(BROKEN, once))
+    deployments = [at(server, "a", caps=Limits(rpm=1)), at(failing, "b", priority=1)]
+    here = await installed({"m": deployments}, routing=queued())
+    assert (await here.client.chat("m")).status == 200
+    async with asyncio.timeout(10):  # and not the half minute that calls wait for a slot
+        assert (await here.client.chat("m")).status == 200
+    assert len(failing.requests) == 2
+
+
+async def test_the_share_of_retries_is_of_all_calls_whoever_may_use_what(
+    installed: Install, scripted: Scripted
+) -> None:
+    """Who may use a part of the deployments has the same budget as who may use all of them."""
+    broken = await scripted(repeating(BROKEN))
+    rules = ModelRouting(retry_share=1.0, retry_minimum=0.0, breaker=BreakerConfig(enabled=False))
+    model = served_by(at(broken, "a"), at(broken, "b", zone="world"), routing=rules)
+    here = await installed({"m": model}, tenant={"zones": ["onprem", "world"]})
+    narrow = await here.another("narrow", zones=["onprem"])
+    for _ in range(6):
+        await here.client.chat("m")
+    for _ in range(6):
+        await narrow.chat("m")
+    counts = [len(record.attempts) for record in (await here.records())[6:]]
+    assert sum(counts) > 8
