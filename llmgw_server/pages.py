@@ -69,12 +69,16 @@ class Page(Route):
         """The JSON object that it takes."""
         self.query = dict(query or {})
         """The parameters in its address: name → what it says."""
+        self.allowed = frozenset(self.methods or ())
+        """Of this page and of others at the same path."""
         self._digest = hashlib.sha256(admin_key.encode()).digest() if admin_key else b""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Starlette's, for whoever may. Raises `HTTPException` 401."""
         if self.access == "admin" and not self._is_admin(scope):
             raise HTTPException(401, headers={"www-authenticate": "Bearer"})
+        if scope["method"] not in self.allowed:
+            raise HTTPException(405, headers={"Allow": ", ".join(sorted(self.allowed))})
         await super().handle(scope, receive, send)
 
     def _is_admin(self, scope: Scope) -> bool:
@@ -106,6 +110,10 @@ class Pages:
             Page("/metrics", self.metrics, access="public", part="metrics"),
         ]
         pages = [page for page in (*own, *routes) if page.part is None or page.part in parts]
+        for page in pages:
+            page.allowed = frozenset().union(
+                *(other.methods or () for other in pages if other.path == page.path)
+            )
         described = document(pages, calls="calls" in parts)
 
         async def description(request: Request) -> Response:

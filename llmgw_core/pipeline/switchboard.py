@@ -158,8 +158,9 @@ class Switchboard:
         replaced = {(each.kind, each.name) for each in self.switches}
         for switch in before:
             if switch.id not in standing and (switch.kind, switch.name) not in replaced:
-                how = "on again" if switch.holds(now) else "on again: its switch has expired"
-                log.warning("%s is %s", switch.subject(), how)
+                how = "routed away no more" if switch.kind == "route" else "on again"
+                why = "" if switch.holds(now) else ": its switch has expired"
+                log.warning("%s is %s%s", switch.subject(), how, why)
 
 
 def concerns(switch: Switch, settlement: Settlement, lane: Lane | None) -> bool:

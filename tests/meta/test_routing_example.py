@@ -49,6 +49,7 @@ async def racks(
 ) -> AsyncIterator[Racks]:
     monkeypatch.setenv("FIRST_KEY", "sk-first")
     monkeypatch.setenv("SECOND_KEY", "sk-second")
+    monkeypatch.chdir(tmp_path)  # for the log
     text = (repository / "examples" / "routing.yaml").read_text(encoding="utf-8")
     async with AsyncExitStack() as stack:
         servers = [await stack.enter_async_context(FaultServer()) for _ in range(4)]

@@ -212,6 +212,14 @@ async def test_another_media_type_and_another_key_are_refused(served: Served) ->
     assert await served.here.gateway.switches.find_all() == []
 
 
+async def test_another_method_hears_all_that_the_page_takes(served: Served) -> None:
+    status, reply = await served.ask("PUT", "/switches")
+    assert (status, reply["error"]["message"]) == (
+        405,
+        "This path is for GET, HEAD, POST requests.",
+    )
+
+
 async def test_a_store_that_is_down_is_said(served: Served) -> None:
     await served.here.gateway.store.aclose()
     for method, path, body in (
