@@ -56,29 +56,35 @@ class Patience:
         if self.content_by == math.inf:  # a stream without anything of the kind
             yield
             return
-        settlement = exchange.ticket
-        loop = asyncio.get_running_loop()
-        limit = asyncio.timeout(None)
-        timer = loop.call_later(0.0, _nothing)
+        settlement, task = exchange.ticket, asyncio.current_task()
+        assert task is not None
+        loop, over, others = asyncio.get_running_loop(), False, task.cancelling()
+        timer: asyncio.TimerHandle
 
+        # Not `asyncio.timeout`: it cancels a step later than it is due, and by then the call may
+        # have been settled; its reply would be cut, and nobody would know.
         def look() -> None:
-            nonlocal timer
+            nonlocal timer, over
             left = self._left(settlement)
             if left <= 0:
-                limit.reschedule(loop.time())
+                over = task.cancel()
             elif left < math.inf:
                 timer = loop.call_later(left, look)
 
+        timer = loop.call_later(max(0.0, self._left(settlement)), look)
         try:
-            async with limit:
-                look()
-                yield
-        except TimeoutError:
-            if not limit.expired():
+            yield
+        except asyncio.CancelledError:
+            if not over:
+                raise
+            over = False
+            if task.uncancel() > others:
                 raise
             await self._over(exchange)
         finally:
             timer.cancel()
+            if over:  # somebody has made another error of it
+                task.uncancel()
 
     def _left(self, settlement: Settlement) -> float:
         """Seconds until the next limit; what has been settled has none."""
@@ -88,12 +94,10 @@ class Patience:
 
     async def _over(self, exchange: Exchange) -> None:
         settlement = exchange.ticket
-        if settlement.settled:
-            return
         if settlement.first_content:
             await broken(exchange, b"", UpstreamFailure("timeout", "the stream took too long"))
             return
-        raise UpstreamFailure("timeout", self._why, ours=self._ours)
+        raise UpstreamFailure("timeout", self._why, ours=self._ours) from None
 
 
 def _fair(exchange: Exchange) -> float:
@@ -101,7 +105,3 @@ def _fair(exchange: Exchange) -> float:
     when the call's deadline ended it."""
     lane = exchange.lane
     return lane.candidates.patience() / 2 if lane is not None else 0.0
-
-
-def _nothing() -> None:
-    """Nothing is to be done yet."""

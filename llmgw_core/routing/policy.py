@@ -133,7 +133,8 @@ class CallPolicy:
     def after(self, ended: Ended, now: float) -> Step:
         """What follows."""
         failure, member = ended.failure, ended.member
-        if ended.free and not ended.committed and now < self._deadline:
+        stays = ended.free and not ended.committed and now < self._deadline
+        if stays and not self._barred(member):
             return Same(member, f"again at once: {failure}", free=True)
         self._last = ended
         self._note(ended, now)
@@ -231,9 +232,8 @@ class CallPolicy:
         candidates = {each.id for tier in self._found.tiers for each in tier.deployments}
         left: list[tuple[bool, _Tried]] = []
         for id, tried in self._tried.items():
-            obstacle = around.obstacle(tried.member)
-            if id in candidates and not (obstacle is not None and obstacle.hard):
-                left.append((obstacle is not None, tried))
+            if id in candidates and not self._barred(tried.member):
+                left.append((around.obstacle(tried.member) is not None, tried))
         left.sort(key=lambda each: each[0])
         for _, tried in left:
             # What no upstream has said (a meter of ours is full) is not about credentials.
@@ -242,6 +242,11 @@ class CallPolicy:
                 return Same(tried.member, "with another credential")
         ready = [tried for _, tried in left if _may_return(tried)]
         return self._after_pause(ready, now)
+
+    def _barred(self, member: Member) -> bool:
+        """Whether somebody has switched it off."""
+        obstacle = self._around.obstacle(member)
+        return obstacle is not None and obstacle.hard
 
     def _after_pause(self, ready: list[_Tried], now: float) -> Same | None:
         jitter = self._around.random() if ready else 0.0

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import contextlib
+import time
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
 from llmgw_core.config.schema_routing import ModelRouting, StreamTimeoutsConfig, TimeoutsConfig
 from llmgw_core.domain.credential import Credential
+from llmgw_core.domain.deployment import Deployment
+from llmgw_core.domain.failure import UpstreamFailure
+from llmgw_core.pipeline.patience import Patience
 from llmgw_core.testing.client import MemorySink
 from llmgw_core.testing.installation import at, served_by
 from llmgw_core.testing.model_server import JSON, completion
@@ -95,3 +101,25 @@ async def test_a_secret_that_cannot_be_looked_up_in_time_does_not_hold_the_call_
     assert reply.json()["error"]["code"] == "upstream_credentials_exhausted"
     [record] = await here.records()
     assert [attempt.outcome for attempt in record.attempts] == ["credentials"]
+
+
+async def test_a_reply_that_comes_in_the_moment_of_the_deadline_is_whole_or_none() -> None:
+    loop, written = asyncio.get_running_loop(), []
+    deadline = loop.time() + 0.02
+    request: Any = SimpleNamespace(stream=False)
+    ticket = SimpleNamespace(settled=False, first_content=0.0)
+    call: Any = SimpleNamespace(request=request, deadline=deadline)
+    exchange: Any = SimpleNamespace(call=call, lane=None, ticket=ticket)
+    patience = Patience(exchange, Deployment("m/a", "m", "canonical", "eu", "m"), loop.time)
+    arrived = loop.create_future()
+    # Both are due when the loop comes back, the reply first.
+    loop.call_at(deadline - 0.01, time.sleep, 0.02)
+    loop.call_at(deadline - 0.005, arrived.set_result, None)
+    with contextlib.suppress(UpstreamFailure):
+        async with patience.held(exchange):
+            await arrived
+            ticket.settled = True
+            for part in "reply":
+                await asyncio.sleep(0)
+                written.append(part)
+    assert written == (list("reply") if ticket.settled else [])
