@@ -61,6 +61,8 @@ happenings = st.builds(
     free=st.booleans(),
     blocked=st.frozensets(st.integers(0, 9), max_size=6),
     hard=st.booleans(),
+).map(  # what an upstream says of a request is never free
+    lambda each: each._replace(free=each.free and each.kind not in REFUSALS)
 )
 
 
