@@ -106,7 +106,9 @@ def _kind(kind: Any) -> str:
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         places = [f"`{place}`" for place, struct in SECTIONS.items() if struct is kind]
         return "see " + " or ".join(places) if places else kind.__name__
-    arguments = [part for part in get_args(kind) if part not in {type(None), Ellipsis}]
+    if type(None) in get_args(kind):  # a key that need not be there
+        return _kind(next(part for part in get_args(kind) if part is not type(None)))
+    arguments = [part for part in get_args(kind) if part is not Ellipsis]
     name = str(getattr(kind, "__origin__", kind))
     if "Literal" in name:
         return " or ".join(f"`{word}`" for word in arguments)
@@ -191,7 +193,7 @@ def _sample(function: Callable[..., errors.GatewayError]) -> errors.GatewayError
         for parameter in inspect.signature(function).parameters.values()
         if parameter.default is parameter.empty
     ]
-    return function(*(1.0 if parameter.annotation == "float" else "" for parameter in required))
+    return function(*(1.0 if "float" in parameter.annotation else "" for parameter in required))
 
 
 def _given(argument: str) -> dict[str, set[str]]:
