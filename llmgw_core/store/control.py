@@ -11,6 +11,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
+import msgspec
+
 from llmgw_core.domain.errors import StoreUnavailable
 
 if TYPE_CHECKING:
@@ -77,12 +79,10 @@ class ControlWatch:
                 async with asyncio.timeout(READ_SECONDS), self._store.connect() as connection:
                     found = [await reader.read(connection) for reader in self._readers]
             except (StoreUnavailable, TimeoutError) as error:
-                if self.store_up:
-                    log.warning(
-                        "the store does not answer; switches and rollouts hold as last read"
-                    )
-                self.store_up = False
-                raise StoreUnavailable("the store does not answer") from error
+                raise self._unread("the store does not answer") from error
+            except (msgspec.MsgspecError, ValueError, TypeError) as error:
+                # A row that somebody has written by hand must not end the reading of all others.
+                raise self._unread("a row in the store makes no sense") from error
             if not self.store_up:
                 log.info("the store answers again; switches and rollouts are current")
                 self.store_up = True
@@ -90,6 +90,12 @@ class ControlWatch:
                 if reader.last is _NOTHING or reader.last != state:
                     reader.last = state
                     reader.apply(state)
+
+    def _unread(self, reason: str) -> StoreUnavailable:
+        if self.store_up:
+            log.warning("%s; switches and rollouts hold as last read", reason)
+        self.store_up = False
+        return StoreUnavailable(reason)
 
     def start(self) -> None:
         """Begin to read in the background. Needs a running loop."""

@@ -140,3 +140,22 @@ async def test_it_goes_on_reading_while_the_store_is_down(notes: Notes) -> None:
     await notes.applied.wait()
     await watch.aclose()
     assert notes.seen == [()]
+
+
+async def test_a_row_that_makes_no_sense_does_not_end_the_reading(
+    notes: Notes, caplog: pytest.LogCaptureFixture
+) -> None:
+    watch = ControlWatch(notes.store, staleness=NEVER)
+    words: list[int] = []
+
+    async def read(connection: AsyncConnection) -> int:
+        return sum(int(word) for word in await notes.read(connection))
+
+    watch.add(read, words.append)
+    notes.write("by hand")
+    with pytest.raises(StoreUnavailable):
+        await watch.refresh()
+    assert "a row in the store makes no sense" in caplog.text
+    notes.write("7")
+    await watch.refresh()
+    assert (words, watch.store_up) == ([7], True)
