@@ -17,7 +17,7 @@ from llmgw_core.backends.transport.tunnel import refusal
 from llmgw_core.domain.errors import permission_denied
 from llmgw_core.domain.failure import UpstreamFailure
 from llmgw_core.limits.port import Exceeded
-from llmgw_core.pipeline.failures import classified, stale
+from llmgw_core.pipeline.failures import classified, let_go, stale
 from llmgw_core.pipeline.patience import Patience
 from llmgw_core.pipeline.recovery import Failed, Recovery, RecoveryParts
 from llmgw_core.pipeline.verdicts import deadline_exceeded, nobody
@@ -107,8 +107,10 @@ class Attempts:
                 return
             except TransportError as error:
                 failure, dead = classified(error), stale(error)
+                let_go(error)
             except UpstreamFailure as error:
                 failure, dead = error, False
+                let_go(error)
             finally:
                 course.leave(member)
             if recovery is None:

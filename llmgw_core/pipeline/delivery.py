@@ -20,7 +20,7 @@ from llmgw_core.hooks.foreign import plugin_error
 from llmgw_core.hooks.judging import StreamJudges
 from llmgw_core.limits.headers import ratelimit_headers, ratelimit_lines
 from llmgw_core.pipeline.endings import END, Held, broken, drain, end_of
-from llmgw_core.pipeline.failures import classified
+from llmgw_core.pipeline.failures import classified, let_go
 from llmgw_core.pipeline.filtered import FilteredStream, judged_whole
 from llmgw_core.wire.envelope import JSON
 from llmgw_core.wire.fold import unfold
@@ -272,9 +272,12 @@ class Delivery:
             except TransportError as error:
                 tail = end_of(reader, error)
         except TransportError as error:
-            await broken(exchange, reader.pending(), classified(error))
+            failure = classified(error)
+            let_go(error)
+            await broken(exchange, reader.pending(), failure)
             return
         except UpstreamFailure as failure:
+            let_go(failure)
             reply.abort()
             await broken(exchange, reader.pending(), failure)
             return

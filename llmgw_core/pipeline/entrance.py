@@ -18,6 +18,7 @@ from llmgw_core.domain.failure import UpstreamFailure
 from llmgw_core.hooks.host import Answer
 from llmgw_core.pipeline.admission import absent
 from llmgw_core.pipeline.exchange import Exchange
+from llmgw_core.pipeline.failures import let_go
 from llmgw_core.pipeline.identity import join_trace, new_id
 from llmgw_core.pipeline.listing import model_object, models_list
 from llmgw_core.wire.envelope import JSON, error_body, error_event, error_headers
@@ -246,6 +247,7 @@ class Entrance:
 
     async def _pass_through(self, exchange: Exchange, failure: UpstreamFailure) -> None:
         """The upstream says that the request is at fault: the client gets its own words."""
+        let_go(failure)
         exchange.work_on_when_gone()
         status = 200 if exchange.replied else failure.status
         exchange.ticket.unsuccessful("refused", status, "upstream_refused")

@@ -26,6 +26,12 @@ _KINDS: dict[str, FailureKind] = {
 }
 
 
+def let_go(error: Exception) -> None:
+    """Forget where it was raised: an error that is kept, by those frames if by nobody else, keeps
+    its call and all that was sent with it."""
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+
+
 def stale(error: TransportError) -> bool:
     """A kept-alive connection that the peer had closed: it says nothing about the peer."""
     return (

@@ -18,7 +18,7 @@ from llmgw_core.domain.errors import GatewayError
 from llmgw_core.domain.failure import UpstreamFailure
 from llmgw_core.domain.reply import Reply
 from llmgw_core.pipeline.endings import broken, drain, end_of
-from llmgw_core.pipeline.failures import classified
+from llmgw_core.pipeline.failures import classified, let_go
 from llmgw_core.wire.sse import EventSplitter, event_data
 from llmgw_core.wire.stream_event import UNREADABLE, StreamEvent, read_event
 
@@ -169,6 +169,7 @@ class FilteredStream:
     async def _break(self, error: TransportError | UpstreamFailure) -> None:
         """The upstream broke after the content commit. What it had said is judged to its end."""
         failure = error if isinstance(error, UpstreamFailure) else classified(error)
+        let_go(error)
         self._reply.abort()
         try:
             await self._take(self._reader.pending())

@@ -84,6 +84,7 @@ class KeptAlive:
             raise
         finally:
             await comments.stop()
+            exchange.comments = None  # a reference cycle otherwise
 
 
 def kept_alive(

@@ -88,6 +88,7 @@ class HeldBack:
             await self._attempts.run(exchange, deliver)
         finally:
             turn.close()
+            exchange.turn = None  # a reference cycle otherwise
 
 
 class Turn:

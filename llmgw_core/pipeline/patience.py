@@ -25,12 +25,14 @@ class Patience:
     """Of one attempt; times are of `clock`. `content_by`: when there must be content, whatever the
     reason; `end`: when a stream must have ended."""
 
-    __slots__ = ("_clock", "_ours", "_why", "content_by", "end", "timeouts")
+    __slots__ = ("_clock", "_late", "_ours", "_timer", "_why", "content_by", "end", "timeouts")
 
     def __init__(
         self, exchange: Exchange, deployment: Deployment, clock: Callable[[], float]
     ) -> None:
         self._clock = clock
+        self._timer: asyncio.TimerHandle | None = None
+        self._late = False
         now = clock()
         self.timeouts: Timeouts = deployment.timeouts
         self.content_by = exchange.call.deadline or math.inf
@@ -58,33 +60,39 @@ class Patience:
             return
         settlement, task = exchange.ticket, asyncio.current_task()
         assert task is not None
-        loop, over, others = asyncio.get_running_loop(), False, task.cancelling()
-        timer: asyncio.TimerHandle
-
+        others = task.cancelling()
         # Not `asyncio.timeout`: it cancels a step later than it is due, and by then the call may
         # have been settled; its reply would be cut, and nobody would know.
-        def look() -> None:
-            nonlocal timer, over
-            left = self._left(settlement)
-            if left <= 0:
-                over = task.cancel()
-            elif left < math.inf:
-                timer = loop.call_later(left, look)
-
-        timer = loop.call_later(max(0.0, self._left(settlement)), look)
+        self._wait(asyncio.get_running_loop(), task, settlement)
         try:
             yield
         except asyncio.CancelledError:
-            if not over:
+            if not self._late:
                 raise
-            over = False
+            self._late = False
             if task.uncancel() > others:
                 raise
             await self._over(exchange)
         finally:
-            timer.cancel()
-            if over:  # somebody has made another error of it
+            if self._timer is not None:
+                self._timer.cancel()
+            if self._late:  # somebody has made another error of it
                 task.uncancel()
+
+    def _wait(
+        self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[object], settlement: Settlement
+    ) -> None:
+        left = max(0.0, self._left(settlement))
+        if left < math.inf:
+            self._timer = loop.call_later(left, self._look, loop, task, settlement)
+
+    def _look(
+        self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[object], settlement: Settlement
+    ) -> None:
+        if self._left(settlement) <= 0:
+            self._late = task.cancel()
+        else:
+            self._wait(loop, task, settlement)
 
     def _left(self, settlement: Settlement) -> float:
         """Seconds until the next limit; what has been settled has none."""

@@ -80,14 +80,13 @@ class Recovery:
         self._parts = parts
         self._exchange = exchange
         self._course = course
-        self._found = course.found
         self._deadline = deadline
         around = Surroundings(
             next=course.next if exchange.turn is None else partial(exchange.turn.next, course),
-            redirect=self._redirect,
-            obstacle=self._obstacle,
-            another_key=self._another_key,
-            pay=self._pay,
+            redirect=partial(_redirect, course),
+            obstacle=partial(_obstacle, parts.memory),
+            another_key=partial(_another_key, parts.memory),
+            pay=partial(_pay, parts, course.found),
             random=parts.random,
         )
         self._policy = CallPolicy(course.found, deadline, around)
@@ -178,24 +177,26 @@ class Recovery:
             raise told(stop.failure, self._exchange.call, stop.member.deployment, self._parts.host)
         raise verdict(stop.failure.kind, stop.retry_after, late=stop.late)
 
-    # What the policy asks
 
-    def _redirect(self, found: Candidates) -> None:
-        self._course.found = found
+# What the policy asks. Functions, since what belongs to a recovery would hold it in a circle.
 
-    def _obstacle(self, member: Member) -> Obstacle | None:
-        return standing(member.state, self._parts.memory.clock())
 
-    def _another_key(self, member: Member) -> bool:
-        return another_key(self._parts.memory, member.deployment)
+def _redirect(course: Course, found: Candidates) -> None:
+    course.found = found
 
-    def _pay(self) -> bool:
-        memory, rules = self._parts.memory, self._found.rules
-        name = self._found.model
-        budget = memory.retry_budgets.get(name)
-        if budget is None:
-            budget = memory.retry_budgets[name] = RetryBudget()
-        calls = self._parts.stats.attempts_on(self._found.deployment_ids()) - budget.granted
-        return budget.spend(
-            calls, memory.clock(), share=rules.retry_share, minimum=rules.retry_minimum
-        )
+
+def _obstacle(memory: RoutingMemory, member: Member) -> Obstacle | None:
+    return standing(member.state, memory.clock())
+
+
+def _another_key(memory: RoutingMemory, member: Member) -> bool:
+    return another_key(memory, member.deployment)
+
+
+def _pay(parts: RecoveryParts, found: Candidates) -> bool:
+    memory, rules = parts.memory, found.rules
+    budget = memory.retry_budgets.get(found.model)
+    if budget is None:
+        budget = memory.retry_budgets[found.model] = RetryBudget()
+    calls = parts.stats.attempts_on(found.deployment_ids()) - budget.granted
+    return budget.spend(calls, memory.clock(), share=rules.retry_share, minimum=rules.retry_minimum)

@@ -147,6 +147,7 @@ class Course:
         state = member.state
         state.in_flight -= 1
         state.tokens_in_flight -= self._tokens
+        self.trial = None  # a reference cycle otherwise
         breaker = self._breaker
         if breaker is not None and not breaker.closed:
             # Unless it is said what came of it, it says nothing.

@@ -119,17 +119,18 @@ class HttptoolsReply(msgspec.Struct, eq=False):
 
     def _give_up(self, error: TransportError) -> TransportError:
         self._connection = None
-        self._failure = error
+        # Not the same one: where it is raised is in here, a reference cycle.
+        self._failure = _again(error)
         return error
 
     def _afterwards(self) -> bytes:
         failure = self._failure
         if failure is None:
             return b""
-        raise TransportError(
-            failure.kind,
-            failure.phase,
-            str(failure),
-            reused=failure.reused,
-            received=failure.received,
-        )
+        raise _again(failure)
+
+
+def _again(error: TransportError) -> TransportError:
+    return TransportError(
+        error.kind, error.phase, str(error), reused=error.reused, received=error.received
+    )
