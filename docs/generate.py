@@ -27,9 +27,9 @@ from llmgw_core.config import (
     schema_streams,
 )
 from llmgw_core.domain import errors
-from llmgw_core.domain.access import Limits
 from llmgw_core.domain.alias import CanaryRules, Variant
 from llmgw_core.domain.life import Life
+from llmgw_core.domain.limits import Limits
 from llmgw_core.hooks import check, specs
 from llmgw_core.hooks.foreign import FIXED_POLICY
 from llmgw_core.hooks.host import PluginHost

@@ -33,12 +33,13 @@ if TYPE_CHECKING:
         TimeoutsConfig,
         TreatmentConfig,
     )
-    from llmgw_core.domain.access import Level, Limits, Principal
+    from llmgw_core.domain.access import Level, Principal
     from llmgw_core.domain.alias import CanaryRules, Variant
     from llmgw_core.domain.call import Body, Call, ClientGone, Head, Sink
     from llmgw_core.domain.errors import ConfigError, GatewayError, StoreUnavailable
     from llmgw_core.domain.health import HealthChange
     from llmgw_core.domain.life import Life
+    from llmgw_core.domain.limits import Limits
     from llmgw_core.domain.reply import Reply
     from llmgw_core.domain.usage import EndedAttempt, Usage, UsageRecord
     from llmgw_core.gateway import Gateway
@@ -152,7 +153,7 @@ _HOMES: Final = {
     "HealthChange": "domain.health",
     "Level": "domain.access",
     "Life": "domain.life",
-    "Limits": "domain.access",
+    "Limits": "domain.limits",
     "Mask": "wire.mask",
     "Member": "routing.balance",
     "ModelConfig": "config.schema",

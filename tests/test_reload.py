@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from llmgw_core.config.schema import Config
-from llmgw_core.domain.access import Limits
 from llmgw_core.domain.errors import ConfigError
+from llmgw_core.domain.limits import Limits
 from llmgw_core.gateway import Gateway
 from llmgw_core.testing.client import Client
 from llmgw_core.testing.installation import at, served_by

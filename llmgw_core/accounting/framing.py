@@ -21,7 +21,9 @@ HEADER_BYTES: Final = 8
 
 _header = Struct("<II")
 _encode = msgspec.msgpack.Encoder().encode
-_usage = b"\x02U"
+_usage = b"\x03U"
+_usage_before = b"\x02U"
+"""Without what has been added at the end of records since, which has defaults."""
 _delivery = b"\x01D"
 _decode_usage = msgspec.msgpack.Decoder(UsageRecord).decode
 _decode_delivery = msgspec.msgpack.Decoder(DeliveryRecord).decode
@@ -54,7 +56,7 @@ def decode(payload: bytes) -> Record:
     """The record in `payload`. Raises `Unreadable`."""
     kind = payload[:2]
     try:
-        if kind == _usage:
+        if kind in (_usage, _usage_before):
             return _decode_usage(payload[2:])
         if kind == _delivery:
             return _decode_delivery(payload[2:])

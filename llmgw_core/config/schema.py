@@ -19,8 +19,8 @@ from llmgw_core.config.schema_routing import (
     RoutingConfig,
     TimeoutsConfig,
 )
-from llmgw_core.domain.access import NO_LIMITS, Limits
 from llmgw_core.domain.life import ACTIVE, Life
+from llmgw_core.domain.limits import NO_LIMITS, Limits
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -6,9 +6,9 @@ import datetime  # noqa: ICN001, TC003 -- msgspec reads the annotations at run t
 
 import msgspec
 
-from llmgw_core.domain.access import NO_LIMITS, Limits
 from llmgw_core.domain.alias import CanaryRules, Sticky, Variant
 from llmgw_core.domain.life import ACTIVE, Life
+from llmgw_core.domain.limits import NO_LIMITS, Limits
 
 
 class AliasConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

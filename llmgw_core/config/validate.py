@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         PriceEntry,
         TokenPrices,
     )
-    from llmgw_core.domain.access import Limits
+    from llmgw_core.domain.limits import Limits
 
 _PLUGIN_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 
@@ -94,7 +94,7 @@ def _limits(
 ) -> Iterator[ConfigError]:
     for field in limits.__struct_fields__:
         value = getattr(limits, field)
-        if value is not None and value < 1:
+        if value is not None and field != "shadow" and value < 1:
             message = (
                 "must be at least 1; leave it out for no limit"
                 f" (0 would refuse every call: to {instead}, remove it)."

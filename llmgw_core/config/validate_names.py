@@ -81,7 +81,7 @@ def _alias(name: str, alias: AliasConfig, config: Config, path: str) -> Iterator
     yield from _canary(alias.canary, join(path, "canary"))
     for field in alias.limits.__struct_fields__:
         value = getattr(alias.limits, field)
-        if value is not None and value < 1:
+        if value is not None and field != "shadow" and value < 1:
             message = "must be at least 1; leave it out for no limit."
             yield ConfigError(message, path=join(join(path, "limits"), field))
 

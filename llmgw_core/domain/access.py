@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Literal, Self
 
 import msgspec
 
+from llmgw_core.domain.limits import NO_LIMITS, Budget, Limits
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -14,21 +16,6 @@ _ZONE = re.compile(r"[A-Za-z0-9._-]{1,50}")
 NO_ZONE = "one consists of 1 to 50 letters, digits and . _ -"
 """What is said of a text that is no name of a zone."""
 LevelKind = Literal["organization", "team", "user", "key"]
-
-
-class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one level (or one model) may use. `None` = no limit of its own.
-
-    `rpm`: admitted requests in any 60 seconds. `tpm`: tokens, input plus output, in any
-    60 seconds. `parallel`: calls in flight at once.
-    """
-
-    rpm: int | None = None
-    tpm: int | None = None
-    parallel: int | None = None
-
-
-NO_LIMITS = Limits()
 
 
 class Level(msgspec.Struct, frozen=True):
@@ -46,6 +33,10 @@ class Level(msgspec.Struct, frozen=True):
     limits: Limits = NO_LIMITS
     name: str = ""
     """Where it is known; the books never hold it."""
+    model_limits: tuple[tuple[str, Limits], ...] = ()
+    """Limits of this level on single models: a pattern as in `models`, and what holds for every
+    model that it covers, each counted for itself."""
+    budgets: tuple[Budget, ...] = ()
 
 
 class Principal(msgspec.Struct, frozen=True):

@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 
-from llmgw_core.domain.access import NO_LIMITS, Limits
 from llmgw_core.domain.alias import Alias  # noqa: TC001 -- msgspec reads the annotations
 from llmgw_core.domain.credential import NO_CREDENTIAL, Credential
 from llmgw_core.domain.life import ACTIVE, Life
+from llmgw_core.domain.limits import NO_LIMITS, Limits
 from llmgw_core.domain.outgoing import DIRECT, Outgoing
 from llmgw_core.domain.rules import CALL_RULES, RULES, CallRules, Rules
 

@@ -21,9 +21,35 @@ client went away first. `failed`: every attempt failed. `refused`: stopped after
 a hook or by the upstream as the client's fault (4xx)."""
 
 
+EntryKind = Literal["call", "reversal", "rebooking"]
+"""`call`: what a call used. Re-pricing adds two entries for it: a `reversal`, which has all
+quantities and amounts negated, and a `rebooking` at the new price. Nothing is ever edited."""
+
+
+class UsageDetails(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The rarer classes of tokens. What is named input is part of `input_tokens`, everything else
+    of `output_tokens`. `images` are those in the request, counted where they have a price."""
+
+    cache_write_tokens: int = 0
+    audio_input_tokens: int = 0
+    audio_output_tokens: int = 0
+    image_input_tokens: int = 0
+    image_output_tokens: int = 0
+    accepted_prediction_tokens: int = 0
+    rejected_prediction_tokens: int = 0
+    images: int = 0
+
+    def plus(self, other: UsageDetails) -> UsageDetails:
+        """The sum."""
+        return UsageDetails(
+            *(getattr(self, name) + getattr(other, name) for name in UsageDetails.__struct_fields__)
+        )
+
+
 class Usage(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Tokens of one attempt. `cached_input_tokens` are part of `input_tokens`,
-    `reasoning_tokens` part of `output_tokens`, as in OpenAI's usage object.
+    `reasoning_tokens` part of `output_tokens`, as in OpenAI's usage object. `method`: how an
+    estimate was made. `details`: None where there are none, which is nearly always.
     """
 
     input_tokens: int = 0
@@ -31,6 +57,8 @@ class Usage(msgspec.Struct, frozen=True, array_like=True, gc=False):
     cached_input_tokens: int = 0
     reasoning_tokens: int = 0
     source: UsageSource = "provider"
+    method: str = ""
+    details: UsageDetails | None = None
 
     @property
     def total_tokens(self) -> int:
@@ -40,12 +68,18 @@ class Usage(msgspec.Struct, frozen=True, array_like=True, gc=False):
     def plus(self, other: Usage) -> Usage:
         """The sum; estimated as soon as one of the two is."""
         exact = self.source == other.source == "provider"
+        if self.details is None or other.details is None:
+            details = self.details or other.details
+        else:
+            details = self.details.plus(other.details)
         return Usage(
             self.input_tokens + other.input_tokens,
             self.output_tokens + other.output_tokens,
             self.cached_input_tokens + other.cached_input_tokens,
             self.reasoning_tokens + other.reasoning_tokens,
             "provider" if exact else "estimated",
+            self.method or other.method,
+            details,
         )
 
 
@@ -55,7 +89,8 @@ NO_USAGE = Usage(source="none")
 class AttemptRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One attempt on one deployment. `cost` is what the provider bills, `charge` what the
     tenant pays, both in nano-units. `outcome` is `ok` or the class of the failure; after a failure,
-    `reason` says what followed and why.
+    `reason` says what followed and why. `price` is the id of the price sheet that was used, "" if
+    there was none. `usage` is given where it is not the call's: of a failed attempt that is paid.
     """
 
     deployment: str
@@ -66,6 +101,8 @@ class AttemptRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     cost: int
     charge: int
     reason: str = ""
+    price: str = ""
+    usage: Usage | None = None
 
 
 class EndedAttempt(msgspec.Struct, frozen=True, gc=False):
@@ -115,6 +152,11 @@ class UsageRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     attempts: tuple[AttemptRecord, ...]
     parent: str | None = None
     """The call in the course of which a plugin made this one."""
+    cost_center: str = ""
+    """The id of the cost centre that held at the time of the call; "" if there was none."""
+    entry: EntryKind = "call"
+    corrects: str | None = None
+    """Of a reversal or rebooking: the id of the call. It has the call's time and an own id."""
 
 
 class DeliveryRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -12,8 +12,9 @@ from llmgw_core.limits.port import MeterSpec
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from llmgw_core.domain.access import Limits, Principal
+    from llmgw_core.domain.access import Principal
     from llmgw_core.domain.deployment import Deployment, Model
+    from llmgw_core.domain.limits import Limits
 
 
 def meters_for(principal: Principal, model: Model) -> tuple[MeterSpec, ...]:

@@ -19,7 +19,7 @@ from sqlalchemy import func, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from llmgw_core.domain.errors import StoreUnavailable
-from llmgw_core.domain.usage import AttemptRecord, Usage, UsageRecord
+from llmgw_core.domain.usage import AttemptRecord, Usage, UsageDetails, UsageRecord
 from llmgw_core.store import usage_report
 from llmgw_core.store.ledger_queries import EVERYTHING, conditions
 from llmgw_core.store.ledger_tables import ledger, usage_hours
@@ -53,6 +53,7 @@ _QUESTION: Final = 500
 
 _call_id = attrgetter("call_id")
 _encode_attempts = msgspec.json.Encoder().encode
+_decode_details = msgspec.json.Decoder(UsageDetails).decode
 _decode_attempts = msgspec.json.Decoder(tuple[AttemptRecord, ...]).decode
 
 
@@ -252,6 +253,11 @@ def _values(records: Iterable[UsageRecord]) -> list[Any]:
             record.first_content_us,
             _encode_attempts(record.attempts).decode(),
             record.parent,
+            usage.method,
+            None if usage.details is None else _encode_attempts(usage.details).decode(),
+            record.cost_center,
+            record.entry,
+            record.corrects,
         )
     return values
 
@@ -272,9 +278,12 @@ class _Sums:
                 record.team_id or "",
                 record.user_id or "",
                 record.key_id or "",
+                record.cost_center,
+                record.endpoint,
                 record.model,
                 record.served_model,
                 record.deployment,
+                record.attempts[-1].price if record.attempts else "",
             )
             group = groups.get(key)
             if group is None:
@@ -288,8 +297,11 @@ class _Sums:
                 group[4] += usage.cached_input_tokens
             if usage.reasoning_tokens:
                 group[5] += usage.reasoning_tokens
-            group[6] += record.cost
-            group[7] += record.charge
+            if usage.details is not None:
+                for index, count in enumerate(msgspec.structs.astuple(usage.details), 6):
+                    group[index] += count
+            group[-2] += record.cost
+            group[-1] += record.charge
 
     def values(self) -> list[Any]:
         """The values of rows, one row after the other."""
@@ -310,6 +322,10 @@ def _cut(record: UsageRecord) -> UsageRecord:
             _bounded(usage.cached_input_tokens),
             _bounded(usage.reasoning_tokens),
             usage.source,
+            usage.method,
+            None
+            if usage.details is None
+            else UsageDetails(*map(_bounded, msgspec.structs.astuple(usage.details))),
         ),
         cost=_bounded(record.cost),
         charge=_bounded(record.charge),
@@ -331,9 +347,15 @@ async def _known(connection: AsyncConnection, ids: Sequence[str]) -> set[str]:
 def _row(row: Row[Any]) -> LedgerRow:
     values = row._asdict()
     cursor = values.pop("cursor")
+    details = values.pop("usage_details")
     usage = Usage(
-        **{name: values.pop(name) for name in Usage.__struct_fields__ if name != "source"},
-        source=values.pop("usage_source"),
+        values.pop("input_tokens"),
+        values.pop("output_tokens"),
+        values.pop("cached_input_tokens"),
+        values.pop("reasoning_tokens"),
+        values.pop("usage_source"),
+        values.pop("usage_method"),
+        None if details is None else _decode_details(details),
     )
     attempts = _decode_attempts(values.pop("attempts"))
     return LedgerRow(cursor, UsageRecord(**values, usage=usage, attempts=attempts))

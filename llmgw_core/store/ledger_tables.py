@@ -1,4 +1,4 @@
-"""The tables of the ledger: one row for every admitted call, and sums of them by UTC hour.
+"""The tables of the ledger: one row for every admitted call, and sums of them by UTC hour and day.
 
 Amounts are nano-units, times nanoseconds since the epoch, durations microseconds. There are
 internal ids and no foreign keys: erasing a person or an organisation leaves the sums. In the
@@ -6,6 +6,8 @@ sums an absent id is the empty string, because it is a part of the key.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from sqlalchemy import BigInteger, Boolean, Column, Integer, String, Table, Text
 
@@ -46,28 +48,70 @@ ledger = Table(
     # JSON: a list of lists, the fields of AttemptRecord in their order.
     Column("attempts", Text, nullable=False),
     Column("parent", String(80)),
+    Column("usage_method", String(40), nullable=False, server_default=""),
+    # JSON: a list, the fields of UsageDetails in their order; NULL where there are none.
+    Column("usage_details", Text),
+    Column("cost_center", String(80), nullable=False, server_default=""),
+    Column("entry", String(12), nullable=False, server_default="call"),
+    Column("corrects", String(80)),
     sqlite_autoincrement=True,
 )
 
-usage_hours = Table(
-    "usage_hours",
+
+TOKENS = (
+    "input_tokens",
+    "output_tokens",
+    "cached_input_tokens",
+    "reasoning_tokens",
+    "cache_write_tokens",
+    "audio_input_tokens",
+    "audio_output_tokens",
+    "image_input_tokens",
+    "image_output_tokens",
+    "accepted_prediction_tokens",
+    "rejected_prediction_tokens",
+    "images",
+)
+SUMS = ("calls", "estimated_calls", *TOKENS, "cost", "charge")
+
+
+def _sums(period: str) -> list[Column[Any]]:
+    """A table of sums by a `period` of UTC, counted since the epoch. `price` is the id of a price
+    sheet, "" where there was no price."""
+    return [
+        Column(period, Integer, primary_key=True, autoincrement=False),
+        Column("organization_id", String(80), primary_key=True),
+        Column("team_id", String(80), primary_key=True),
+        Column("user_id", String(80), primary_key=True),
+        Column("key_id", String(80), primary_key=True),
+        Column("cost_center", String(80), primary_key=True),
+        Column("endpoint", String(40), primary_key=True),
+        Column("model", Text, primary_key=True),
+        Column("served_model", Text, primary_key=True),
+        Column("deployment", Text, primary_key=True),
+        Column("price", String(40), primary_key=True),
+        *(Column(name, BigInteger, nullable=False) for name in SUMS),
+    ]
+
+
+usage_hours = Table("usage_hours", metadata, *_sums("hour"), sqlite_with_rowid=False)
+usage_days = Table("usage_days", metadata, *_sums("day"), sqlite_with_rowid=False)
+
+touched_hours = Table(
+    "touched_hours",
     metadata,
-    # Hours since the epoch.
+    # The last row of the ledger that went into the sums of that hour: who has closed the hour can
+    # see whether something came later.
     Column("hour", Integer, primary_key=True, autoincrement=False),
-    Column("organization_id", String(80), primary_key=True),
-    Column("team_id", String(80), primary_key=True),
-    Column("user_id", String(80), primary_key=True),
-    Column("key_id", String(80), primary_key=True),
-    Column("model", Text, primary_key=True),
-    Column("served_model", Text, primary_key=True),
-    Column("deployment", Text, primary_key=True),
-    Column("calls", BigInteger, nullable=False),
-    Column("estimated_calls", BigInteger, nullable=False),
-    Column("input_tokens", BigInteger, nullable=False),
-    Column("output_tokens", BigInteger, nullable=False),
-    Column("cached_input_tokens", BigInteger, nullable=False),
-    Column("reasoning_tokens", BigInteger, nullable=False),
-    Column("cost", BigInteger, nullable=False),
-    Column("charge", BigInteger, nullable=False),
-    sqlite_with_rowid=False,
+    Column("cursor", BigInteger, nullable=False),
+)
+
+price_sheets = Table(
+    "price_sheets",
+    metadata,
+    # Derived from the content, so that equal prices have one id for ever.
+    Column("id", String(40), primary_key=True),
+    # JSON: the rates of both sides, as `accounting` reads them.
+    Column("sheet", Text, nullable=False),
+    Column("first_used_ns", BigInteger, nullable=False),
 )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from sqlalchemy import FromClause, Select, Table, and_, or_, select
 
-from llmgw_core.domain.access import Level, LevelKind, Limits, Principal, Subject
+from llmgw_core.domain.access import Level, LevelKind, Principal, Subject
+from llmgw_core.domain.limits import Budget, Limits, limits_of
 from llmgw_core.store.tenancy_tables import (
     api_keys,
     memberships,
@@ -25,7 +27,18 @@ _LEVELS: tuple[tuple[LevelKind, Table], ...] = (
     ("user", users),
     ("key", api_keys),
 )
-_COLUMNS = ("id", "name", "models", "zones", "rpm", "tpm", "parallel")
+_COLUMNS = (
+    "id",
+    "name",
+    "models",
+    "zones",
+    "rpm",
+    "tpm",
+    "parallel",
+    "limits",
+    "model_limits",
+    "budgets",
+)
 
 _FIND = (
     select(
@@ -135,6 +148,12 @@ def _level(kind: LevelKind, row: dict[str, Any]) -> Level:
         id=row[f"{kind}_id"],
         models=None if models is None else tuple(models),
         zones=None if zones is None else tuple(zones),
-        limits=Limits(row[f"{kind}_rpm"], row[f"{kind}_tpm"], row[f"{kind}_parallel"]),
+        limits=limits_of(
+            row[f"{kind}_rpm"], row[f"{kind}_tpm"], row[f"{kind}_parallel"], row[f"{kind}_limits"]
+        ),
         name=row[f"{kind}_name"],
+        model_limits=msgspec.convert(
+            row[f"{kind}_model_limits"] or (), tuple[tuple[str, Limits], ...]
+        ),
+        budgets=msgspec.convert(row[f"{kind}_budgets"] or (), tuple[Budget, ...]),
     )

@@ -38,6 +38,12 @@ def _level() -> list[Column[Any]]:
         Column("rpm", BigInteger),
         Column("tpm", BigInteger),
         Column("parallel", BigInteger),
+        # The other fields of Limits, as far as they are set; a list of [pattern, Limits]; a list
+        # of Budget; a Brake.
+        Column("limits", JSON(none_as_null=True)),
+        Column("model_limits", JSON(none_as_null=True)),
+        Column("budgets", JSON(none_as_null=True)),
+        Column("brake", JSON(none_as_null=True)),
         Column("disabled", Boolean, nullable=False, default=False),
         Column("created", Float, nullable=False),
     ]

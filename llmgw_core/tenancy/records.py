@@ -9,7 +9,8 @@ from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 
-from llmgw_core.domain.access import LevelKind, Limits
+from llmgw_core.domain.access import LevelKind  # noqa: TC001 -- msgspec reads the annotations
+from llmgw_core.domain.limits import Limits, limits_of
 
 Role = Literal["admin", "member"]
 
@@ -91,7 +92,7 @@ class Kind(Generic[T]):
     def read(self, row: dict[str, Any]) -> T:
         """The record of a row of the database."""
         values = {name: row[name] for name in self.info.__struct_fields__ if name in row}
-        values["limits"] = Limits(row["rpm"], row["tpm"], row["parallel"])
+        values["limits"] = limits_of(row["rpm"], row["tpm"], row["parallel"], row.get("limits"))
         return msgspec.convert(values, self.info)
 
 

@@ -14,7 +14,7 @@ from llmgw_core.tenancy.errors import TenancyError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llmgw_core.domain.access import Limits
+    from llmgw_core.domain.limits import Limits
     from llmgw_core.tenancy.records import Role
 
 _LOOKS_LIKE_ID = re.compile(r"(org|team|user|key)_[0-9A-Za-z]{22}")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 from msgspec import UNSET, UnsetType
 
 from llmgw_core.access import keys
-from llmgw_core.domain.access import NO_LIMITS, Limits
+from llmgw_core.domain.limits import NO_LIMITS, Limits
 from llmgw_core.store import tenancy_queries as queries
 from llmgw_core.tenancy import rules
 from llmgw_core.tenancy.changes import (

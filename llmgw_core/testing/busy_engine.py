@@ -9,7 +9,7 @@ import msgspec
 
 from llmgw_core.config.schema_routing import RoutingConfig
 from llmgw_core.config.schema_streams import OverloadConfig
-from llmgw_core.domain.access import Limits
+from llmgw_core.domain.limits import Limits
 from llmgw_core.testing.model_server import JSON, completion
 from llmgw_core.testing.upstream import Peer, http_reply
 

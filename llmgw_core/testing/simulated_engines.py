@@ -18,8 +18,8 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
-from llmgw_core.domain.access import NO_LIMITS, Limits
 from llmgw_core.domain.deployment import Deployment, Model
+from llmgw_core.domain.limits import NO_LIMITS, Limits
 from llmgw_core.limits.caps import Caps
 from llmgw_core.limits.memory import MemoryLimiter
 from llmgw_core.routing.balance import BalancerContext

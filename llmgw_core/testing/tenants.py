@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from llmgw_core.domain.access import NO_LIMITS, Limits
+from llmgw_core.domain.limits import NO_LIMITS, Limits
 from llmgw_core.tenancy.service import Tenancy
 
 if TYPE_CHECKING:

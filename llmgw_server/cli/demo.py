@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from llmgw_core.config.load import load
-from llmgw_core.domain.access import Limits
+from llmgw_core.domain.limits import Limits
 from llmgw_core.gateway import Gateway
 from llmgw_core.tenancy.errors import NotFound
 from llmgw_core.tenancy.records import ORGANIZATION, TEAM, USER, Kind, LevelInfo

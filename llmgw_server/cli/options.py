@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import UNSET, UnsetType
 
-from llmgw_core.domain.access import Limits
+from llmgw_core.domain.limits import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, NamedTuple
 
-from llmgw_core.domain.access import Limits
+from llmgw_core.domain.limits import Limits
 from llmgw_core.routing.strategies import BALANCERS
 from llmgw_core.testing.simulated_engines import EngineSpec, Outcome, Traffic, simulate
 

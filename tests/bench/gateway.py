@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from processes import Failed, wait_until
 from report import Fact
 
-from llmgw_core.domain.access import Limits
+from llmgw_core.domain.limits import Limits
 from llmgw_core.store.engine import Store
 from llmgw_core.tenancy.service import Tenancy
 

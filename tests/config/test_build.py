@@ -12,8 +12,8 @@ from llmgw_core.config.build import build_models
 from llmgw_core.config.decode import decode
 from llmgw_core.config.errors import ConfigErrors
 from llmgw_core.config.load import parse
-from llmgw_core.domain.access import Limits
 from llmgw_core.domain.deployment import Timeouts
+from llmgw_core.domain.limits import Limits
 
 if TYPE_CHECKING:
     from llmgw_core.config.schema import Config

@@ -20,8 +20,8 @@ import pytest
 from llmgw_core.config.schema_aliases import AliasConfig
 from llmgw_core.config.schema_health import BreakerConfig
 from llmgw_core.config.schema_routing import ModelRouting, RoutingConfig
-from llmgw_core.domain.access import Limits
 from llmgw_core.domain.alias import Variant
+from llmgw_core.domain.limits import Limits
 from llmgw_core.pipeline.explanation import Explanation, Question
 from llmgw_core.routing.state import RoutingMemory
 from llmgw_core.routing.strategies import BALANCERS

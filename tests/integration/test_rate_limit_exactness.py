@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from llmgw_core.domain.access import Limits
+from llmgw_core.domain.limits import Limits
 from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.limits.port import Exceeded, MeterSpec
 from llmgw_core.testing.client import Client, MemorySink

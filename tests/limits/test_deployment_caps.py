@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from llmgw_core.domain.access import Limits
 from llmgw_core.domain.deployment import Deployment
+from llmgw_core.domain.limits import Limits
 from llmgw_core.limits.caps import Caps
 from llmgw_core.limits.memory import MemoryLimiter
 from llmgw_core.limits.ticket import Ticket

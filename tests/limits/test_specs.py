@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from llmgw_core.domain.access import Level, Limits, Principal
+from llmgw_core.domain.access import Level, Principal
 from llmgw_core.domain.deployment import Model
+from llmgw_core.domain.limits import Limits
 from llmgw_core.limits.port import MeterSpec
 from llmgw_core.limits.specs import meters_for
 

@@ -9,7 +9,7 @@ import pytest
 
 from llmgw_core.config.schema_health import BreakerConfig
 from llmgw_core.config.schema_routing import DeploymentRouting, ModelRouting, RoutingConfig
-from llmgw_core.domain.access import Limits
+from llmgw_core.domain.limits import Limits
 from llmgw_core.testing.busy_engine import ONE, Engine, asking, queued, waits
 from llmgw_core.testing.installation import at, served_by
 from llmgw_core.testing.model_server import JSON

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from llmgw_core.config.schema import PluginConfig, PriceEntry, TokenPrices
-from llmgw_core.domain.access import Limits, Principal
+from llmgw_core.domain.access import Principal
 from llmgw_core.domain.alias import Alias, Variant
 from llmgw_core.domain.call import Call, Head
+from llmgw_core.domain.limits import Limits
 from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.pipeline.aliases import mark_of
 from llmgw_core.testing.installation import PRICES, at, leading_to, served_by

@@ -14,7 +14,7 @@ import pytest
 
 from llmgw_core.config.schema import AccountingConfig, PriceEntry, TokenPrices
 from llmgw_core.config.schema_routing import ModelRouting, RoutingConfig
-from llmgw_core.domain.access import Limits
+from llmgw_core.domain.limits import Limits
 from llmgw_core.domain.ramp import Ramp
 from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.routing.balance import Member

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llmgw_core.domain.access import Limits
+from llmgw_core.domain.limits import Limits
 from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.testing.client import MemorySink
 from llmgw_core.testing.installation import at, served_by

@@ -11,7 +11,7 @@ import pytest
 from llmgw_core.config.schema import RequestLimits
 from llmgw_core.config.schema_health import BreakerConfig
 from llmgw_core.config.schema_routing import RoutingConfig
-from llmgw_core.domain.access import Limits
+from llmgw_core.domain.limits import Limits
 from llmgw_core.testing.installation import INPUT_PRICE, OUTPUT_PRICE, at, served_by
 from llmgw_core.testing.model_server import JSON, completion
 from llmgw_core.testing.upstream import Peer, http_reply, repeating

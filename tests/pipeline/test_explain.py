@@ -9,10 +9,11 @@ import pytest
 from llmgw_core.accounting.prices import PriceBook
 from llmgw_core.config.schema import PluginConfig
 from llmgw_core.config.schema_aliases import AliasConfig
-from llmgw_core.domain.access import Limits, Principal, Subject
+from llmgw_core.domain.access import Principal, Subject
 from llmgw_core.domain.alias import Variant
 from llmgw_core.domain.errors import GatewayError
 from llmgw_core.domain.life import Life
+from llmgw_core.domain.limits import Limits
 from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.pipeline.explanation import Explanation, Left, Question
 from llmgw_core.routing.state import Obstacle

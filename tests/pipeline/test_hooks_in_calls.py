@@ -8,9 +8,10 @@ import msgspec
 import pytest
 
 from llmgw_core.config.schema import PluginConfig
-from llmgw_core.domain.access import Level, Limits, Principal
+from llmgw_core.domain.access import Level, Principal
 from llmgw_core.domain.call import Head
 from llmgw_core.domain.errors import GatewayError
+from llmgw_core.domain.limits import Limits
 from llmgw_core.domain.reply import Reply
 from llmgw_core.domain.usage import NO_USAGE
 from llmgw_core.hooks.specs import hookimpl

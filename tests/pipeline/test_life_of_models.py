@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from llmgw_core.domain.access import Limits
 from llmgw_core.domain.life import Life
+from llmgw_core.domain.limits import Limits
 from llmgw_core.testing.client import MemorySink
 from llmgw_core.testing.installation import at, leading_to, served_by
 

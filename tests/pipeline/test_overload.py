@@ -9,7 +9,7 @@ import pytest
 
 from llmgw_core.config.schema_routing import RoutingConfig
 from llmgw_core.config.schema_streams import OverloadConfig, StreamsConfig
-from llmgw_core.domain.access import Limits
+from llmgw_core.domain.limits import Limits
 from llmgw_core.domain.usage import NO_USAGE
 from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.testing.busy_engine import ONE, Engine, asking, queued, waits

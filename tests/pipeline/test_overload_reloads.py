@@ -12,7 +12,7 @@ import pytest
 
 from llmgw_core.config.schema_routing import RoutingConfig
 from llmgw_core.config.schema_streams import OverloadConfig
-from llmgw_core.domain.access import NO_LIMITS, Limits
+from llmgw_core.domain.limits import NO_LIMITS, Limits
 from llmgw_core.routing.queue_fair import FairQueue
 from llmgw_core.testing.busy_engine import ONE, Engine, asking, queued, waits
 from llmgw_core.testing.client import MemorySink

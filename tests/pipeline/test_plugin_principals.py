@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from llmgw_core.domain.access import Level, Limits, Principal
+from llmgw_core.domain.access import Level, Principal
 from llmgw_core.domain.call import Head
+from llmgw_core.domain.limits import Limits
 from llmgw_core.pipeline import admission
 from llmgw_core.testing.client import MemoryBody, MemorySink
 from llmgw_core.testing.installation import at

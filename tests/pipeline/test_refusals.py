@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from llmgw_core.config.schema import RequestLimits
-from llmgw_core.domain.access import Level, Limits, Principal
+from llmgw_core.domain.access import Level, Principal
 from llmgw_core.domain.call import Head
+from llmgw_core.domain.limits import Limits
 from llmgw_core.tenancy.records import KEY
 from llmgw_core.testing.client import Client, MemoryBody, MemorySink
 from llmgw_core.testing.installation import at, served_by

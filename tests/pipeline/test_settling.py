@@ -8,7 +8,7 @@ import pytest
 
 from llmgw_core.accounting.prices import PriceBook
 from llmgw_core.config.schema import AccountingConfig
-from llmgw_core.domain.access import Limits
+from llmgw_core.domain.limits import Limits
 from llmgw_core.limits.ticket import Ticket
 from llmgw_core.testing.installation import INPUT_PRICE, OUTPUT_PRICE, at, served_by
 

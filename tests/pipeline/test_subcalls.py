@@ -11,8 +11,9 @@ import msgspec
 import pytest
 
 from llmgw_core.config.schema import PluginConfig
-from llmgw_core.domain.access import Level, Limits, Principal
+from llmgw_core.domain.access import Level, Principal
 from llmgw_core.domain.call import Call, Head, Subcall
+from llmgw_core.domain.limits import Limits
 from llmgw_core.domain.reply import Reply
 from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.hooks.subcalls import MAX_DEPTH, SubcallError

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from llmgw_core.config.schema import ServerConfig
-from llmgw_core.domain.access import Limits
+from llmgw_core.domain.limits import Limits
 from llmgw_core.pipeline.overview import Load, ModelTotals, Refusal, RunningCall
 from llmgw_core.store.ledger import Ledger
 from llmgw_core.store.ledger_queries import EVERYTHING, CallFilter

@@ -194,14 +194,23 @@ def test_the_hourly_sums_are_the_sums_of_the_rows(
 async def _stored_sums(store: Store) -> dict[tuple[object, ...], list[int]]:
     async with store.connect() as connection:
         found = [tuple(row) for row in await connection.execute(select(usage_hours))]
-    return {row[:8]: list(row[8:]) for row in found}
+    return {row[:11]: list(row[11:]) for row in found}
 
 
 def _expected_sums(rows: list[UsageRecord]) -> dict[tuple[object, ...], list[int]]:
     expected: dict[tuple[object, ...], list[int]] = {}
     for row in rows:
         ids = [id or "" for id in (row.organization_id, row.team_id, row.user_id, row.key_id)]
-        key = (row.started_ns // HOUR_NS, *ids, row.model, row.served_model, row.deployment)
+        key = (
+            row.started_ns // HOUR_NS,
+            *ids,
+            row.cost_center,
+            row.endpoint,
+            row.model,
+            row.served_model,
+            row.deployment,
+            "",
+        )
         usage = row.usage
         values = [
             1,
@@ -210,6 +219,7 @@ def _expected_sums(rows: list[UsageRecord]) -> dict[tuple[object, ...], list[int
             usage.output_tokens,
             usage.cached_input_tokens,
             usage.reasoning_tokens,
+            *[0] * 8,
             row.cost,
             row.charge,
         ]

@@ -7,7 +7,7 @@ import pytest
 from msgspec import json
 
 from llmgw_core.access import keys
-from llmgw_core.domain.access import Limits
+from llmgw_core.domain.limits import Limits
 from llmgw_core.store.engine import Store
 from llmgw_core.tenancy.errors import Conflict, NotFound, TenancyError
 from llmgw_core.tenancy.records import KEY, KINDS, ORGANIZATION, TEAM, USER, Kind, LevelInfo

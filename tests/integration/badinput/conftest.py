@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 import pytest
 
 from llmgw_core.config.schema import AccountingConfig, PluginConfig, RequestLimits, ServerConfig
-from llmgw_core.domain.access import Limits
 from llmgw_core.domain.deployment import Timeouts
+from llmgw_core.domain.limits import Limits
 from llmgw_core.tenancy.records import KEY
 from llmgw_core.testing.installation import at, install, served_by
 from llmgw_core.testing.model_server import completion

@@ -15,7 +15,7 @@ import openai
 import pytest
 from openai.types import CreateEmbeddingResponse
 
-from llmgw_core.domain.access import Limits
+from llmgw_core.domain.limits import Limits
 
 from .conftest import QUESTION, TOOL_CALL, ask, items, text_of, value
 

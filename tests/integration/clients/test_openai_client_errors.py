@@ -10,7 +10,7 @@ import openai
 import pytest
 from openai import DefaultAsyncHttpxClient, DefaultHttpxClient
 
-from llmgw_core.domain.access import Limits
+from llmgw_core.domain.limits import Limits
 from llmgw_core.testing.model_server import DONE, JSON, SSE, chat_chunk, event
 from llmgw_core.testing.upstream import Peer, chunk, chunked_head, http_reply
 

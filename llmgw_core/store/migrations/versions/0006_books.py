@@ -1,0 +1,96 @@
+"""All classes of tokens, prices and cost centres; sums by the day; what was learned."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0006"
+down_revision = "0005"
+
+_IDS = ("organization_id", "team_id", "user_id", "key_id", "cost_center")
+_NAMES = ("model", "served_model", "deployment")
+_TOKENS = (
+    "input_tokens",
+    "output_tokens",
+    "cached_input_tokens",
+    "reasoning_tokens",
+    "cache_write_tokens",
+    "audio_input_tokens",
+    "audio_output_tokens",
+    "image_input_tokens",
+    "image_output_tokens",
+    "accepted_prediction_tokens",
+    "rejected_prediction_tokens",
+    "images",
+)
+_FILL = """
+INSERT INTO {table}
+SELECT started_ns / {length}, organization_id, COALESCE(team_id, ''), COALESCE(user_id, ''),
+    COALESCE(key_id, ''), '', endpoint, model, served_model, deployment, '', COUNT(*),
+    SUM(CASE WHEN usage_source = 'estimated' THEN 1 ELSE 0 END), SUM(input_tokens),
+    SUM(output_tokens), SUM(cached_input_tokens), SUM(reasoning_tokens), 0, 0, 0, 0, 0, 0, 0, 0,
+    SUM(cost), SUM(charge)
+FROM ledger
+GROUP BY 1, 2, 3, 4, 5, 7, 8, 9, 10
+"""
+_HOUR = 3_600 * 10**9
+
+
+def upgrade() -> None:
+    """Rows from before had no price sheet and no cost centre; the sums are made anew of them."""
+    op.add_column(
+        "ledger", sa.Column("usage_method", sa.String(40), nullable=False, server_default="")
+    )
+    op.add_column("ledger", sa.Column("usage_details", sa.Text))
+    op.add_column(
+        "ledger", sa.Column("cost_center", sa.String(80), nullable=False, server_default="")
+    )
+    op.add_column(
+        "ledger", sa.Column("entry", sa.String(12), nullable=False, server_default="call")
+    )
+    op.add_column("ledger", sa.Column("corrects", sa.String(80)))
+    op.drop_table("usage_hours")
+    for table, period, length in (
+        ("usage_hours", "hour", _HOUR),
+        ("usage_days", "day", 24 * _HOUR),
+    ):
+        _create_sums(table, period)
+        op.execute(_FILL.format(table=table, length=length))
+    op.create_table(
+        "touched_hours",
+        sa.Column("hour", sa.Integer, autoincrement=False, nullable=False),
+        sa.Column("cursor", sa.BigInteger, nullable=False),
+        sa.PrimaryKeyConstraint("hour", name="pk_touched_hours"),
+    )
+    op.create_table(
+        "price_sheets",
+        sa.Column("id", sa.String(40), nullable=False),
+        sa.Column("sheet", sa.Text, nullable=False),
+        sa.Column("first_used_ns", sa.BigInteger, nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_price_sheets"),
+    )
+    op.create_table(
+        "learned_models",
+        sa.Column("model", sa.Text, nullable=False),
+        *(
+            sa.Column(name, sa.Float, nullable=False)
+            for name in ("input_ratio", "output_ratio", "output", "step")
+        ),
+        sa.PrimaryKeyConstraint("model", name="pk_learned_models"),
+    )
+
+
+def _create_sums(table: str, period: str) -> None:
+    sums = ("calls", "estimated_calls", *_TOKENS, "cost", "charge")
+    op.create_table(
+        table,
+        sa.Column(period, sa.Integer, autoincrement=False, nullable=False),
+        *(sa.Column(name, sa.String(80), nullable=False) for name in _IDS),
+        sa.Column("endpoint", sa.String(40), nullable=False),
+        *(sa.Column(name, sa.Text, nullable=False) for name in _NAMES),
+        sa.Column("price", sa.String(40), nullable=False),
+        *(sa.Column(name, sa.BigInteger, nullable=False) for name in sums),
+        sa.PrimaryKeyConstraint(period, *_IDS, "endpoint", *_NAMES, "price", name=f"pk_{table}"),
+        sqlite_with_rowid=False,
+    )
