@@ -1,8 +1,8 @@
-"""Limits in the words of HTTP: `x-ratelimit-*` and `retry-after`.
+"""Limits in the words of HTTP: `x-ratelimit-*`.
 
 Rule of this file: pure, and never kinder than the truth: times are rounded up.
 Names and the form of durations follow the section on headers of OpenAI's guide to rate limits
-(`6m0s`, `1s`, `120ms`); `retry-after` is RFC 9110, section 10.2.3, in seconds.
+(`6m0s`, `1s`, `120ms`).
 """
 
 from __future__ import annotations
@@ -72,8 +72,3 @@ def _whole(seconds: int) -> bytes:
         return b"%dm%ds" % (minutes, seconds)
     hours, minutes = divmod(minutes, 60)
     return b"%dh%dm%ds" % (hours, minutes, seconds)
-
-
-def retry_after(seconds: float) -> bytes:
-    """The value of `retry-after`: whole seconds, rounded up, at least 1."""
-    return b"%d" % max(1, ceil(seconds))

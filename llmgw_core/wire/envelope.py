@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 _encode = msgspec.json.Encoder().encode
 JSON = (b"content-type", b"application/json")
+_ROUNDING: Final = 1e-6
+"""Seconds. A time to wait is a difference of two readings of a clock, which may come out a little
+more than it is: that is no reason to wait for another second."""
 
 
 def error_object(error: GatewayError, request_id: str) -> dict[str, object]:
@@ -38,12 +41,13 @@ def error_event(error: GatewayError, request_id: str) -> bytes:
 
 
 def error_headers(error: GatewayError, request_id: str) -> list[tuple[bytes, bytes]]:
-    """The head fields of an error reply, content length not included. `retry-after` is in whole
-    seconds, rounded up, since a client that comes back early is refused again.
+    """The head fields of an error reply, content length not included. `retry-after` (RFC 9110,
+    section 10.2.3) is in whole seconds, rounded up, since a client that comes back early is refused
+    again.
     """
     headers = [JSON, (b"x-request-id", request_id.encode())]
     if error.retry_after is not None:
-        headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after))))
+        headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after - _ROUNDING))))
     if error.should_retry is not None:
         headers.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
     headers.extend(error.headers)

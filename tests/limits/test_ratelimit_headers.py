@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmgw_core.limits.headers import duration, ratelimit_headers, retry_after
+from llmgw_core.limits.headers import duration, ratelimit_headers
 from llmgw_core.limits.port import MeterState
 
 REPEATABLE = settings(derandomize=True, database=None, deadline=None)
@@ -66,13 +66,3 @@ def test_remaining_is_never_negative() -> None:
     values = dict(ratelimit_headers(over, over))
     assert values[b"x-ratelimit-remaining-requests"] == b"0"
     assert values[b"x-ratelimit-remaining-tokens"] == b"0"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "value"),
-    [(0.0, b"1"), (0.2, b"1"), (1.0, b"1"), (1.000001, b"2"), (59.5, b"60"), (60.0, b"60")],
-)
-def test_retry_after_is_in_whole_seconds_rounded_up_and_at_least_one(
-    seconds: float, value: bytes
-) -> None:
-    assert retry_after(seconds) == value
