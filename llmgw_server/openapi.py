@@ -58,6 +58,12 @@ _TIMEOUT = {
     "description": "Milliseconds that the call may take, less than its model would give it.",
     "schema": {"type": "integer", "minimum": 1},
 }
+_COST_CENTER = {
+    "name": "x-llmgw-cost-center",
+    "in": "header",
+    "description": "Code of the cost centre that pays, of those that the key may choose.",
+    "schema": {"type": "string"},
+}
 _NAMED = re.compile(r"\{(\w+)\}")
 _STYLE = (
     "body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}"
@@ -74,7 +80,7 @@ def document(pages: Iterable[Page], *, calls: bool) -> dict[str, Any]:
         for method, path, text, has_body in _CALLS:
             operation = _operation(text, "api_key", path, body=has_body)
             parameters = operation.setdefault("parameters", [])
-            parameters += (_ZONE, _TIMEOUT) if method == "post" else (_ZONE,)
+            parameters += (_ZONE, _TIMEOUT, _COST_CENTER) if method == "post" else (_ZONE,)
             paths.setdefault(path, {})[method] = operation
     for page in pages:
         if not page.listed:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 import msgspec
 
+from llmgw_core.domain.cost_center import CostCenters
 from llmgw_core.domain.limits import NO_LIMITS, Budget, Limits
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ class Level(msgspec.Struct, frozen=True):
 class Principal(msgspec.Struct, frozen=True):
     """An authenticated caller. `levels` is ordered from the organisation downwards.
 
-    `expires_at` is in seconds since the epoch.
+    `expires_at` is in seconds since the epoch. `cost_centers` say who pays, and when; None for
+    a caller that has none, whose calls are on no cost centre.
     """
 
     levels: tuple[Level, ...]
@@ -51,6 +53,7 @@ class Principal(msgspec.Struct, frozen=True):
     user_id: str | None = None
     key_id: str | None = None
     expires_at: float | None = None
+    cost_centers: CostCenters | None = None
 
     @classmethod
     def of(
@@ -63,12 +66,13 @@ class Principal(msgspec.Struct, frozen=True):
         zones: Iterable[str] | None = None,
         limits: Limits = NO_LIMITS,
         expires_at: float | None = None,
+        cost_center: str | None = None,
     ) -> Self:
         """A principal that an application makes by itself: `organization`, `team` and `user` are
         the ids that go on the books. `models`, `zones` and `limits` are what it may use, as at
-        `Level`; the limits are shared by all principals of the organisation. Raises `ValueError`
-        for an id that the books cannot hold, and `TypeError` for a single text where several
-        belong."""
+        `Level`; the limits are shared by all principals of the organisation. `cost_center`: the id
+        of the one that its calls go on. Raises `ValueError` for an id that the books cannot hold,
+        and `TypeError` for a single text where several belong."""
         if isinstance(models, str) or isinstance(zones, str):
             raise TypeError("models and zones are lists of texts, not one text.")
         ids: list[tuple[LevelKind, str | None]] = [
@@ -87,7 +91,16 @@ class Principal(msgspec.Struct, frozen=True):
             limits,
         )
         below = tuple(Level(kind, id) for kind, id in ids[1:] if id is not None)
-        return cls((first, *below), organization, team, user, expires_at=expires_at)
+        if cost_center is not None and not valid_id(cost_center):
+            raise ValueError("The id of the cost centre has to be 1 to 80 printable characters.")
+        return cls(
+            (first, *below),
+            organization,
+            team,
+            user,
+            expires_at=expires_at,
+            cost_centers=None if cost_center is None else CostCenters.always(cost_center),
+        )
 
 
 class Subject(msgspec.Struct, frozen=True):

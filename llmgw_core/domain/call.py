@@ -163,3 +163,5 @@ class Call(State):
     state: dict[str, Any] = msgspec.field(default_factory=dict)
     deadline: float = 0.0
     """When it must have content (monotonic seconds); 0 as long as nobody has set one."""
+    cost_center: str = ""
+    """The id of the cost centre that it goes on; "" if there is none."""

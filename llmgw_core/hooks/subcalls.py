@@ -32,6 +32,7 @@ MAX_DEPTH: Final = 4
 R = TypeVar("R", ChatReply, EmbeddingReply)
 
 log = logging.getLogger("llmgw.subcalls")
+_COST_CENTER: Final = b"x-llmgw-cost-center"
 _decode = msgspec.json.Decoder(dict).decode
 
 
@@ -136,6 +137,8 @@ def _head(
     if key is not None:
         headers.append((b"authorization", b"Bearer " + key.encode()))
     elif principal is None:
+        # Who pays for the call around it pays for this one.
+        headers += ((name, value) for name, value in call.head.headers if name == _COST_CENTER)
         principal = call.principal
         if principal is None:
             raise TypeError("Nobody is authenticated yet: give a principal or a key.")

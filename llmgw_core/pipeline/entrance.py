@@ -17,6 +17,7 @@ from llmgw_core.domain.errors import GatewayError, internal_error, not_found, wr
 from llmgw_core.domain.failure import UpstreamFailure
 from llmgw_core.hooks.host import Answer
 from llmgw_core.pipeline.admission import absent
+from llmgw_core.pipeline.cost_center_header import COST_CENTER, booked_on
 from llmgw_core.pipeline.exchange import Exchange
 from llmgw_core.pipeline.failures import let_go
 from llmgw_core.pipeline.identity import join_trace, new_id
@@ -119,6 +120,9 @@ class Entrance:
                 if waiting is not None:
                     await waiting
                 admission.authorize(exchange)
+                assert call.principal is not None
+                if call.principal.cost_centers is not None or COST_CENTER in call.head.fields:
+                    call.cost_center = booked_on(call)
                 waiting = admission.reserve(exchange)
                 if waiting is not None:
                     await waiting

@@ -364,6 +364,7 @@ class Settlement(State):
             int((first - started) * 1e6) if first else 0,
             tuple(self._attempts),
             None if call.subcall is None else call.subcall.parent,
+            call.cost_center,
         )
 
 

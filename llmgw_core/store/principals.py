@@ -9,6 +9,7 @@ from sqlalchemy import FromClause, Select, Table, and_, or_, select
 
 from llmgw_core.domain.access import Level, LevelKind, Principal, Subject
 from llmgw_core.domain.limits import Budget, Limits, limits_of
+from llmgw_core.store.cost_queries import calendar
 from llmgw_core.store.tenancy_tables import (
     api_keys,
     memberships,
@@ -19,6 +20,8 @@ from llmgw_core.store.tenancy_tables import (
 )
 
 if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
     from llmgw_core.store.engine import Store
 
 _LEVELS: tuple[tuple[LevelKind, Table], ...] = (
@@ -85,7 +88,7 @@ class StorePrincipals:
         async with self._store.connect() as connection:
             found = await connection.execute(_FIND.where(api_keys.c.digest == digest))
             row = found.mappings().first()
-        return None if row is None else _principal(dict(row))
+            return None if row is None else await _principal(connection, dict(row))
 
     async def find_subject(self, subject: Subject) -> Principal | None:
         """The principal that `subject` names; None when there is none, or when it or a level
@@ -93,7 +96,7 @@ class StorePrincipals:
         statement = _FIND.where(api_keys.c.id == subject.key) if subject.key else _named(subject)
         async with self._store.connect() as connection:
             row = (await connection.execute(statement)).mappings().first()
-        return None if row is None else _principal(dict(row))
+            return None if row is None else await _principal(connection, dict(row))
 
     async def version(self) -> int:
         """A number that grows with every write to the tenancy. Raises `StoreUnavailable`."""
@@ -129,15 +132,17 @@ def _named(subject: Subject) -> Select[Any]:
     )
 
 
-def _principal(row: dict[str, Any]) -> Principal:
+async def _principal(connection: AsyncConnection, row: dict[str, Any]) -> Principal:
+    team, key = row.get("team_id"), row.get("key_id")
     present = [kind for kind, _ in _LEVELS if row.get(f"{kind}_id") is not None]
     return Principal(
         levels=tuple(_level(kind, row) for kind in present),
         organization_id=row["organization_id"],
-        team_id=row.get("team_id"),
+        team_id=team,
         user_id=row.get("user_id"),
-        key_id=row.get("key_id"),
+        key_id=key,
         expires_at=row.get("expires_at"),
+        cost_centers=await calendar(connection, row["organization_id"], team, key),
     )
 
 
