@@ -159,6 +159,14 @@ class Foundation:
         with contextlib.suppress(StoreUnavailable):
             await self.control.refresh()
 
+    async def recognize_anew(self) -> None:
+        """This process has changed something about callers: have it in force now. When the store
+        does not answer any more, the cache sees to it as soon as it does."""
+        with contextlib.suppress(StoreUnavailable):
+            # The first one may be a question that was under way before the change.
+            await self.principals.poll()
+            await self.principals.poll()
+
     async def retain(self, alive: Collection[Living]) -> None:
         """Forget and close what no generation has any more."""
         identities = _all(each.identities() for each in alive)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from llmgw_core.pipeline.deployment_rows import deployment_rows
 from llmgw_core.tenancy.audit_relay import AuditRelay
+from llmgw_core.tenancy.costing import Costing
 from llmgw_core.tenancy.rollouts import Rollouts
 from llmgw_core.tenancy.service import Tenancy
 from llmgw_core.tenancy.switching import Switching
@@ -37,6 +38,9 @@ class Operated:
         relay = AuditRelay(self._audited)
         foundation.control.add(relay.read, relay.apply)
         self.tenancy = Tenancy(foundation.store, clock=time.time, changed=self._audited)
+        self.costing = Costing(
+            foundation.store, changed=self._audited, applied=foundation.recognize_anew
+        )
         self.rollouts = Rollouts(
             foundation.store,
             lambda: self._generation.config,

@@ -25,6 +25,7 @@ COMMANDS = {
     "teams": ("teams", "manage teams and their members"),
     "users": ("users", "manage users"),
     "keys": ("keys", "manage API keys"),
+    "cost-centers": ("cost_centers", "manage cost centres, and whose calls go on them"),
     "models": ("catalog", "list the configured models"),
     "plugins": ("plugins", "what is installed and enabled, with hooks, times and failures"),
     "calls": ("calls", "what became of one call, and calls as they end"),
