@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, get_args
 
 from msgspec import UNSET
 
 from llmgw_core.config.load import load
+from llmgw_core.tenancy.cost_records import CostLevel
 from llmgw_core.tenancy.costing import Costing
 from llmgw_core.tenancy.records import KEY, ORGANIZATION, TEAM
 from llmgw_core.tenancy.service import Tenancy
@@ -29,10 +30,12 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from llmgw_core.store.engine import Store
-    from llmgw_core.tenancy.cost_records import CostAssignment, CostCenterInfo, CostLevel
+    from llmgw_core.tenancy.cost_records import CostAssignment, CostCenterInfo
+    from llmgw_core.tenancy.records import Kind
 
     T = TypeVar("T")
 
+_KINDS: tuple[Kind[Any], ...] = (ORGANIZATION, TEAM, KEY)
 _WHEN = "a date or time (2026-11-01T00:00+01:00; UTC unless it says otherwise)"
 
 
@@ -156,10 +159,10 @@ def _list(args: argparse.Namespace) -> None:
 def _show(args: argparse.Namespace) -> None:
     async def read(store: Store) -> tuple[list[CostAssignment], dict[str, str]]:
         tenancy = Tenancy(store)
-        infos = [
-            info for kind in (ORGANIZATION, TEAM, KEY) for info in await tenancy.find_all(kind)
-        ]
-        return await Costing(store).assigned(args.which), {info.id: info.name for info in infos}
+        names: dict[str, str] = {}
+        for kind in _KINDS:
+            names |= {info.id: info.name for info in await tenancy.find_all(kind)}
+        return await Costing(store).assigned(args.which), names
 
     found, names = on_store(args, read)
     if args.json:
@@ -232,10 +235,11 @@ def _allow(args: argparse.Namespace) -> None:
 
 
 def _owner(args: argparse.Namespace) -> tuple[CostLevel, str]:
-    for level in ("organization", "team", "key"):
+    level: CostLevel
+    for level in get_args(CostLevel):
         whose = getattr(args, level, None)
         if whose is not None:
-            return cast("CostLevel", level), whose
+            return level, whose
     raise CommandError("Say whose: --organization, --team or --key.")
 
 

@@ -66,8 +66,8 @@ async def test_a_later_assignment_ends_the_earlier_one_at_its_instant(
     ids = {code: (await costing.create(code, actor=BY)).id for code in ("A", "B", "C")}
     await costing.assign("A", "team", tenant.team_id, actor=BY)
     await costing.assign("B", "team", tenant.team_id, since_ns=(NOW + 100) * NS, actor=BY)
-    span = {"since_ns": (NOW + 40) * NS, "until_ns": (NOW + 60) * NS}
-    await costing.assign("C", "team", tenant.team_id, **span, actor=BY)
+    since, until = (NOW + 40) * NS, (NOW + 60) * NS
+    await costing.assign("C", "team", tenant.team_id, since_ns=since, until_ns=until, actor=BY)
     expected = {0: "A", 39: "A", 40: "C", 59: "C", 60: "A", 99: "A", 100: "B", 10**6: "B"}
     for seconds, code in expected.items():
         assert await at(principals, tenant, NOW + seconds) == ids[code], seconds
