@@ -9,22 +9,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from llmgw_core.limits import words
 from llmgw_core.limits.meters import check
 from llmgw_core.limits.port import Exceeded
 from llmgw_core.limits.specs import deployment_meters
-from llmgw_core.limits.ticket import Ticket
-from llmgw_core.limits.window import tick_of
 
 if TYPE_CHECKING:
     from llmgw_core.domain.deployment import Deployment
     from llmgw_core.limits.memory import MemoryLimiter
     from llmgw_core.limits.port import MeterSpec, MeterUnit
-
-_WORDS = {
-    "requests": "requests per minute",
-    "tokens": "tokens per minute",
-    "parallel": "parallel calls",
-}
+    from llmgw_core.limits.ticket import Ticket
 
 
 class Caps:
@@ -32,10 +26,11 @@ class Caps:
     reloads. A call that may need more tokens than the whole cap takes all of it: what it will
     need is a guess, which must not make a call impossible that may fit."""
 
-    __slots__ = ("_bound", "_clock", "_most")
+    __slots__ = ("_bound", "_clock", "_most", "_reserve")
 
     def __init__(self, specs: tuple[MeterSpec, ...], limiter: MemoryLimiter) -> None:
         self._clock = limiter.clock
+        self._reserve = limiter.reserve_now
         self._bound = limiter.bind(specs)
         self._most = min((spec.limit for spec in specs if spec.unit == "tokens"), default=0)
 
@@ -52,20 +47,16 @@ class Caps:
             check(self._clock(), self._fitting(tokens), self._bound)
         except Exceeded as error:
             spec = error.spec
-            reason = f"at its cap of {spec.limit} {_WORDS[spec.unit]}"
+            reason = f"at its cap of {words.amount(spec)}"
             return spec.unit, reason, error.retry_after
         return None
 
     def take(self, tokens: int) -> Ticket | None:
         """Count a call with `tokens`, to be settled or released; None when there is no room."""
-        now, tokens = self._clock(), self._fitting(tokens)
         try:
-            check(now, tokens, self._bound)
+            return self._reserve(self._bound, self._fitting(tokens))
         except Exceeded:
             return None
-        self._bound.count(tokens)
-        tick = tick_of(now)
-        return Ticket(self._clock, self._bound, tick, tick, tokens)
 
     def _fitting(self, tokens: int) -> int:
         most = self._most

@@ -11,14 +11,16 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from llmgw_core.limits.counters import amount_of, tightest_of
 from llmgw_core.limits.meters import BoundMeters, Meter, check, tightest
+from llmgw_core.limits.port import ABILITIES
 from llmgw_core.limits.ticket import Ticket
 from llmgw_core.limits.window import TICKS_PER_SECOND, tick_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from llmgw_core.limits.port import MeterSpec, MeterState
+    from llmgw_core.limits.port import Counter, Demand, MeterSpec, MeterState
 
 _SWEPT_PER_NEW_METER = 4
 
@@ -30,8 +32,11 @@ class MemoryLimiter:
     it or counted in it; whoever caches the result of `bind` decides how many that are.
     """
 
+    abilities = ABILITIES
+
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
+        self.in_shadow: Callable[[MeterSpec], None] | None = None
         self._meters: dict[str, Meter] = {}
         self._rounds: deque[Meter] = deque()
 
@@ -39,34 +44,41 @@ class MemoryLimiter:
         """Meters that are kept."""
         return len(self._meters)
 
-    def bind(self, specs: Sequence[MeterSpec]) -> BoundMeters:
-        """Prepare a set of meters. Counts survive: a spec with a known id and another limit is
-        held against what is already counted, and another `window` reshapes the meter for all.
+    def bind(
+        self, specs: Sequence[MeterSpec], others: Sequence[tuple[MeterSpec, Counter]] = ()
+    ) -> BoundMeters:
+        """Prepare a set of meters, beside those that somebody else keeps (`others`). Counts
+        survive: a spec with a known id and another limit is held against what is already counted,
+        and another `window`, or another rate or capacity of a bucket, reshapes the meter for all.
 
-        Of several specs with one id the smallest limit holds. Raises `ValueError` when an id
-        is already in use for another unit.
+        Of several specs with one id the smallest limit holds, one in shadow mode last. Raises
+        `ValueError` when an id is already in use for something else that is counted.
         """
         chosen: dict[str, MeterSpec] = {}
         for spec in specs:
             known = chosen.get(spec.id)
-            if known is None or spec.limit < known.limit:
+            if known is None or (spec.shadow, spec.limit) < (known.shadow, known.limit):
                 chosen[spec.id] = spec
         tick = tick_of(self.clock())
         known_before = len(self._meters)
-        bound = BoundMeters([(spec, self._meter(spec, tick)) for spec in chosen.values()])
+        bound = BoundMeters([(s, self._meter(s, tick)) for s in chosen.values()], others)
         # Only now: a meter that is not bound yet would look idle.
         self._sweep(tick, _SWEPT_PER_NEW_METER * (len(self._meters) - known_before))
         return bound
 
-    async def reserve(self, bound: BoundMeters, tokens: int) -> Ticket:
+    async def reserve(
+        self, bound: BoundMeters, tokens: int, demand: Demand | None = None
+    ) -> Ticket:
         """See the port. Never suspends."""
-        return self.reserve_now(bound, tokens)
+        return self.reserve_now(bound, tokens, demand)
 
-    def reserve_now(self, bound: BoundMeters, tokens: int) -> Ticket:
+    def reserve_now(self, bound: BoundMeters, tokens: int, demand: Demand | None = None) -> Ticket:
         """Count 1 request, `tokens` tokens and 1 parallel call in all meters, or in none.
 
         Raises `Exceeded` for the meter with the longest wait.
         """
+        if demand is not None or bound.others:
+            return self._reserve_everything(bound, tokens, demand)
         now = self.clock()
         tick = int(now * TICKS_PER_SECOND)
         if bound.tick != tick:
@@ -85,17 +97,48 @@ class MemoryLimiter:
         bound.count(tokens)
         return Ticket(self.clock, bound, tick, tick, tokens)
 
-    def examine(self, bound: BoundMeters, tokens: int) -> None:
+    def _reserve_everything(self, bound: BoundMeters, tokens: int, demand: Demand | None) -> Ticket:
+        """The same over meters that are not plain as well."""
+        now = self.clock()
+        self._examine(now, bound, tokens, demand)
+        others = bound.others if demand is None else (*bound.others, *demand.also)
+        if self.in_shadow is not None:
+            for spec, counter in others:
+                if spec.shadow and counter.wait(spec, amount_of(spec, tokens, demand), now) > 0:
+                    self.in_shadow(spec)
+        tick = tick_of(now)
+        bound.advance(tick)
+        bound.count(tokens)
+        ticket = Ticket(self.clock, bound, tick, tick, tokens)
+        ticket.hold(others, tokens, demand, now)
+        return ticket
+
+    def examine(self, bound: BoundMeters, tokens: int, demand: Demand | None = None) -> None:
         """Raise what `reserve` would raise now, and count nothing."""
-        check(self.clock(), tokens, bound)
+        self._examine(self.clock(), bound, tokens, demand)
+
+    def _examine(self, now: float, bound: BoundMeters, tokens: int, demand: Demand | None) -> None:
+        if tokens < 0:
+            raise ValueError("tokens must not be negative")
+        also = () if demand is None else demand.also
+        waits = [(s, c.wait(s, amount_of(s, tokens, demand), now)) for s, c in also]
+        check(now, tokens, bound, demand=demand, waits=waits)
 
     def state(self, bound: BoundMeters) -> tuple[MeterState | None, MeterState | None]:
-        """The meters with the least remaining of requests, and of tokens."""
+        """The meters with the least remaining of requests, and of tokens; those in shadow mode
+        are not told of."""
         now = self.clock()
         tick = int(now * TICKS_PER_SECOND)
         if bound.tick != tick:
             bound.advance(tick)
-        return tightest(bound.requests, now), tightest(bound.tokens, now)
+        requests, tokens = tightest(bound.requests, now), tightest(bound.tokens, now)
+        if not bound.others:
+            return requests, tokens
+        told = [(s.unit, c.state(s, now)) for s, c in bound.others if not s.shadow]
+        return (
+            tightest_of((requests, *(state for unit, state in told if unit == "requests"))),
+            tightest_of((tokens, *(state for unit, state in told if unit == "tokens"))),
+        )
 
     async def aclose(self) -> None:
         """Forget all meters."""
@@ -107,11 +150,8 @@ class MemoryLimiter:
         if meter is None:
             meter = self._meters[spec.id] = Meter(spec, tick)
             self._rounds.append(meter)
-        elif meter.unit != spec.unit:
-            raise ValueError(f"meter {spec.id!r} counts {meter.unit}, not {spec.unit}")
-        elif meter.window.seconds != spec.window:
-            meter.window.advance(tick)
-            meter.window.reshape(spec.window)
+        else:
+            meter.take_shape(spec, tick)
         return meter
 
     def _sweep(self, tick: int, meters: int) -> None:

@@ -5,44 +5,116 @@ Rule of this file: pure; every limit that is set becomes one meter, wherever it 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from llmgw_core.limits.port import MeterSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from llmgw_core.domain.access import Principal
+    from llmgw_core.domain.access import Level, Principal
     from llmgw_core.domain.deployment import Deployment, Model
     from llmgw_core.domain.limits import Limits
+    from llmgw_core.limits.port import MeterUnit, TokenKind
+
+    Covers = Callable[[str, Model], bool]
+    """Whether a pattern, as grants have them, covers a model."""
+
+MINUTE = 60.0
+DAY = 86_400.0
 
 
-def meters_for(principal: Principal, model: Model) -> tuple[MeterSpec, ...]:
+class Limit(NamedTuple):
+    """What a field of `Limits` counts, and over how many seconds."""
+
+    unit: MeterUnit
+    kind: TokenKind
+    window: float
+
+
+LIMITS: dict[str, Limit] = {
+    "rpm": Limit("requests", "all", MINUTE),
+    "rpd": Limit("requests", "all", DAY),
+    "tpm": Limit("tokens", "all", MINUTE),
+    "input_tpm": Limit("tokens", "input", MINUTE),
+    "output_tpm": Limit("tokens", "output", MINUTE),
+    "tpd": Limit("tokens", "all", DAY),
+    "input_tpd": Limit("tokens", "input", DAY),
+    "output_tpd": Limit("tokens", "output", DAY),
+    "parallel": Limit("parallel", "all", MINUTE),
+}
+"""The fields of `Limits` that are limits, by name."""
+
+
+def meters_for(
+    principal: Principal, model: Model, covers: Covers | None = None
+) -> tuple[MeterSpec, ...]:
     """All meters of a call by `principal` to `model`: organisation first, the model last.
 
     The meters of a model count the calls of all principals together.
     """
     specs = [
-        spec for level in principal.levels for spec in _meters(level.kind, level.id, level.limits)
+        spec for level in principal.levels for spec in meters_of(level.kind, level.id, level.limits)
     ]
+    specs += pair_meters(principal, model, covers)
     specs.extend(model_meters(model))
     return tuple(specs)
 
 
+def pair_meters(
+    principal: Principal, model: Model, covers: Covers | None = None
+) -> list[MeterSpec]:
+    """The meters of the levels of `principal` that are about `model` alone: each model that a
+    pattern covers has its own."""
+    return [spec for level in principal.levels for spec in _pairs(level, model, covers)]
+
+
 def model_meters(model: Model) -> tuple[MeterSpec, ...]:
     """The meters of a model alone: what a call that falls back to it has to join."""
-    return tuple(_meters("model", model.name, model.limits))
+    return tuple(meters_of("model", model.name, model.limits))
 
 
 def deployment_meters(deployment: Deployment) -> tuple[MeterSpec, ...]:
     """The meters of one deployment, which count what all principals send to it."""
-    return tuple(_meters("deployment", deployment.id, deployment.caps))
+    return tuple(meters_of("deployment", deployment.id, deployment.caps))
 
 
-def _meters(scope: str, owner: str, limits: Limits) -> Iterator[MeterSpec]:
-    if limits.rpm is not None:
-        yield MeterSpec(f"{scope}:{owner}:rpm", scope, "requests", limits.rpm)
-    if limits.tpm is not None:
-        yield MeterSpec(f"{scope}:{owner}:tpm", scope, "tokens", limits.tpm)
-    if limits.parallel is not None:
-        yield MeterSpec(f"{scope}:{owner}:parallel", scope, "parallel", limits.parallel)
+def meters_of(scope: str, owner: str, limits: Limits, model: str = "") -> Iterator[MeterSpec]:
+    """One meter for each of `limits` that is set. With `burst`, those by the minute are buckets."""
+    place = f"{scope}:{owner}:model:{model}" if model else f"{scope}:{owner}"
+    for name, (unit, kind, window) in LIMITS.items():
+        value: int | None = getattr(limits, name)
+        if value is None:
+            continue
+        shadow = name in limits.shadow
+        id = f"{place}:{name}"
+        if limits.burst is None or window != MINUTE or unit == "parallel":
+            yield MeterSpec(
+                id, scope, unit, value, window, kind, shadow=shadow, name=name, model=model
+            )
+        else:
+            capacity = burst_of(value, limits.burst)
+            yield MeterSpec(
+                f"{id}:burst",
+                scope,
+                unit,
+                value,
+                window,
+                kind,
+                "bucket",
+                capacity,
+                shadow,
+                name,
+                model,
+            )
+
+
+def burst_of(limit: int, burst: float) -> int:
+    """What `limit` by the minute lets through at once, in a bucket of `burst` seconds' worth."""
+    return max(1, int(limit * burst / MINUTE))
+
+
+def _pairs(level: Level, model: Model, covers: Covers | None) -> Iterator[MeterSpec]:
+    for pattern, limits in level.model_limits:
+        if covers(pattern, model) if covers is not None else pattern == model.name:
+            yield from meters_of(level.kind, level.id, limits, model.name)

@@ -7,7 +7,7 @@ counter.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -20,12 +20,13 @@ from llmgw_core.domain.errors import (
     model_retired,
     overloaded,
     permission_denied,
-    rate_limited,
     unsupported_media_type,
 )
 from llmgw_core.hooks.foreign import plugin_error
 from llmgw_core.limits.port import Exceeded
+from llmgw_core.pipeline.demanding import demand_of
 from llmgw_core.pipeline.lane import NO_PRICE, Lanes
+from llmgw_core.pipeline.limit_reached import limit_reached
 from llmgw_core.pipeline.timeout_header import TIMEOUT, seconds_of
 from llmgw_core.pipeline.zones import ZONE, ZoneHeader
 from llmgw_core.wire.life import life_headers
@@ -75,7 +76,7 @@ class Admission:
         self._principals = principals
         self._models = models
         self._limiter = limiter
-        self._reserve_now: Callable[[Any, int], Reservation] | None
+        self._reserve_now: Callable[..., Reservation] | None
         self._reserve_now = getattr(limiter, "reserve_now", None)
         self._prices = prices
         self._rollouts = rollouts
@@ -212,23 +213,30 @@ class Admission:
             raise overloaded("The gateway cannot keep its books at the moment.", retry_after=1.0)
         input_tokens, tokens = self.demand(call, lane)
         exchange.reserved = tokens
-        if self._reserve_now is None:
+        if lane.demanding or self._reserve_now is None:
             return self._reserve(exchange, lane, input_tokens)
         try:
             reservation = self._reserve_now(lane.bound, tokens)
         except Exceeded as error:
-            raise limit_reached(error, tokens).decided_by(error.spec.id) from None
+            raise limit_reached(error, tokens) from None
         exchange.reservation = reservation
         exchange.settlement = self._books.admit(exchange, reservation, input_tokens)
         return None
 
     async def _reserve(self, exchange: Exchange, lane: Lane, input_tokens: int) -> None:
-        tokens = exchange.reserved
+        """The same with a limiter that may have to wait, or with meters that not all have."""
+        tokens, demand = exchange.reserved, None
+        if lane.demanding:
+            demand = demand_of(exchange.call, lane, input_tokens, tokens)
         try:
-            exchange.reservation = await self._limiter.reserve(lane.bound, tokens)
+            if demand is None:
+                exchange.reservation = await self._limiter.reserve(lane.bound, tokens)
+            else:
+                exchange.reservation = await self._limiter.reserve(lane.bound, tokens, demand)
         except Exceeded as error:
-            raise limit_reached(error, tokens).decided_by(error.spec.id) from None
+            raise limit_reached(error, tokens, demand) from None
         exchange.settlement = self._books.admit(exchange, exchange.reservation, input_tokens)
+        exchange.settlement.demanding = lane.demanding
 
     async def amend(self, exchange: Exchange) -> None:
         """A hook has changed the request: authorise and reserve for what it is now."""
@@ -237,13 +245,17 @@ class Admission:
         lane = self.authorize(exchange)
         input_tokens, tokens = self.demand(call, lane)
         exchange.ticket.input_tokens = input_tokens
-        extra = None
-        if lane is not before:
-            extra = self._limiter.bind([spec for spec in lane.specs if spec.scope == "model"])
+        extra = None if lane is before else lane.bound
+        demand = None
         try:
-            await exchange.reservation.amend(tokens, extra)
+            if lane.demanding or exchange.ticket.demanding:
+                exchange.ticket.demanding = True
+                demand = demand_of(call, lane, input_tokens, tokens)
+                await exchange.reservation.amend(tokens, extra, demand)
+            else:
+                await exchange.reservation.amend(tokens, extra)
         except Exceeded as error:
-            raise limit_reached(error, tokens).decided_by(error.spec.id) from None
+            raise limit_reached(error, tokens, demand) from None
         exchange.reserved = tokens
 
     def demand(self, call: Call, lane: Lane) -> tuple[int, int]:
@@ -341,13 +353,6 @@ def _is_json(kind: bytes) -> bool:
     return kind.partition(b";")[0].rstrip().lower().endswith(b"json")
 
 
-_UNITS = {
-    "requests": "requests per minute",
-    "tokens": "tokens per minute",
-    "parallel": "calls at the same time",
-}
-
-
 def _lacking(call: Call, lanes: Lanes) -> str:
     """Why there is no lane for the model of `call`, for operators: callers hear of what they have
     asked for only."""
@@ -383,18 +388,3 @@ def _nobody(lane: Lane, lanes: Lanes) -> GatewayError:
         what = "You may not use any of the models that this name leads to."
     error = permission_denied(what)
     return error.decided_by(reasons)
-
-
-def limit_reached(error: Exceeded, tokens: int) -> GatewayError:
-    """What the caller of a call with `tokens` is told when a meter has no room."""
-    spec = error.spec
-    what = f"{spec.limit} {_UNITS[spec.unit]}"
-    if spec.limit <= 0:
-        return permission_denied(f"The limit of the {spec.scope} is {what}.")
-    if error.never:
-        return invalid_request(
-            f"The request needs up to {tokens} tokens, more than the whole limit of the"
-            f" {spec.scope}: {what}. Send less text or set a smaller max_tokens.",
-            code="request_exceeds_limit",
-        )
-    return rate_limited(f"Rate limit reached for the {spec.scope}: {what}.", error.retry_after)

@@ -17,6 +17,7 @@ from llmgw_core.backends.transport.tunnel import refusal
 from llmgw_core.domain.errors import permission_denied
 from llmgw_core.domain.failure import UpstreamFailure
 from llmgw_core.limits.port import Exceeded
+from llmgw_core.pipeline.demanding import demand_of
 from llmgw_core.pipeline.failures import classified, let_go, stale
 from llmgw_core.pipeline.patience import Patience
 from llmgw_core.pipeline.recovery import Failed, Recovery, RecoveryParts
@@ -170,7 +171,14 @@ class Attempts:
         if extra is None or deployment.model in exchange.metered:
             return
         try:
-            await exchange.reservation.amend(exchange.reserved, extra)
+            if lane.demanding:
+                settlement = exchange.ticket
+                settlement.demanding = True
+                tokens = settlement.input_tokens
+                demand = demand_of(exchange.call, lane, tokens, exchange.reserved)
+                await exchange.reservation.amend(exchange.reserved, extra, demand)
+            else:
+                await exchange.reservation.amend(exchange.reserved, extra)
         except Exceeded as error:
             raise UpstreamFailure(
                 "rate_limited", f"meter {error.spec.id} is full", retry_after=error.retry_after

@@ -15,7 +15,7 @@ from llmgw_core.domain.call import Call, Endpoint, Head
 from llmgw_core.domain.errors import GatewayError, unknown_caller
 from llmgw_core.inprocess.memory import MemorySink
 from llmgw_core.limits.port import Exceeded
-from llmgw_core.pipeline.admission import limit_reached
+from llmgw_core.pipeline.demanding import demand_of
 from llmgw_core.pipeline.exchange import Exchange
 from llmgw_core.pipeline.explanation import (
     Caller,
@@ -26,6 +26,7 @@ from llmgw_core.pipeline.explanation import (
     Refusal,
     Rule,
 )
+from llmgw_core.pipeline.limit_reached import limit_reached
 from llmgw_core.pipeline.zones import ZONE
 from llmgw_core.wire.request import decode_request
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from llmgw_core.domain.access import Principal
     from llmgw_core.domain.deployment import Deployment, Model
     from llmgw_core.hooks.host import PluginHost
-    from llmgw_core.limits.port import Limiter
+    from llmgw_core.limits.port import Demand, Limiter
     from llmgw_core.pipeline.admission import Admission
     from llmgw_core.pipeline.attempts import Attempts
     from llmgw_core.pipeline.lane import Lane
@@ -111,6 +112,7 @@ class _Inquiry:
         self._rules: list[Rule] = []
         self._refusal: Refusal | None = None
         self._dropped: dict[str, Left] = {}
+        self._demand: Demand | None = None
 
     async def answer(self, question: Question) -> Explanation:
         """See `Explainer.explain`."""
@@ -186,7 +188,9 @@ class _Inquiry:
 
     def _check_limits(self, lane: Lane) -> None:
         parts = self._parts
-        _, tokens = parts.admission.demand(self._call, lane)
+        input_tokens, tokens = parts.admission.demand(self._call, lane)
+        demand = demand_of(self._call, lane, input_tokens, tokens) if lane.demanding else None
+        self._demand = demand
         self._exchange.reserved = tokens
         for unit, state in zip(
             ("requests", "tokens"), parts.limiter.state(lane.bound), strict=True
@@ -198,12 +202,14 @@ class _Inquiry:
         try:
             self._examine(lane.bound, tokens)
         except Exceeded as error:
-            self._refuse(limit_reached(error, tokens).decided_by(error.spec.id))
+            self._refuse(limit_reached(error, tokens, demand))
 
     def _examine(self, bound: Any, tokens: int) -> None:
         """Raise `Exceeded` where a reservation would, if the limiter can tell."""
         examine = getattr(self._parts.limiter, "examine", None)
-        if examine is not None:
+        if examine is not None and self._demand is not None:
+            examine(bound, tokens, self._demand)
+        elif examine is not None:
             examine(bound, tokens)
 
     # Where to

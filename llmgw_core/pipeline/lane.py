@@ -7,21 +7,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from llmgw_core.access.decide import Access
-from llmgw_core.limits.specs import meters_for, model_meters
+from llmgw_core.access.patterns import PatternSet
+from llmgw_core.domain.errors import overloaded
+from llmgw_core.limits.port import Unsupported, bind
+from llmgw_core.limits.specs import meters_for, model_meters, pair_meters
 from llmgw_core.pipeline.aliases import AliasChoice, Variants
 from llmgw_core.routing.plan import Candidates, Dropped, Rights, candidates
 from llmgw_core.wire.life import life_headers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from llmgw_core.accounting.prices import PriceBook
     from llmgw_core.domain.access import Principal
     from llmgw_core.domain.alias import Alias
     from llmgw_core.domain.deployment import Model
-    from llmgw_core.limits.port import Limiter, MeterSpec
+    from llmgw_core.limits.port import Counter, Limiter, MeterSpec
     from llmgw_core.routing.plan import Roster
     from llmgw_core.routing.rollouts import LiveRollouts, Trial
+
+    Meters = Sequence[tuple[MeterSpec, Counter]]
 
 NO_PRICE = "it has no price"
 RETIRED = "the model is retired"
@@ -35,17 +40,21 @@ class Lane:
     if none does; `extra` are the bound meters of each fallback model. `headers` belong to every
     reply, `lines` are the same as lines of a head: what is announced of the `name` that was asked
     for. `choice` of an alias says which lane a call takes; `trial`, if there is one, hears of
-    every call that has ended. `timed`: its calls have a deadline from the start."""
+    every call that has ended. `timed`: its calls have a deadline from the start. `demanding`: its
+    meters, or those of a fallback model, count more than requests, tokens and parallel calls in
+    plain windows; `output_limit` is the smallest limit of tokens of output alone."""
 
     __slots__ = (
         "bound",
         "candidates",
         "choice",
+        "demanding",
         "extra",
         "headers",
         "lines",
         "model",
         "name",
+        "output_limit",
         "specs",
         "timed",
         "token_limit",
@@ -61,9 +70,12 @@ class Lane:
         limiter: Limiter,
         choice: AliasChoice[Lane] | None = None,
         *,
+        others: Meters = (),
+        fallbacks: Callable[[Model], Sequence[MeterSpec]] = model_meters,
         successor: bool = True,
     ) -> None:
-        """`successor`: the one of `name` may be told."""
+        """`others` are meters that somebody else keeps, `fallbacks` tells those of a model that is
+        fallen back to. `successor`: the one of `name` may be told."""
         self.name = name
         self.model = model
         self.headers = life_headers(name.life, successor=successor)
@@ -73,20 +85,35 @@ class Lane:
         self.specs = specs
         self.candidates = found
         self.timed = model.rules.deadline_seconds is not None
-        self.bound = limiter.bind(specs)
-        token_limits = [spec.limit for spec in specs if spec.unit == "tokens"]
-        self.token_limit = min(token_limits) if token_limits else None
-        self.extra: dict[str, Any] = {
-            tier.model.name: limiter.bind(meters)
+        self.bound = bind(limiter, specs, others)
+        self.token_limit = _smallest(specs, "all")
+        self.output_limit = _smallest(specs, "output")
+        extra = {
+            tier.model.name: tuple(fallbacks(tier.model))
             for tier in found.every_tier()
-            if tier.model is not model and (meters := model_meters(tier.model))
+            if tier.model is not model
         }
+        self.extra: dict[str, Any] = {
+            name: bind(limiter, meters) for name, meters in extra.items() if meters
+        }
+        every = (specs, *extra.values())
+        self.demanding = bool(others) or not all(spec.plain for each in every for spec in each)
 
     @property
     def direct(self) -> bool:
         """Whether the model itself can serve, and not only what stands in for it."""
         tiers = self.candidates.tiers
         return bool(tiers) and tiers[0].model is self.model
+
+
+def _smallest(specs: Iterable[MeterSpec], kind: str) -> int | None:
+    """The least that is ever let through at once, of tokens of that kind; None = no limit."""
+    limits = [
+        spec.capacity if spec.shape == "bucket" else spec.limit
+        for spec in specs
+        if spec.unit == "tokens" and spec.kind == kind and not spec.shadow
+    ]
+    return min(limits, default=None)
 
 
 class Lanes:
@@ -167,11 +194,32 @@ class Lanes:
     def _lane(
         self, name: Model, model: Model, found: Candidates, choice: AliasChoice[Lane] | None = None
     ) -> Lane:
-        specs = meters_for(self.principal, name)
+        specs = meters_for(self.principal, name, _covers)
         if model is not name:
-            specs += model_meters(model)
+            specs += self._meters_of(model)
         told = bool(self.successor(name))
-        return Lane(name, model, specs, found, self._parts[0], choice, successor=told)
+        limiter = self._parts[0]
+        try:
+            return Lane(
+                name,
+                model,
+                specs,
+                found,
+                limiter,
+                choice,
+                fallbacks=self._meters_of,
+                successor=told,
+            )
+        except Unsupported as error:
+            raise overloaded(
+                "A limit that applies to this call cannot be counted.",
+                code="limit_unsupported",
+                should_retry=False,
+            ).decided_by(str(error)) from None
+
+    def _meters_of(self, model: Model) -> tuple[MeterSpec, ...]:
+        """What joins when `model` stands in for what was asked for."""
+        return (*pair_meters(self.principal, model, _covers), *model_meters(model))
 
     def _alias(self, name: Model, alias: Alias) -> Lane:
         def lane(model_name: str, before: Iterable[str]) -> Lane | None:
@@ -209,3 +257,7 @@ class Lanes:
             return NO_PRICE if unpriced else None
 
         return Rights(grant, zone, price)
+
+
+def _covers(pattern: str, model: Model) -> bool:
+    return PatternSet((pattern,)).match(model.name, model.tags) is not None

@@ -21,6 +21,7 @@ from llmgw_core.domain.usage import (
     Usage,
     UsageRecord,
 )
+from llmgw_core.pipeline.demanding import used_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,7 +97,8 @@ class Books:
 
 
 class Settlement(State):
-    """The ticket of one admitted call: settled exactly once, whatever happens to the call."""
+    """The ticket of one admitted call: settled exactly once, whatever happens to the call.
+    `demanding`: some of its meters count more than requests and all tokens."""
 
     _books: Books
     _call: Call
@@ -105,6 +107,7 @@ class Settlement(State):
     attempt: Attempt | None = None
     first_content: float = 0.0
     settled: bool = False
+    demanding: bool = False
     record: UsageRecord | None = None
     _attempts: list[AttemptRecord] = msgspec.field(default_factory=list)
     _spent: Usage | None = None
@@ -312,7 +315,11 @@ class Settlement(State):
             self._close(last, outcome or status, http_status, usage, now)
         if self._spent is not None:
             usage = self._spent if usage.source == "none" else usage.plus(self._spent)
-        self._reservation.settle(usage.input_tokens + usage.output_tokens)
+        tokens = usage.input_tokens + usage.output_tokens
+        if self.demanding:
+            self._reservation.settle(tokens, used_of(usage, self._charge))
+        else:
+            self._reservation.settle(tokens)
         record = self.record = self._record(status, http_status, usage, error_code, last, now)
         books.stats.settled(record)
         # The write comes last of what can fail: everything above is arithmetic in memory.

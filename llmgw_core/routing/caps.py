@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Protocol
 
-Full = tuple[Literal["requests", "tokens", "parallel"], str, float]
+Full = tuple[Literal["requests", "tokens", "parallel", "money"], str, float]
 """That there is no room for a call: the unit of the cap, what it is in words, and the seconds until
 there may be room."""
 

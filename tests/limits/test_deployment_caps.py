@@ -71,7 +71,7 @@ def test_asking_counts_nothing_and_taking_counts_everything(capped: Capped) -> N
     [
         ({"rpm": 1}, 1, "requests", "at its cap of 1 requests per minute"),
         ({"tpm": 60}, 40, "tokens", "at its cap of 60 tokens per minute"),
-        ({"parallel": 1}, 1, "parallel", "at its cap of 1 parallel calls"),
+        ({"parallel": 1}, 1, "parallel", "at its cap of 1 calls at the same time"),
     ],
 )
 def test_what_is_full_is_said(limits: dict[str, int], tokens: int, unit: str, reason: str) -> None:

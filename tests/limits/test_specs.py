@@ -20,13 +20,13 @@ PRINCIPAL = Principal(
 def test_every_limit_that_is_set_is_one_meter_in_the_order_of_the_levels() -> None:
     model = Model("gpt-x", (), limits=Limits(rpm=7, parallel=2))
     assert meters_for(PRINCIPAL, model) == (
-        MeterSpec("organization:o_1:rpm", "organization", "requests", 1000),
-        MeterSpec("organization:o_1:tpm", "organization", "tokens", 90_000),
-        MeterSpec("organization:o_1:parallel", "organization", "parallel", 50),
-        MeterSpec("team:t_1:tpm", "team", "tokens", 5000),
-        MeterSpec("key:k_1:parallel", "key", "parallel", 0),
-        MeterSpec("model:gpt-x:rpm", "model", "requests", 7),
-        MeterSpec("model:gpt-x:parallel", "model", "parallel", 2),
+        MeterSpec("organization:o_1:rpm", "organization", "requests", 1000, name="rpm"),
+        MeterSpec("organization:o_1:tpm", "organization", "tokens", 90_000, name="tpm"),
+        MeterSpec("organization:o_1:parallel", "organization", "parallel", 50, name="parallel"),
+        MeterSpec("team:t_1:tpm", "team", "tokens", 5000, name="tpm"),
+        MeterSpec("key:k_1:parallel", "key", "parallel", 0, name="parallel"),
+        MeterSpec("model:gpt-x:rpm", "model", "requests", 7, name="rpm"),
+        MeterSpec("model:gpt-x:parallel", "model", "parallel", 2, name="parallel"),
     )
 
 
