@@ -74,7 +74,7 @@ class CanonicalSession(State):
         chat = self.call.endpoint == "chat.completions"
         if document.choices is None if chat else not present(document.data):
             raise UpstreamFailure("protocol", "the reply has neither choices nor data")
-        usage = read_usage(document.usage)
+        usage = read_usage(document.usage, embeddings=not chat)
         if usage is not None or not chat:
             return Reply(body, usage)
         try:

@@ -13,16 +13,21 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from llmgw_core.backends.chunks import decode_chunk, present, read_choice
+from llmgw_core.backends.chunks import (
+    chunk_usage,
+    decode_chunk,
+    present,
+    read_choice,
+    without_usage,
+)
 from llmgw_core.backends.error_objects import error_in_200
 from llmgw_core.domain.failure import UpstreamFailure
 from llmgw_core.wire.sse import EventSplitter, EventTooLarge, event_data, event_name
-from llmgw_core.wire.usage import read_usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from llmgw_core.backends.chunks import ChoiceFacts
+    from llmgw_core.backends.chunks import ChoiceFacts, Chunk
     from llmgw_core.domain.usage import Usage
 
 _DONE = b"[DONE]"
@@ -37,7 +42,10 @@ class CanonicalStreamReader:
     """The `StreamReader` port for upstreams that speak OpenAI's form.
 
     `hide_usage`: the client did not ask for usage, so the chunk that exists only to carry it
-    is dropped.
+    is dropped, and any other that carries it goes on without it.
+
+    The last usage counts, wherever it came. What came before further text is out of date, and no
+    usage unless a later one follows.
     """
 
     __slots__ = (
@@ -47,6 +55,7 @@ class CanonicalStreamReader:
         "_hide_usage",
         "_last",
         "_pending",
+        "_quick",
         "_splitter",
         "_text",
         "_total",
@@ -65,6 +74,7 @@ class CanonicalStreamReader:
         self._splitter = EventSplitter()
         self._done_event = END
         self._pending = b""
+        self._quick = False
         self._last = b""
         self._envelope = 0
         self._events = 0
@@ -80,7 +90,7 @@ class CanonicalStreamReader:
 
     def feed(self, data: bytes) -> bytes:
         """See the port."""
-        if self.content and data[-3:] == b"}\n\n" and self._splitter.clean and _plain(data):
+        if self._quick and data[-3:] == b"}\n\n" and self._splitter.clean and _plain(data):
             events = data.count(b"\n\n")
             if events == 1 or events == data.count(b"}\n\n"):
                 self._total += len(data)
@@ -136,7 +146,7 @@ class CanonicalStreamReader:
 
     def _take(self, event: bytes) -> bytes:
         """Account for one event; what of it goes to the client."""
-        if self.content and event.rstrip(b"\r\n")[-1:] == b"}" and _plain(event):
+        if self._quick and event.rstrip(b"\r\n")[-1:] == b"}" and _plain(event):
             self._total += len(event)
             self._events += 1
             if b"data:" in event:
@@ -168,17 +178,28 @@ class CanonicalStreamReader:
             raise error_in_200(data, "the stream carries an error object")
         if chunk.choices:
             self._last = event
-        if present(chunk.usage):
-            self.usage = read_usage(chunk.usage) or self.usage
-            if not chunk.choices and self._hide_usage:
-                return b""
         text = sum(fact.text for fact in facts)
         self._text += text
         self._note(facts)
         if not self.content and (self.finished or any(fact.content for fact in facts)):
-            self.content = True
+            self.content = self._quick = True
             self._envelope = len(event) - text
+        if present(chunk.usage) or self.usage is not None or present(chunk.x_groq):
+            self._account(chunk, text)
+            if self._hide_usage and present(chunk.usage):
+                return without_usage(event, data) if chunk.choices else b""
         return event
+
+    def _account(self, chunk: Chunk, text: int) -> None:
+        """The usage of a chunk with `text` bytes of text, or what it means that it has none. From
+        the first usage on every event is decoded, to see whether text follows."""
+        usage = chunk_usage(chunk)
+        if usage is not None:
+            self.usage = usage
+            self._quick = False
+        elif text:
+            self.usage = None
+            self._quick = self.content
 
     def _note(self, facts: Iterable[ChoiceFacts]) -> None:
         self.finished = self.finished or any(fact.finished for fact in facts)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+from llmgw_core.wire.usage import read_usage
+
+if TYPE_CHECKING:
+    from llmgw_core.domain.usage import Usage
 
 
 class _Choice(msgspec.Struct):
@@ -21,6 +26,11 @@ class Chunk(msgspec.Struct):
     object: msgspec.Raw = msgspec.Raw(b"")
     usage: msgspec.Raw = msgspec.Raw(b"")
     error: msgspec.Raw = msgspec.Raw(b"")
+    x_groq: msgspec.Raw = msgspec.Raw(b"")
+
+
+class _Groq(msgspec.Struct):
+    usage: msgspec.Raw = msgspec.Raw(b"")
 
 
 class Document(msgspec.Struct):
@@ -35,6 +45,9 @@ class Document(msgspec.Struct):
 decode_chunk = msgspec.json.Decoder(Chunk).decode
 decode_document = msgspec.json.Decoder(Document).decode
 _decode_choice = msgspec.json.Decoder(_Choice).decode
+_decode_groq = msgspec.json.Decoder(_Groq).decode
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_encode = msgspec.json.Encoder().encode
 
 NULLS = (b"", b"null")
 
@@ -42,6 +55,26 @@ NULLS = (b"", b"null")
 def present(raw: msgspec.Raw) -> bool:
     """Whether a raw value is there and not null."""
     return bytes(raw) not in NULLS
+
+
+def chunk_usage(chunk: Chunk) -> Usage | None:
+    """What a chunk says about usage, if anything; Groq has a place of its own for it."""
+    if present(chunk.usage):
+        return read_usage(chunk.usage)
+    if present(chunk.x_groq):
+        try:
+            return read_usage(_decode_groq(chunk.x_groq).usage)
+        except msgspec.DecodeError:
+            pass  # another member of that name
+    return None
+
+
+def without_usage(event: bytes, data: bytes) -> bytes:
+    """The `event` of the chunk `data` without its usage, for a client that did not ask for it."""
+    fields = _decode_fields(data)
+    fields.pop("usage", None)
+    other = [line for line in event.splitlines() if line and not line.startswith(b"data")]
+    return b"\n".join([*other, b"data: " + _encode(fields), b"", b""])
 
 
 def text_bytes(value: Any) -> int:

@@ -184,16 +184,22 @@ async def test_every_place_around_the_hidden_usage_may_be_a_cut(
             assert reply.body == stream(usage=False, end=end), (end, place)
 
 
-async def test_usage_that_comes_with_content_is_no_chunk_to_hide(
+async def test_a_chunk_with_content_goes_on_without_the_usage_that_came_with_it(
     proxy: Server, answering: Answering
 ) -> None:
-    sent = (
-        b'data: {"choices":[{"delta":{"content":"x"}}],"usage":{"prompt_tokens":1}}\n\n'
-        b'data: {"choices":[{"delta":{},"finish_reason":"stop"}],"usage":{"prompt_tokens":1.0,'
-        b'"completion_tokens":1}}\n\ndata: [DONE]\n\n'
+    first = b'data: {"choices":[{"delta":{"content":"x"}}],"usage":{"prompt_tokens":1}}\n\n'
+    last = (
+        b'data: {"choices":[{"delta": {},"finish_reason":"stop"}],"usage":{"prompt_tokens":1.0,'
+        b'"completion_tokens":1}}\n\n'
     )
-    answering.pieces = in_chunks(SSE_HEAD, [sent])
-    assert (await streamed(proxy, await proxy.connect(), usage=False)).body == sent
+    end = b"data: [DONE]\n\n"
+    answering.pieces = in_chunks(SSE_HEAD, [first + last + end])
+    reply = await streamed(proxy, await proxy.connect(), usage=False)
+    left = b'data: {"choices":[{"delta": {},"finish_reason":"stop"}]}\n\n'
+    assert reply.body == b'data: {"choices":[{"delta":{"content":"x"}}]}\n\n' + left + end
+    answering.pieces = in_chunks(SSE_HEAD, [first + last + end])
+    asked = await streamed(proxy, await proxy.connect(), usage=True)
+    assert asked.body == first + last + end
 
 
 async def test_the_other_transport_changes_nothing_either(

@@ -42,7 +42,7 @@ def test_a_delta_that_was_null_can_be_given_fields() -> None:
 
 def test_a_further_event_says_only_what_it_is_told_to() -> None:
     last = StreamEvent(
-        b'data: {"id":"c","usage":{"prompt_tokens":1},"choices":'
+        b'data: {"id":"c","usage":{"prompt_tokens":1,"completion_tokens":0},"choices":'
         b'[{"index":0,"delta":{"content":"b"},"finish_reason":"stop"}]}\n\n'
     )
     assert last.usage == Usage(1, 0)
