@@ -12,56 +12,47 @@ from __future__ import annotations
 
 import logging
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-import msgspec
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
 from llmgw_core.domain.errors import StoreUnavailable
-from llmgw_core.domain.usage import AttemptRecord, Usage, UsageDetails, UsageRecord
 from llmgw_core.store import usage_report
+from llmgw_core.store.contributions import contributions
 from llmgw_core.store.ledger_queries import EVERYTHING, conditions
-from llmgw_core.store.ledger_tables import ledger, usage_hours
+from llmgw_core.store.ledger_tables import ledger
+from llmgw_core.store.many_rows import BLOCK, Rows
+from llmgw_core.store.rollups import RollUps
+from llmgw_core.store.row_values import (
+    COLUMNS,
+    PLAIN,
+    LedgerRow,
+    all_values,
+    cut,
+    ledger_row,
+    plain_values,
+)
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from sqlalchemy import Row
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-    from llmgw_core.domain.usage import DeliveryRecord
+    from llmgw_core.domain.usage import DeliveryRecord, UsageRecord
+    from llmgw_core.store.contributions import Key
     from llmgw_core.store.engine import Store
     from llmgw_core.store.ledger_queries import CallFilter
     from llmgw_core.store.usage_report import Dimension, UsageRow
 
 log = logging.getLogger(__name__)
 
-_HOUR_NS: Final = 3_600 * 10**9
-_ABSURD: Final = 10**15
-"""What is left of a figure that does not fit 64 bits: thousands of them still can be added."""
-_KEYS: Final = tuple(column.name for column in usage_hours.primary_key)
-_SUMS: Final = tuple(column.name for column in usage_hours.c if not column.primary_key)
-_COLUMNS: Final = [column for column in ledger.c if column.name != "cursor"]
-_BLOCKS: Final = (250, 50, 10, 1)
-"""Rows per statement: few different statements, so that each stays prepared, and less than the
-32,766 parameters that SQLite takes."""
 _LOOKED_AT: Final = 100_000
 _QUESTION: Final = 500
 """Ids per question: far below every database's limit on parameters."""
 
 _call_id = attrgetter("call_id")
-_encode_attempts = msgspec.json.Encoder().encode
-_decode_details = msgspec.json.Decoder(UsageDetails).decode
-_decode_attempts = msgspec.json.Decoder(tuple[AttemptRecord, ...]).decode
-
-
-class LedgerRow(msgspec.Struct, frozen=True):
-    """A stored record; `cursor` grows with every commit and is never reused."""
-
-    cursor: int
-    record: UsageRecord
 
 
 class Ledger:
@@ -70,7 +61,8 @@ class Ledger:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._statements: _Statements | None = None
+        self._compiled: _Compiled | None = None
+        self._rollups = RollUps()
 
     async def insert(
         self, records: Sequence[UsageRecord], deliveries: Sequence[DeliveryRecord]
@@ -86,7 +78,7 @@ class Ledger:
         except OverflowError:
             # One absurd figure from a provider must not keep all other calls off the books.
             log.exception("a number in a usage record is too large for the ledger and is cut")
-            return await self._insert_missing([_cut(record) for record in fresh], deliveries)
+            return await self._insert_missing([cut(record) for record in fresh], deliveries)
 
     async def usage(
         self,
@@ -108,7 +100,7 @@ class Ledger:
         query = select(ledger).where(ledger.c.cursor > after, *conditions(wanted))
         query = query.order_by(ledger.c.cursor).limit(limit)
         async with self._store.connect() as connection:
-            return [_row(row) for row in await connection.execute(query)]
+            return [ledger_row(row) for row in await connection.execute(query)]
 
     async def latest(
         self, limit: int, wanted: CallFilter = EVERYTHING
@@ -120,7 +112,7 @@ class Ledger:
             within = (ledger.c.cursor > last - _LOOKED_AT, ledger.c.cursor <= last)
             query = select(ledger).where(*within, *conditions(wanted))
             query = query.order_by(ledger.c.cursor.desc()).limit(limit)
-            found = [_row(row) for row in await connection.execute(query)]
+            found = [ledger_row(row) for row in await connection.execute(query)]
         return found[::-1], last
 
     async def get(self, call_id: str) -> UsageRecord | None:
@@ -128,7 +120,7 @@ class Ledger:
         query = select(ledger).where(ledger.c.call_id == call_id)
         async with self._store.connect() as connection:
             row = (await connection.execute(query)).one_or_none()
-        return _row(row).record if row is not None else None
+        return ledger_row(row).record if row is not None else None
 
     async def count(self) -> int:
         """How many calls are on the books."""
@@ -158,182 +150,52 @@ class Ledger:
             if check:
                 known = await _known(connection, [record.call_id for record in records])
                 records = [record for record in records if record.call_id not in known]
-            statements = self._compiled(connection)
-            sums = _Sums()
-            for start in range(0, len(records), _BLOCKS[0]):
-                # Block by block, so that the event loop gets its turn in between.
-                block = records[start : start + _BLOCKS[0]]
-                sums.add(block)
-                await _execute(connection, statements.rows, _values(block), len(_COLUMNS))
-            await _execute(connection, statements.hours, sums.values(), len(_KEYS) + len(_SUMS))
+            found = _Compiled.of(connection) if self._compiled is None else self._compiled
+            self._compiled = found
+            groups: dict[Key, int] = {}
+            if records:
+                await _insert_rows(connection, found, records)
+                groups = await self._rollups.add(connection, contributions(records))
             if deliveries:
                 changes = [(d.status, d.duration_us, d.call_id) for d in deliveries]
-                await connection.exec_driver_sql(statements.delivery, changes)
+                await connection.exec_driver_sql(found.delivery, changes)
+        self._rollups.remember(groups)
         return len(records)
 
-    def _compiled(self, connection: AsyncConnection) -> _Statements:
-        """The statements as text: building them anew costs more than executing them."""
-        if self._statements is None:
-            dialect = connection.dialect
-            update = (
-                ledger.update()
-                .where(ledger.c.call_id == "")
-                .values({ledger.c.status: "", ledger.c.duration_us: 0})
-            )
-            names = [column.name for column in _COLUMNS]
-            rows = str(insert(ledger).compile(dialect=dialect, column_keys=names))
-            hours = str(insert(usage_hours).compile(dialect=dialect))
-            added = ", ".join(f"{name} = usage_hours.{name} + excluded.{name}" for name in _SUMS)
-            self._statements = _Statements(
-                _blocks(rows),
-                _blocks(hours, f" ON CONFLICT ({', '.join(_KEYS)}) DO UPDATE SET {added}"),
-                str(update.compile(dialect=dialect)),
-            )
-        return self._statements
 
+class _Compiled(NamedTuple):
+    """SQL text: building it anew costs more than executing it."""
 
-class _Statements(NamedTuple):
-    """SQL text; `rows` and `hours` by the number of rows that one statement takes."""
-
-    rows: dict[int, str]
-    hours: dict[int, str]
+    plain: Rows
+    whole: Rows
     delivery: str
 
-
-def _blocks(statement: str, ending: str = "") -> dict[int, str]:
-    """An INSERT of one row as INSERTs of several."""
-    head, found, row = statement.rpartition(" VALUES ")
-    assert found
-    return {rows: f"{head} VALUES {', '.join([row] * rows)}{ending}" for rows in _BLOCKS}
-
-
-async def _execute(
-    connection: AsyncConnection, statements: dict[int, str], values: list[Any], width: int
-) -> None:
-    """Insert the rows in `values`, `width` after `width` of them."""
-    start, end = 0, len(values)
-    for block in _BLOCKS:
-        size = block * width
-        while end - start >= size:
-            part = tuple(values[start : start + size])
-            await connection.exec_driver_sql(statements[block], part)
-            start += size
-
-
-def _values(records: Iterable[UsageRecord]) -> list[Any]:
-    """The values of rows, one row after the other."""
-    values: list[Any] = []
-    for record in records:
-        usage = record.usage
-        values += (
-            record.call_id,
-            record.started_ns,
-            record.endpoint,
-            record.organization_id,
-            record.team_id,
-            record.user_id,
-            record.key_id,
-            record.model,
-            record.served_model,
-            record.deployment,
-            record.zone,
-            record.stream,
-            record.status,
-            record.http_status,
-            record.error_code,
-            usage.input_tokens,
-            usage.output_tokens,
-            usage.cached_input_tokens,
-            usage.reasoning_tokens,
-            usage.source,
-            record.cost,
-            record.charge,
-            record.currency,
-            record.duration_us,
-            record.first_content_us,
-            _encode_attempts(record.attempts).decode(),
-            record.parent,
-            usage.method,
-            None if usage.details is None else _encode_attempts(usage.details).decode(),
-            record.cost_center,
-            record.entry,
-            record.corrects,
+    @classmethod
+    def of(cls, connection: AsyncConnection) -> _Compiled:
+        dialect = connection.dialect
+        delivery = (
+            ledger.update()
+            .where(ledger.c.call_id == "")
+            .values({ledger.c.status: "", ledger.c.duration_us: 0})
         )
-    return values
+        return cls(
+            Rows(dialect, ledger, PLAIN),
+            Rows(dialect, ledger, COLUMNS),
+            str(delivery.compile(dialect=dialect)),
+        )
 
 
-class _Sums:
-    """Keys and sums of the hours that records fall into."""
-
-    def __init__(self) -> None:
-        self._groups: dict[tuple[Any, ...], list[int]] = {}
-
-    def add(self, records: Iterable[UsageRecord]) -> None:
-        groups = self._groups
-        for record in records:
-            usage = record.usage
-            key = (
-                record.started_ns // _HOUR_NS,
-                record.organization_id,
-                record.team_id or "",
-                record.user_id or "",
-                record.key_id or "",
-                record.cost_center,
-                record.endpoint,
-                record.model,
-                record.served_model,
-                record.deployment,
-                record.attempts[-1].price if record.attempts else "",
-            )
-            group = groups.get(key)
-            if group is None:
-                group = groups[key] = [0] * len(_SUMS)
-            group[0] += 1
-            if usage.source == "estimated":
-                group[1] += 1
-            group[2] += usage.input_tokens
-            group[3] += usage.output_tokens
-            if usage.cached_input_tokens:
-                group[4] += usage.cached_input_tokens
-            if usage.reasoning_tokens:
-                group[5] += usage.reasoning_tokens
-            if usage.details is not None:
-                for index, count in enumerate(msgspec.structs.astuple(usage.details), 6):
-                    group[index] += count
-            group[-2] += record.cost
-            group[-1] += record.charge
-
-    def values(self) -> list[Any]:
-        """The values of rows, one row after the other."""
-        values: list[Any] = []
-        for key, group in self._groups.items():
-            values += key
-            values += group
-        return values
-
-
-def _cut(record: UsageRecord) -> UsageRecord:
-    usage = record.usage
-    return msgspec.structs.replace(
-        record,
-        usage=Usage(
-            _bounded(usage.input_tokens),
-            _bounded(usage.output_tokens),
-            _bounded(usage.cached_input_tokens),
-            _bounded(usage.reasoning_tokens),
-            usage.source,
-            usage.method,
-            None
-            if usage.details is None
-            else UsageDetails(*map(_bounded, msgspec.structs.astuple(usage.details))),
-        ),
-        cost=_bounded(record.cost),
-        charge=_bounded(record.charge),
-    )
-
-
-def _bounded(value: int) -> int:
-    return max(-_ABSURD, min(_ABSURD, value))
+async def _insert_rows(
+    connection: AsyncConnection, statements: _Compiled, records: Sequence[UsageRecord]
+) -> None:
+    rare: list[UsageRecord] = []
+    for start in range(0, len(records), BLOCK):
+        # Block by block, so that the event loop gets its turn in between.
+        values = plain_values(records[start : start + BLOCK], rare)
+        await statements.plain.execute(connection, values)
+    for start in range(0, len(rare), BLOCK):
+        values = [value for record in rare[start : start + BLOCK] for value in all_values(record)]
+        await statements.whole.execute(connection, values)
 
 
 async def _known(connection: AsyncConnection, ids: Sequence[str]) -> set[str]:
@@ -342,20 +204,3 @@ async def _known(connection: AsyncConnection, ids: Sequence[str]) -> set[str]:
         query = select(ledger.c.call_id).where(ledger.c.call_id.in_(ids[start : start + _QUESTION]))
         known.update(await connection.scalars(query))
     return known
-
-
-def _row(row: Row[Any]) -> LedgerRow:
-    values = row._asdict()
-    cursor = values.pop("cursor")
-    details = values.pop("usage_details")
-    usage = Usage(
-        values.pop("input_tokens"),
-        values.pop("output_tokens"),
-        values.pop("cached_input_tokens"),
-        values.pop("reasoning_tokens"),
-        values.pop("usage_source"),
-        values.pop("usage_method"),
-        None if details is None else _decode_details(details),
-    )
-    attempts = _decode_attempts(values.pop("attempts"))
-    return LedgerRow(cursor, UsageRecord(**values, usage=usage, attempts=attempts))

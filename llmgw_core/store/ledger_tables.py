@@ -2,14 +2,14 @@
 
 Amounts are nano-units, times nanoseconds since the epoch, durations microseconds. There are
 internal ids and no foreign keys: erasing a person or an organisation leaves the sums. In the
-sums an absent id is the empty string, because it is a part of the key.
+groups an absent id is the empty string, because it is a part of the key.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Boolean, Column, Integer, String, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Integer, String, Table, Text, UniqueConstraint
 
 from llmgw_core.store.metadata import metadata
 
@@ -75,22 +75,45 @@ TOKENS = (
 SUMS = ("calls", "estimated_calls", *TOKENS, "cost", "charge")
 
 
+GROUP = (
+    "organization_id",
+    "team_id",
+    "user_id",
+    "key_id",
+    "cost_center",
+    "endpoint",
+    "model",
+    "served_model",
+    "deployment",
+    "price",
+)
+
+usage_groups = Table(
+    "usage_groups",
+    metadata,
+    # What sums are kept apart by, written down once; never changed and never deleted. `price` is
+    # the id of a price sheet, "" where there was no price.
+    Column("id", _Serial, primary_key=True, autoincrement=True),
+    Column("organization_id", String(80), nullable=False),
+    Column("team_id", String(80), nullable=False),
+    Column("user_id", String(80), nullable=False),
+    Column("key_id", String(80), nullable=False),
+    Column("cost_center", String(80), nullable=False),
+    Column("endpoint", String(40), nullable=False),
+    Column("model", Text, nullable=False),
+    Column("served_model", Text, nullable=False),
+    Column("deployment", Text, nullable=False),
+    Column("price", String(40), nullable=False),
+    UniqueConstraint(*GROUP),
+)
+
+
 def _sums(period: str) -> list[Column[Any]]:
-    """A table of sums by a `period` of UTC, counted since the epoch. `price` is the id of a price
-    sheet, "" where there was no price."""
+    """A table of sums by a `period` of UTC, counted since the epoch, and group."""
     return [
         Column(period, Integer, primary_key=True, autoincrement=False),
-        Column("organization_id", String(80), primary_key=True),
-        Column("team_id", String(80), primary_key=True),
-        Column("user_id", String(80), primary_key=True),
-        Column("key_id", String(80), primary_key=True),
-        Column("cost_center", String(80), primary_key=True),
-        Column("endpoint", String(40), primary_key=True),
-        Column("model", Text, primary_key=True),
-        Column("served_model", Text, primary_key=True),
-        Column("deployment", Text, primary_key=True),
-        Column("price", String(40), primary_key=True),
-        *(Column(name, BigInteger, nullable=False) for name in SUMS),
+        Column("group_id", BigInteger, primary_key=True, autoincrement=False),
+        *(Column(name, BigInteger, nullable=False, server_default="0") for name in SUMS),
     ]
 
 

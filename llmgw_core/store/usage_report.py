@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import msgspec
 from sqlalchemy import ColumnElement, FromClause, Table, func, select
 
-from llmgw_core.store.ledger_tables import usage_hours
+from llmgw_core.store.ledger_tables import usage_groups, usage_hours
 from llmgw_core.store.tenancy_tables import api_keys, organizations, teams, users
 
 if TYPE_CHECKING:
@@ -32,13 +32,13 @@ _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _HOUR: Final = dt.timedelta(hours=1)
 
 _COLUMNS: Final[dict[str, ColumnElement[Any]]] = {
-    "organization": usage_hours.c.organization_id,
-    "team": usage_hours.c.team_id,
-    "user": usage_hours.c.user_id,
-    "key": usage_hours.c.key_id,
-    "model": usage_hours.c.model,
-    "served_model": usage_hours.c.served_model,
-    "deployment": usage_hours.c.deployment,
+    "organization": usage_groups.c.organization_id,
+    "team": usage_groups.c.team_id,
+    "user": usage_groups.c.user_id,
+    "key": usage_groups.c.key_id,
+    "model": usage_groups.c.model,
+    "served_model": usage_groups.c.served_model,
+    "deployment": usage_groups.c.deployment,
     "day": usage_hours.c.hour.op("/")(24),
     "hour": usage_hours.c.hour,
 }
@@ -90,7 +90,7 @@ async def usage(
 
 
 def _query(by: Sequence[Dimension]) -> Select[Any]:
-    source: FromClause = usage_hours
+    source: FromClause = usage_hours.join(usage_groups, usage_groups.c.id == usage_hours.c.group_id)
     groups: list[ColumnElement[Any]] = []
     names: list[ColumnElement[Any]] = []
     for dimension in by:

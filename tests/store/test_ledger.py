@@ -11,8 +11,8 @@ from sqlalchemy import select
 from llmgw_core.domain.errors import StoreUnavailable
 from llmgw_core.domain.usage import DeliveryRecord, Usage
 from llmgw_core.store.ledger import Ledger
+from llmgw_core.store.ledger_tables import GROUP, SUMS, usage_groups, usage_hours
 from llmgw_core.store.ledger_tables import ledger as rows_table
-from llmgw_core.store.ledger_tables import usage_hours
 from llmgw_core.testing.usage_records import STARTED_NS, usage_record
 
 if TYPE_CHECKING:
@@ -192,8 +192,11 @@ def test_the_hourly_sums_are_the_sums_of_the_rows(
 
 
 async def _stored_sums(store: Store) -> dict[tuple[object, ...], list[int]]:
+    columns = [usage_groups.c[name] for name in GROUP]
+    query = select(usage_hours.c.hour, *columns, *(usage_hours.c[name] for name in SUMS))
+    query = query.join(usage_groups, usage_groups.c.id == usage_hours.c.group_id)
     async with store.connect() as connection:
-        found = [tuple(row) for row in await connection.execute(select(usage_hours))]
+        found = [tuple(row) for row in await connection.execute(query)]
     return {row[:11]: list(row[11:]) for row in found}
 
 

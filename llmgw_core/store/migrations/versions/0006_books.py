@@ -24,15 +24,32 @@ _TOKENS = (
     "rejected_prediction_tokens",
     "images",
 )
-_FILL = """
-INSERT INTO {table}
-SELECT started_ns / {length}, organization_id, COALESCE(team_id, ''), COALESCE(user_id, ''),
-    COALESCE(key_id, ''), '', endpoint, model, served_model, deployment, '', COUNT(*),
-    SUM(CASE WHEN usage_source = 'estimated' THEN 1 ELSE 0 END), SUM(input_tokens),
-    SUM(output_tokens), SUM(cached_input_tokens), SUM(reasoning_tokens), 0, 0, 0, 0, 0, 0, 0, 0,
-    SUM(cost), SUM(charge)
+_GROUPS = """
+INSERT INTO usage_groups (
+    organization_id, team_id, user_id, key_id, cost_center, endpoint, model, served_model,
+    deployment, price
+)
+SELECT DISTINCT organization_id, COALESCE(team_id, ''), COALESCE(user_id, ''),
+    COALESCE(key_id, ''), '', endpoint, model, served_model, deployment, ''
 FROM ledger
-GROUP BY 1, 2, 3, 4, 5, 7, 8, 9, 10
+"""
+_FILL = """
+INSERT INTO {table} (
+    {period}, group_id, calls, estimated_calls, input_tokens, output_tokens, cached_input_tokens,
+    reasoning_tokens, cost, charge
+)
+SELECT started_ns / {length}, usage_groups.id, COUNT(*),
+    SUM(CASE WHEN usage_source = 'estimated' THEN 1 ELSE 0 END), SUM(input_tokens),
+    SUM(output_tokens), SUM(cached_input_tokens), SUM(reasoning_tokens), SUM(cost), SUM(charge)
+FROM ledger JOIN usage_groups ON usage_groups.organization_id = ledger.organization_id
+    AND usage_groups.team_id = COALESCE(ledger.team_id, '')
+    AND usage_groups.user_id = COALESCE(ledger.user_id, '')
+    AND usage_groups.key_id = COALESCE(ledger.key_id, '')
+    AND usage_groups.endpoint = ledger.endpoint
+    AND usage_groups.model = ledger.model
+    AND usage_groups.served_model = ledger.served_model
+    AND usage_groups.deployment = ledger.deployment
+GROUP BY 1, 2
 """
 _HOUR = 3_600 * 10**9
 
@@ -51,12 +68,14 @@ def upgrade() -> None:
     )
     op.add_column("ledger", sa.Column("corrects", sa.String(80)))
     op.drop_table("usage_hours")
+    _create_groups()
+    op.execute(_GROUPS)
     for table, period, length in (
         ("usage_hours", "hour", _HOUR),
         ("usage_days", "day", 24 * _HOUR),
     ):
         _create_sums(table, period)
-        op.execute(_FILL.format(table=table, length=length))
+        op.execute(_FILL.format(table=table, period=period, length=length))
     op.create_table(
         "touched_hours",
         sa.Column("hour", sa.Integer, autoincrement=False, nullable=False),
@@ -81,16 +100,28 @@ def upgrade() -> None:
     )
 
 
+def _create_groups() -> None:
+    op.create_table(
+        "usage_groups",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), nullable=False),
+        *(sa.Column(name, sa.String(80), nullable=False) for name in _IDS),
+        sa.Column("endpoint", sa.String(40), nullable=False),
+        *(sa.Column(name, sa.Text, nullable=False) for name in _NAMES),
+        sa.Column("price", sa.String(40), nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_usage_groups"),
+        sa.UniqueConstraint(
+            *_IDS, "endpoint", *_NAMES, "price", name="uq_usage_groups_organization_id"
+        ),
+    )
+
+
 def _create_sums(table: str, period: str) -> None:
     sums = ("calls", "estimated_calls", *_TOKENS, "cost", "charge")
     op.create_table(
         table,
         sa.Column(period, sa.Integer, autoincrement=False, nullable=False),
-        *(sa.Column(name, sa.String(80), nullable=False) for name in _IDS),
-        sa.Column("endpoint", sa.String(40), nullable=False),
-        *(sa.Column(name, sa.Text, nullable=False) for name in _NAMES),
-        sa.Column("price", sa.String(40), nullable=False),
-        *(sa.Column(name, sa.BigInteger, nullable=False) for name in sums),
-        sa.PrimaryKeyConstraint(period, *_IDS, "endpoint", *_NAMES, "price", name=f"pk_{table}"),
+        sa.Column("group_id", sa.BigInteger, autoincrement=False, nullable=False),
+        *(sa.Column(name, sa.BigInteger, nullable=False, server_default="0") for name in sums),
+        sa.PrimaryKeyConstraint(period, "group_id", name=f"pk_{table}"),
         sqlite_with_rowid=False,
     )
