@@ -83,6 +83,7 @@ class Attempts:
         member = course.advance() if turn is None else await turn.advance(course)
         if member is None:
             raise nobody(course)
+        exchange.held_back = lane.trial is not None and course.held_back(lane.model.name)
         recovery: Recovery | None = None
         fresh = False
         while True:

@@ -165,7 +165,7 @@ class Entrance:
                     settlement.interrupted()
                 lane = exchange.lane
                 if lane is not None and lane.trial is not None and settlement.record is not None:
-                    lane.trial.ended(settlement.record)
+                    lane.trial.ended(settlement.record, held_back=exchange.held_back)
             self.running -= 1
             if self._retired and not self.running:
                 self._idle.set()

@@ -31,7 +31,8 @@ class Exchange(State):
     `comments` keep the connection of a waiting client open, if it gets any; `turn` is the call's
     place where calls are held back. `cut`: how its stream broke after the content commit.
     `trial`, if there is one, wants to know of the first content. `ending` is
-    what the client is told when an operator has ended the call.
+    what the client is told when an operator has ended the call. `held_back`: a plugin or a switch
+    keeps it from the variant of an alias that it was meant for, which is not the variant's fault.
     """
 
     call: Call
@@ -47,6 +48,7 @@ class Exchange(State):
     turn: Turn | None = None
     cut: FailureKind | None = None
     trial: Callable[[], None] | None = None
+    held_back: bool = False
     stopped: bool = False
     ending: GatewayError | None = None
     leaving: asyncio.Handle | None = None

@@ -193,6 +193,19 @@ class Course:
                     waits.append(full[2])
         return min(waits, default=None)
 
+    def held_back(self, model: str) -> bool:
+        """Whether none of the deployments of `model` may be tried because we say so: a plugin has
+        left none among the candidates, or operators have switched them off."""
+        now = self._memory.clock()
+        members = [
+            member
+            for tier in self.found.tiers
+            if tier.model.name == model
+            for member in tier.members
+        ]
+        standings = [standing(member.state, now) for member in members]
+        return all(obstacle is not None and obstacle.hard for obstacle in standings)
+
     def obstacles(self) -> str:
         """What keeps each of those from the call that were not tried, for operators."""
         now, reasons = self._memory.clock(), []

@@ -122,9 +122,10 @@ class Trial:
         self._rules = rules
         self._model = model
 
-    def ended(self, record: UsageRecord) -> None:
-        """A call that was meant for the variant has ended."""
-        failed = _failed(record, self._model)
+    def ended(self, record: UsageRecord, *, held_back: bool = False) -> None:
+        """A call that was meant for the variant has ended. `held_back`: a plugin or a switch has
+        kept it from the variant when it began."""
+        failed = _failed(record, self._model, held_back=held_back)
         if failed is None or not self._live.is_running(self._rollout):
             return
         judge = self._live.judge(self._rollout, self._rules)
@@ -137,13 +138,14 @@ class Trial:
             self._live.take_out(self._rollout, reason)
 
 
-def _failed(record: UsageRecord, model: str) -> bool | None:
+def _failed(record: UsageRecord, model: str, *, held_back: bool) -> bool | None:
     """Whether `model` failed in this call, whoever stepped in; None: nobody can tell."""
     if not record.attempts:
         return None
     own = [attempt.outcome for attempt in record.attempts if attempt.model == model]
     if not own:
-        return True  # it had no deployment that could be tried
+        # It had no deployment that could be tried, and we are not the reason.
+        return None if held_back else True
     if own[-1] in _NOBODYS_FAULT:
         return False if own[-1] == "ok" else None
     return True

@@ -23,6 +23,8 @@ from llmgw_core.testing.upstream import Peer, Upstream, http_reply
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from llmgw_core.domain.call import Call
+    from llmgw_core.domain.switch import SwitchKind
     from llmgw_core.hooks.context import PluginContext
     from llmgw_core.tenancy.records import AuditEntry
     from llmgw_core.testing.installation import Install, Installation
@@ -251,3 +253,34 @@ async def test_a_canary_is_measured_against_all_that_the_alias_leads_to(
     assert judge.errors.calls == served.count("new")
     assert judge.errors.baseline.calls == served.count("a") + served.count("b")
     assert rollout.base == (Variant("a"), Variant("b"))
+
+
+class Denies:
+    """Permits nobody the canary."""
+
+    def __init__(self, config: None, context: PluginContext) -> None:
+        pass
+
+    @hookimpl
+    def authorize(self, call: Call, model: str) -> str | None:
+        return "not yet" if model == "new" else None
+
+
+@pytest.mark.parametrize("who", ["plugin", "deployment", "model"])
+async def test_calls_that_we_keep_from_the_canary_do_not_count_against_it(
+    installed: Install, server: ModelServer, sibling: ModelServer, who: SwitchKind
+) -> None:
+    here = await installed(
+        {"old": [at(server)], "new": [at(sibling)]},
+        aliases={"chat": leading_to("old", canary=CanaryRules(minimum_calls=5))},
+        plugins=[("denies", Denies)] if who == "plugin" else [],
+    )
+    rollout = await here.gateway.rollouts.start("chat", "new", share=99, actor="me")
+    if who != "plugin":
+        name = "new/a" if who == "deployment" else "new"
+        await here.gateway.switches.off(who, name, reason="x", actor="me")
+    assert set(await ask(here, *USERS)) == {"old"}
+    assert sibling.requests == []
+    rollouts = here.gateway._foundation.rollouts
+    assert rollouts.is_running(rollout)
+    assert rollouts.judge(rollout, CanaryRules(minimum_calls=5)).errors.calls == 0
