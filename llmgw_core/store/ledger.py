@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from llmgw_core.domain.usage import DeliveryRecord, UsageRecord
-    from llmgw_core.store.contributions import Key
     from llmgw_core.store.engine import Store
     from llmgw_core.store.ledger_queries import CallFilter
+    from llmgw_core.store.rollups import Ids
     from llmgw_core.store.usage_report import Dimension, UsageRow
 
 log = logging.getLogger(__name__)
@@ -152,7 +152,7 @@ class Ledger:
                 records = [record for record in records if record.call_id not in known]
             found = _Compiled.of(connection) if self._compiled is None else self._compiled
             self._compiled = found
-            groups: dict[Key, int] = {}
+            groups: Ids = {}
             if records:
                 await _insert_rows(connection, found, records)
                 groups = await self._rollups.add(connection, contributions(records))

@@ -21,7 +21,7 @@ ledger = Table(
     # Never reused and in the order of commits: the cursor of whoever reads along.
     Column("cursor", _Serial, primary_key=True, autoincrement=True),
     Column("call_id", String(80), nullable=False, unique=True),
-    Column("started_ns", BigInteger, nullable=False),
+    Column("started_ns", BigInteger, nullable=False, index=True),
     Column("endpoint", String(40), nullable=False),
     Column("organization_id", String(80), nullable=False),
     Column("team_id", String(80)),
@@ -88,6 +88,8 @@ GROUP = (
     "price",
 )
 
+COARSE = ("organization_id", "endpoint", "model", "served_model", "deployment")
+
 usage_groups = Table(
     "usage_groups",
     metadata,
@@ -119,6 +121,20 @@ def _sums(period: str) -> list[Column[Any]]:
 
 usage_hours = Table("usage_hours", metadata, *_sums("hour"), sqlite_with_rowid=False)
 usage_days = Table("usage_days", metadata, *_sums("day"), sqlite_with_rowid=False)
+# Months since the year 0.
+usage_months = Table("usage_months", metadata, *_sums("month"), sqlite_with_rowid=False)
+# The days once more, by groups that have nothing but what is in `COARSE`: a report by the day over
+# a year must not read what every key did on every day.
+usage_day_totals = Table("usage_day_totals", metadata, *_sums("day"), sqlite_with_rowid=False)
+
+pruned = Table(
+    "pruned",
+    metadata,
+    # What retention has deleted: the name of a table, and the first moment that is still whole in
+    # it (nanoseconds since the epoch).
+    Column("name", String(40), primary_key=True),
+    Column("before_ns", BigInteger, nullable=False),
+)
 
 touched_hours = Table(
     "touched_hours",

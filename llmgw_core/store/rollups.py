@@ -7,33 +7,45 @@ is through that may have created it.
 
 from __future__ import annotations
 
+import datetime as dt
+from functools import lru_cache
 from operator import add
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import func, select
 
 from llmgw_core.store.ledger_tables import (
+    COARSE,
     GROUP,
     SUMS,
     ledger,
     touched_hours,
+    usage_day_totals,
     usage_days,
     usage_groups,
     usage_hours,
+    usage_months,
 )
 from llmgw_core.store.many_rows import Rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from sqlalchemy import Dialect, Table
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from llmgw_core.store.contributions import Key
 
+    Ids = dict[Key, tuple[int, int]]
+    """Of groups: their id, and the id of the coarser one."""
+    _Keyed = dict[tuple[int, int], Sequence[int]]
+    """Sums by period and group."""
+
 _COMMON: Final = 6
 """So many sums at the beginning, and the amounts at the end, are those that most groups have."""
 _USUAL: Final = (*SUMS[:_COMMON], *SUMS[-2:])
+_IS_COARSE: Final = tuple(name in COARSE for name in GROUP)
+_EPOCH: Final = dt.date(1970, 1, 1).toordinal()
 _REMEMBERED: Final = 200_000
 
 
@@ -41,27 +53,33 @@ class RollUps:
     """Adds contributions to the sums. One per process; ids of groups are remembered."""
 
     def __init__(self) -> None:
-        self._known: dict[Key, int] = {}
+        self._known: Ids = {}
         self._statements: _Statements | None = None
 
-    async def add(
-        self, connection: AsyncConnection, sums: Mapping[Key, Sequence[int]]
-    ) -> dict[Key, int]:
+    async def add(self, connection: AsyncConnection, sums: Mapping[Key, Sequence[int]]) -> Ids:
         """Add `sums`, by hour and group, to all tables, and say which hours were touched. Returns
         the ids of groups, to `remember` when the transaction is through."""
         if self._statements is None:
             self._statements = _Statements(connection.dialect)
         statements = self._statements
         ids = await self._ids(connection, statements, {key[1:] for key in sums})
-        hours = {(key[0], ids[key[1:]]): values for key, values in sums.items()}
+        hours: _Keyed = {}
+        wider: dict[int, int] = {}
+        for key, values in sums.items():
+            group, wider_group = ids[key[1:]]
+            hours[key[0], group] = values
+            wider[group] = wider_group
+        days = _sum((hour // 24, group, values) for (hour, group), values in hours.items())
+        months = _sum((month_of(day), group, values) for (day, group), values in days.items())
+        totals = _sum((day, wider[group], values) for (day, group), values in days.items())
         await statements.hours.add(connection, hours)
-        await statements.days.add(connection, _coarser(hours, 24))
-        cursor = await connection.scalar(select(func.max(ledger.c.cursor)))
-        touched = [value for hour in {key[0] for key in sums} for value in (hour, cursor)]
-        await statements.touched.execute(connection, touched)
+        await statements.days.add(connection, days)
+        await statements.months.add(connection, months)
+        await statements.totals.add(connection, totals)
+        await self._touch(connection, {hour for hour, _ in hours})
         return ids
 
-    def remember(self, ids: Mapping[Key, int]) -> None:
+    def remember(self, ids: Ids) -> None:
         """These groups are in the database for good."""
         if len(self._known) > _REMEMBERED:
             self._known.clear()
@@ -71,19 +89,23 @@ class RollUps:
         """The database failed: who knows which one it is when it comes back."""
         self._known.clear()
 
+    async def _touch(self, connection: AsyncConnection, hours: Iterable[int]) -> None:
+        assert self._statements is not None
+        cursor = await connection.scalar(select(func.max(ledger.c.cursor)))
+        values = [value for hour in hours for value in (hour, cursor)]
+        await self._statements.touched.execute(connection, values)
+
     async def _ids(
-        self, connection: AsyncConnection, statements: _Statements, groups: Iterable[Key]
-    ) -> dict[Key, int]:
-        known = self._known
-        ids: dict[Key, int] = {}
-        new: list[Any] = []
-        for group in groups:
-            if group in known:
-                ids[group] = known[group]
-            else:
-                new += group
-        for id, *found in await statements.groups.execute(connection, new):
-            ids[tuple(found)] = id
+        self, connection: AsyncConnection, statements: _Statements, groups: Collection[Key]
+    ) -> Ids:
+        """The id of each group, and of the coarser one that it is a part of."""
+        ids = {group: self._known[group] for group in groups if group in self._known}
+        new = {group: coarse(group) for group in groups if group not in ids}
+        if new:
+            values = [value for group in {*new, *new.values()} for value in group]
+            found = await statements.groups.execute(connection, values)
+            numbers = {tuple(group): id for id, *group in found}
+            ids |= {group: (numbers[group], numbers[wider]) for group, wider in new.items()}
         return ids
 
 
@@ -91,6 +113,8 @@ class _Statements:
     def __init__(self, dialect: Dialect) -> None:
         self.hours = _Sums(dialect, usage_hours)
         self.days = _Sums(dialect, usage_days)
+        self.months = _Sums(dialect, usage_months)
+        self.totals = _Sums(dialect, usage_day_totals)
         # An update without effect, because only what is written is returned.
         names = ", ".join(GROUP)
         found = f" ON CONFLICT ({names}) DO UPDATE SET price = excluded.price RETURNING id, {names}"
@@ -106,9 +130,7 @@ class _Sums:
         self._usual = Rows(dialect, table, *_addition(table, _USUAL))
         self._all = Rows(dialect, table, *_addition(table, SUMS))
 
-    async def add(
-        self, connection: AsyncConnection, sums: Mapping[tuple[int, int], Sequence[int]]
-    ) -> None:
+    async def add(self, connection: AsyncConnection, sums: _Keyed) -> None:
         """Add `sums`, by period and group."""
         usual: list[int] = []
         whole: list[int] = []
@@ -131,13 +153,28 @@ def _addition(table: Table, sums: Sequence[str]) -> tuple[tuple[str, ...], str]:
     return (*keys, *sums), f" ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {added}"
 
 
-def _coarser(
-    sums: Mapping[tuple[int, int], Sequence[int]], periods: int
-) -> dict[tuple[int, int], Sequence[int]]:
-    """`sums` by periods that are so many times as long."""
-    coarser: dict[tuple[int, int], Sequence[int]] = {}
-    for (period, group), values in sums.items():
-        key = (period // periods, group)
-        before = coarser.get(key)
-        coarser[key] = values if before is None else list(map(add, before, values))
-    return coarser
+def coarse(group: Key) -> Key:
+    """The group of which `group` is a part in the totals of days."""
+    return tuple(map(_only, _IS_COARSE, group))
+
+
+def _only(kept: bool, value: str) -> str:
+    return value if kept else ""
+
+
+@lru_cache(maxsize=1000)
+def month_of(day: int) -> int:
+    """The month, since the year 0, in which a day since the epoch is."""
+    date = dt.date.fromordinal(_EPOCH + day)
+    return date.year * 12 + date.month - 1
+
+
+def _sum(
+    items: Iterable[tuple[int, int, Sequence[int]]],
+) -> _Keyed:
+    """Sums by period and group."""
+    sums: _Keyed = {}
+    for period, group, values in items:
+        before = sums.get((period, group))
+        sums[period, group] = values if before is None else list(map(add, before, values))
+    return sums

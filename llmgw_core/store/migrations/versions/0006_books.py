@@ -38,7 +38,7 @@ INSERT INTO {table} (
     {period}, group_id, calls, estimated_calls, input_tokens, output_tokens, cached_input_tokens,
     reasoning_tokens, cost, charge
 )
-SELECT started_ns / {length}, usage_groups.id, COUNT(*),
+SELECT {moment}, usage_groups.id, COUNT(*),
     SUM(CASE WHEN usage_source = 'estimated' THEN 1 ELSE 0 END), SUM(input_tokens),
     SUM(output_tokens), SUM(cached_input_tokens), SUM(reasoning_tokens), SUM(cost), SUM(charge)
 FROM ledger JOIN usage_groups ON usage_groups.organization_id = ledger.organization_id
@@ -51,7 +51,36 @@ FROM ledger JOIN usage_groups ON usage_groups.organization_id = ledger.organizat
     AND usage_groups.deployment = ledger.deployment
 GROUP BY 1, 2
 """
+_COARSE_GROUPS = """
+INSERT INTO usage_groups (
+    organization_id, team_id, user_id, key_id, cost_center, endpoint, model, served_model,
+    deployment, price
+)
+SELECT DISTINCT organization_id, '', '', '', '', endpoint, model, served_model, deployment, ''
+FROM usage_groups WHERE true
+ON CONFLICT DO NOTHING
+"""
+_FILL_TOTALS = """
+INSERT INTO usage_day_totals (
+    day, group_id, calls, estimated_calls, input_tokens, output_tokens, cached_input_tokens,
+    reasoning_tokens, cost, charge
+)
+SELECT day, coarse.id, SUM(calls), SUM(estimated_calls), SUM(input_tokens), SUM(output_tokens),
+    SUM(cached_input_tokens), SUM(reasoning_tokens), SUM(cost), SUM(charge)
+FROM usage_days JOIN usage_groups AS fine ON fine.id = usage_days.group_id
+    JOIN usage_groups AS coarse ON coarse.organization_id = fine.organization_id
+    AND coarse.team_id = '' AND coarse.user_id = '' AND coarse.key_id = ''
+    AND coarse.cost_center = '' AND coarse.endpoint = fine.endpoint
+    AND coarse.model = fine.model AND coarse.served_model = fine.served_model
+    AND coarse.deployment = fine.deployment AND coarse.price = ''
+GROUP BY 1, 2
+"""
 _HOUR = 3_600 * 10**9
+_MONTH = f"""
+CAST(strftime('%Y', started_ns / {10**9}, 'unixepoch') AS INTEGER) * 12
+    + CAST(strftime('%m', started_ns / {10**9}, 'unixepoch') AS INTEGER) - 1
+"""
+"""Months since the year 0."""
 
 
 def upgrade() -> None:
@@ -70,12 +99,23 @@ def upgrade() -> None:
     op.drop_table("usage_hours")
     _create_groups()
     op.execute(_GROUPS)
-    for table, period, length in (
-        ("usage_hours", "hour", _HOUR),
-        ("usage_days", "day", 24 * _HOUR),
+    for table, period, moment in (
+        ("usage_hours", "hour", f"started_ns / {_HOUR}"),
+        ("usage_days", "day", f"started_ns / {24 * _HOUR}"),
+        ("usage_months", "month", _MONTH),
     ):
         _create_sums(table, period)
-        op.execute(_FILL.format(table=table, period=period, length=length))
+        op.execute(_FILL.format(table=table, period=period, moment=moment))
+    _create_sums("usage_day_totals", "day")
+    op.execute(_COARSE_GROUPS)
+    op.execute(_FILL_TOTALS)
+    op.create_table(
+        "pruned",
+        sa.Column("name", sa.String(40), nullable=False),
+        sa.Column("before_ns", sa.BigInteger, nullable=False),
+        sa.PrimaryKeyConstraint("name", name="pk_pruned"),
+    )
+    op.create_index("ix_ledger_started_ns", "ledger", ["started_ns"])
     op.create_table(
         "touched_hours",
         sa.Column("hour", sa.Integer, autoincrement=False, nullable=False),
