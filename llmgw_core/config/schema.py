@@ -84,7 +84,7 @@ class DeploymentConfig(Section, frozen=True):
     usage is exact. A `credential` from a file (`file:PATH`) follows the file's changes; with
     several `credentials` calls take turns at them, and one that is refused or rate limited is left
     alone for a while. Deployments of a lower number of `priority` come first; the next higher ones
-    when none of them can take a call. `caps` (rpm, tpm, parallel) are what is sent to it at most:
+    when none of them can take a call. `caps` (as `limits`) are what is sent to it at most:
     calls go elsewhere before it says 429. `context_window` (tokens), if given, replaces the
     model's. `timeouts` and `routing`: what differs from the model's."""
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from llmgw_core.config.errors import join, listed, suggestion
 from llmgw_core.config.outgoing import section_errors
+from llmgw_core.config.validate_limits import cap_errors, limit_errors
 from llmgw_core.config.validate_names import name_errors
 from llmgw_core.config.validate_routing import routing_errors
 from llmgw_core.config.validate_server import server_errors
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
         PriceEntry,
         TokenPrices,
     )
-    from llmgw_core.domain.limits import Limits
 
 _PLUGIN_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 
@@ -56,7 +56,7 @@ def _models(config: Config, today: dt.date) -> Iterator[ConfigError]:
             yield ConfigError("a model needs a name.", path=path)
         if not model.deployments and model.life.state != "retired":
             yield ConfigError("a model needs at least one deployment.", path=path)
-        yield from _limits(model.limits, join(path, "limits"))
+        yield from limit_errors(model.limits, join(path, "limits"))
         yield from _prices(model.prices, join(path, "prices"))
         yield from _duplicates(
             (deployment.name for deployment in model.deployments), join(path, "deployments")
@@ -85,21 +85,8 @@ def _deployment(deployment: DeploymentConfig, path: str) -> Iterator[ConfigError
     if deployment.weight < 1:
         message = "must be at least 1; to take a deployment out of use, remove it."
         yield ConfigError(message, path=join(path, "weight"))
-    yield from _limits(deployment.caps, join(path, "caps"), "take the deployment out of use")
+    yield from cap_errors(deployment.caps, join(path, "caps"))
     yield from _prices(deployment.prices, join(path, "prices"))
-
-
-def _limits(
-    limits: Limits, path: str, instead: str = "switch a model off"
-) -> Iterator[ConfigError]:
-    for field in limits.__struct_fields__:
-        value = getattr(limits, field)
-        if value is not None and field != "shadow" and value < 1:
-            message = (
-                "must be at least 1; leave it out for no limit"
-                f" (0 would refuse every call: to {instead}, remove it)."
-            )
-            yield ConfigError(message, path=join(path, field))
 
 
 def _prices(prices: Sequence[PriceEntry], path: str) -> Iterator[ConfigError]:

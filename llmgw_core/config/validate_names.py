@@ -12,6 +12,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from llmgw_core.config.errors import join, listed, suggestion
+from llmgw_core.config.validate_limits import limit_errors
 from llmgw_core.domain.access import valid_zone
 from llmgw_core.domain.errors import ConfigError
 
@@ -79,11 +80,7 @@ def _alias(name: str, alias: AliasConfig, config: Config, path: str) -> Iterator
         message = "must be the name of a header, e.g. `x-session-id`."
         yield ConfigError(message, path=join(path, "session_header"))
     yield from _canary(alias.canary, join(path, "canary"))
-    for field in alias.limits.__struct_fields__:
-        value = getattr(alias.limits, field)
-        if value is not None and field != "shadow" and value < 1:
-            message = "must be at least 1; leave it out for no limit."
-            yield ConfigError(message, path=join(join(path, "limits"), field))
+    yield from limit_errors(alias.limits, join(path, "limits"), "")
 
 
 def _target(name: str, config: Config, path: str) -> Iterator[ConfigError]:

@@ -98,6 +98,7 @@ _RULES: dict[str, Callable[[Any], Any]] = {
     "email": rules.email,
     "models": rules.models,
     "zones": rules.zones,
+    "model_limits": rules.model_limits,
 }
 
 

@@ -23,6 +23,7 @@ class LevelInfo(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[str, ...] | None
     zones: tuple[str, ...] | None
     limits: Limits
+    model_limits: tuple[tuple[str, Limits], ...] = ()
     disabled: bool
     created: float
 
@@ -93,6 +94,7 @@ class Kind(Generic[T]):
         """The record of a row of the database."""
         values = {name: row[name] for name in self.info.__struct_fields__ if name in row}
         values["limits"] = limits_of(row["rpm"], row["tpm"], row["parallel"], row.get("limits"))
+        values["model_limits"] = row.get("model_limits") or ()
         return msgspec.convert(values, self.info)
 
 

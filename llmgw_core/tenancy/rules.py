@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmgw_core.access import patterns
 from llmgw_core.domain.access import NO_ZONE, valid_zone
+from llmgw_core.domain.limit_rules import LIMIT_NAMES, problems
 from llmgw_core.tenancy.errors import TenancyError
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 _LOOKS_LIKE_ID = re.compile(r"(org|team|user|key)_[0-9A-Za-z]{22}")
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+")
 _ROLES: dict[str, Role] = {"admin": "admin", "member": "member"}
-_LARGEST_LIMIT = 10**15
 _LATEST_EXPIRY = 253_402_300_800.0
 """The start of the year 10000: no date in a list or report can say more."""
 _LONGEST_LIST = 1000
@@ -88,17 +88,39 @@ def zones(values: Sequence[str] | None) -> list[str] | None:
 
 def limits(value: Limits) -> dict[str, Any]:
     """The columns of a level's limits."""
-    columns = {"rpm": value.rpm, "tpm": value.tpm, "parallel": value.parallel}
-    for column, limit in columns.items():
-        if limit is None:
-            continue
-        # A bool is an int to Python, but no number to anybody else.
-        if type(limit) is not int or not 1 <= limit <= _LARGEST_LIMIT:
-            raise TenancyError(
-                f"The limit {column} is a whole number from 1 to {_LARGEST_LIMIT}, or none; "
-                "to stop all calls, disable the object."
-            )
-    return columns
+    _check(value, "The limit")
+    given = _set_fields(value)
+    columns = {name: given.pop(name, None) for name in ("rpm", "tpm", "parallel")}
+    return {**columns, "limits": given or None}
+
+
+def model_limits(values: Sequence[tuple[str, Limits]]) -> list[Any] | None:
+    """Patterns of models with what holds for each model that they cover; None without any."""
+    if len(values) > _LONGEST_LIST:
+        raise TenancyError(f"There can be limits on at most {_LONGEST_LIST} patterns of models.")
+    found: dict[str, Any] = {}
+    for pattern, value in values:
+        if problem := patterns.problem(pattern):
+            raise TenancyError(f"'{pattern[:200]}' cannot be limited: {problem}.")
+        if pattern in found:
+            raise TenancyError(f"There are two limits on '{pattern}'; only one can hold.")
+        _check(value, f"Of the limits on '{pattern}', the limit")
+        found[pattern] = _set_fields(value)
+        if not found[pattern]:
+            raise TenancyError(f"No limit on '{pattern}' was given.")
+    return [list(each) for each in found.items()] or None
+
+
+def _check(value: Limits, what: str) -> None:
+    for field, problem in problems(value):
+        hint = "; to stop all calls, disable the object" if field in LIMIT_NAMES else ""
+        raise TenancyError(f"{what} {field} {problem}{hint}.")
+
+
+def _set_fields(value: Limits) -> dict[str, Any]:
+    fields = {name: getattr(value, name) for name in value.__struct_fields__}
+    fields["shadow"] = list(dict.fromkeys(value.shadow)) or None
+    return {name: each for name, each in fields.items() if each is not None}
 
 
 def expiry(value: float | None, now: float) -> float | None:

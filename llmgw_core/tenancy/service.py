@@ -71,6 +71,7 @@ class Grants(TypedDict, total=False):
     models: Sequence[str] | None
     zones: Sequence[str] | None
     limits: Limits
+    model_limits: Sequence[tuple[str, Limits]]
 
 
 class Tenancy:
@@ -198,6 +199,7 @@ class Tenancy:
         models: Sequence[str] | UnsetType | None = UNSET,
         zones: Sequence[str] | UnsetType | None = UNSET,
         limits: Limits | UnsetType = UNSET,
+        model_limits: Sequence[tuple[str, Limits]] | UnsetType = UNSET,
         expires_at: float | UnsetType | None = UNSET,
         actor: str,
     ) -> T:
@@ -208,6 +210,7 @@ class Tenancy:
             "models": models,
             "zones": zones,
             "limits": limits,
+            "model_limits": model_limits,
             "expires_at": expires_at,
         }
         async with self._change(actor) as doing:
@@ -322,6 +325,7 @@ class Tenancy:
             "models": rules.models(grants.get("models")),
             "zones": rules.zones(grants.get("zones")),
             **rules.limits(grants.get("limits", NO_LIMITS)),
+            "model_limits": rules.model_limits(grants.get("model_limits", ())),
         }
         row = {"id": id, **shown, "disabled": False, "created": doing.now, **(secret or {})}
         await queries.add(doing.connection, kind.level, row)

@@ -8,12 +8,17 @@ from msgspec import UNSET
 
 from llmgw_core.tenancy.records import ORGANIZATION
 from llmgw_server.cli.database import actor, on_tenancy
+from llmgw_server.cli.limit_options import (
+    limits_given,
+    limits_of,
+    model_limits_of,
+    other_limits,
+)
 from llmgw_server.cli.options import (
     add_config,
     add_grants,
     add_json,
     add_organization,
-    limits_of,
     run_with,
 )
 from llmgw_server.cli.output import moment, say, say_json, say_table
@@ -25,7 +30,7 @@ if TYPE_CHECKING:
     from llmgw_core.tenancy.records import Kind, LevelInfo
     from llmgw_core.tenancy.service import Tenancy
 
-GRANT_TITLES = ("MODELS", "ZONES", "RPM", "TPM", "PARALLEL")
+GRANT_TITLES = ("MODELS", "ZONES", "RPM", "TPM", "PARALLEL", "MORE")
 GRANT_NUMBERS = "RPM TPM PARALLEL"
 
 
@@ -79,9 +84,11 @@ class Actions:
     def _set(self, args: argparse.Namespace) -> None:
         async def change(tenancy: Tenancy) -> LevelInfo:
             limits: Any = UNSET
-            if not args.rpm is args.tpm is args.parallel is UNSET:
+            model_limits: Any = UNSET
+            if limits_given(args):
                 old = await tenancy.get(self.kind, args.which, organization=_organization(args))
                 limits = limits_of(args, old.limits)
+                model_limits = model_limits_of(args, old.model_limits)
             return await tenancy.update(
                 self.kind,
                 args.which,
@@ -91,6 +98,7 @@ class Actions:
                 models=args.models,
                 zones=args.zones,
                 limits=limits,
+                model_limits=model_limits,
                 expires_at=getattr(args, "expires", UNSET),
                 actor=actor(),
             )
@@ -127,7 +135,7 @@ def _organization(args: argparse.Namespace) -> str | None:
 def grant_cells(info: LevelInfo) -> Sequence[Any]:
     """The cells under `GRANT_TITLES`."""
     limits = info.limits
-    return (info.models, info.zones, limits.rpm, limits.tpm, limits.parallel)
+    return (info.models, info.zones, limits.rpm, limits.tpm, limits.parallel, other_limits(info))
 
 
 def print_levels(

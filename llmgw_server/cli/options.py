@@ -9,9 +9,10 @@ import re
 import time
 from typing import TYPE_CHECKING
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
-from llmgw_core.domain.limits import Limits
+from llmgw_core.domain.limits import NO_LIMITS
+from llmgw_server.cli.limit_options import add_limits, limits_of, model_limits_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 DEFAULT_CONFIG = "llmgw.yaml"
 CONFIG_VARIABLE = "LLMGW_CONFIG"
 INHERIT = "inherit"
-NO_LIMIT = "none"
 _NUMBER = re.compile(r"-?[0-9]{1,30}")
 _SPAN = re.compile(r"([0-9]{1,12})([mhdw])")
 _YEAR = 366 * 86400
@@ -52,7 +52,7 @@ def add_organization(parser: argparse.ArgumentParser, *, required: bool = False)
 
 
 def add_grants(parser: argparse.ArgumentParser) -> None:
-    """What a level may use: `--models`, `--zones`, `--rpm`, `--tpm`, `--parallel`."""
+    """What a level may use: `--models`, `--zones`, and its limits."""
     group = parser.add_argument_group("what it may use")
     group.add_argument(
         "--models",
@@ -65,14 +65,7 @@ def add_grants(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--zones", type=names, default=UNSET, metavar="A,B", help=f"zones, or `{INHERIT}`"
     )
-    for option, text in (
-        ("rpm", "requests in any 60 seconds"),
-        ("tpm", "tokens in any 60 seconds"),
-        ("parallel", "calls at once"),
-    ):
-        group.add_argument(
-            f"--{option}", type=limit, default=UNSET, metavar="N", help=f"{text}, or `{NO_LIMIT}`"
-        )
+    add_limits(group)
 
 
 def grants_of(args: argparse.Namespace) -> Grants:
@@ -80,21 +73,9 @@ def grants_of(args: argparse.Namespace) -> Grants:
     return {
         "models": None if args.models is UNSET else args.models,
         "zones": None if args.zones is UNSET else args.zones,
-        "limits": limits_of(args, Limits()),
+        "limits": limits_of(args, NO_LIMITS),
+        "model_limits": model_limits_of(args, ()),
     }
-
-
-def limits_of(args: argparse.Namespace, old: Limits) -> Limits:
-    """`old` with the limits that are given."""
-    return Limits(
-        rpm=_given(args.rpm, old.rpm),
-        tpm=_given(args.tpm, old.tpm),
-        parallel=_given(args.parallel, old.parallel),
-    )
-
-
-def _given(value: int | UnsetType | None, old: int | None) -> int | None:
-    return old if value is UNSET else value
 
 
 def names(text: str) -> Sequence[str] | None:
@@ -102,15 +83,6 @@ def names(text: str) -> Sequence[str] | None:
     if text == INHERIT:
         return None
     return tuple(name for part in text.split(",") if (name := part.strip()))
-
-
-def limit(text: str) -> int | None:
-    """A number, or `none` as None."""
-    if text == NO_LIMIT:
-        return None
-    if not _NUMBER.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"'{text}' is neither a whole number nor `{NO_LIMIT}`")
-    return int(text)
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:

@@ -71,7 +71,12 @@ def test_what_is_valid_is_given_back() -> None:
     assert rules.email(None) is None
     assert rules.email("a@example.org") == "a@example.org"
     assert rules.role("admin") == "admin"
-    assert rules.limits(Limits(rpm=1)) == {"rpm": 1, "tpm": None, "parallel": None}
+    assert rules.limits(Limits(rpm=1)) == {
+        "rpm": 1,
+        "tpm": None,
+        "parallel": None,
+        "limits": None,
+    }
 
 
 @pytest.mark.parametrize("moment", [99.0, 100.0, math.nan, math.inf, -math.inf])
