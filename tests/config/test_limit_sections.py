@@ -20,7 +20,7 @@ models:
     limits: {limits}
     deployments: [{{name: a, backend: b, zone: z, caps: {caps}}}]
 aliases:
-  x: {{variants: [{model: m}], limits: {alias}}}
+  x: {{variants: [{{model: m}}], limits: {alias}}}
 accounting: {{unpriced: zero}}
 """
 
