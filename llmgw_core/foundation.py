@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import random
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from llmgw_core.access.principals import PrincipalCache
 from llmgw_core.accounting.journal import Journal
 from llmgw_core.accounting.mover import Mover
+from llmgw_core.accounting.sheet_shelf import PricedLedger, SheetShelf
 from llmgw_core.accounting.sole import SoleGateway
 from llmgw_core.backends.transport.registry import TransportRegistry
 from llmgw_core.config.secret_files import SecretWatch
@@ -31,6 +33,7 @@ from llmgw_core.routing.state import RoutingMemory
 from llmgw_core.store.control import ControlWatch
 from llmgw_core.store.engine import Store
 from llmgw_core.store.ledger import Ledger
+from llmgw_core.store.price_sheets import store_sheets
 from llmgw_core.store.principals import StorePrincipals
 from llmgw_core.store.rollout_queries import all_rollouts
 from llmgw_core.store.switch_queries import current as current_switches
@@ -85,8 +88,12 @@ class Foundation:
         """Reads what the command line has put into the store."""
         self.ledger = Ledger(store)
         self.journal = journal
+        self.sheets = SheetShelf(journal.root, partial(store_sheets, store))
         self.mover = Mover(
-            journal.root, journal, self.ledger, interval=config.accounting.move_interval
+            journal.root,
+            journal,
+            PricedLedger(self.ledger, self.sheets),
+            interval=config.accounting.move_interval,
         )
         self.principals = PrincipalCache(
             StorePrincipals(store),

@@ -36,6 +36,7 @@ from llmgw_core.inprocess.caller import InProcess
 from llmgw_core.inprocess.calls import Calls
 from llmgw_core.operating import Operated
 from llmgw_core.pipeline.identity import new_id
+from llmgw_core.pricing import RATES_CHANGED, exchange_rates
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -249,6 +250,8 @@ class Gateway(Operated, InProcess):
         """Build what follows from `config` and swap it in; returns what has changed."""
         raise_all(refusals(old.config, config))
         changed = changes(old.config, config)
+        if exchange_rates(config) != old.sources.exchange:
+            changed = tuple(dict.fromkeys((*changed, RATES_CHANGED)))
         if not changed and not any(plugin.path for plugin in config.plugins):
             return changed
         host = load_plugins(

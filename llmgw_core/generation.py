@@ -41,6 +41,7 @@ from llmgw_core.pipeline.overload import held_back
 from llmgw_core.pipeline.probing import Target
 from llmgw_core.pipeline.revealing import RevealingDelivery
 from llmgw_core.pipeline.settlement import Books
+from llmgw_core.pricing import price_problems, price_sources
 from llmgw_core.routing.queue import NoQueue
 from llmgw_core.routing.queue_fair import FairQueue
 from llmgw_core.routing.strategies import BALANCERS
@@ -75,7 +76,8 @@ class Generation:
         self.config = config
         self.host = host
         self.models = models
-        self.prices = PriceBook(config.models)
+        self.sources = price_sources(config, host.prices, foundation.sheets.add)
+        self.prices = PriceBook(config.models, self.sources)
         self.books = Books(
             prices=self.prices,
             journal=foundation.journal,
@@ -326,11 +328,7 @@ def examine_models(config: Config, host: PluginHost) -> tuple[dict[str, Model], 
             except ConfigError as error:
                 found = error.errors if isinstance(error, ConfigErrors) else (error,)
                 errors.extend(_placed(each, join(place, index)) for each in found)
-    for name, section in config.models.items():
-        try:
-            PriceBook({name: section})
-        except ConfigError as error:
-            errors.append(error)
+    errors += price_problems(config, host.prices)
     return models, errors
 
 

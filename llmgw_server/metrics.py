@@ -64,6 +64,12 @@ class StatsCollector(Collector):
             ((model, nano * NANO) for model, nano in charges.items()),
         )
         yield _counter(
+            "llmgw_unpriced_calls",
+            "Attempts booked at zero because their model had no price.",
+            ["model"],
+            (((model,), n) for model, n in stats.unpriced.items()),
+        )
+        yield _counter(
             "llmgw_attempts",
             "Attempts on deployments by outcome.",
             ["deployment", "outcome"],

@@ -6,6 +6,7 @@ once, with their lines.
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -16,6 +17,7 @@ from llmgw_core.config.decode import decode
 from llmgw_core.config.errors import ConfigErrors, raise_all
 from llmgw_core.config.positions import located
 from llmgw_core.config.schema import (
+    AccountingConfig,
     Config,
     ListenerConfig,
     ModelConfig,
@@ -27,7 +29,6 @@ from llmgw_core.config.survey import survey
 from llmgw_core.domain.errors import ConfigError
 
 if TYPE_CHECKING:
-    import datetime as dt
     from collections.abc import Mapping
     from contextlib import AbstractContextManager
 
@@ -107,27 +108,36 @@ def typed(config: Config) -> Config:
 
 
 def _raw(value: Any) -> Any:
-    """`value` with its structs as mappings and its tuples as lists. What is inside stays the same
-    object: a text from a secret file knows its file."""
+    """`value` with its structs as mappings, its tuples as lists and its dates as text. What else is
+    inside stays the same object: a text from a secret file knows its file."""
     if isinstance(value, msgspec.Struct):
         fields = msgspec.structs.fields(value)
         return {field.encode_name: _raw(getattr(value, field.name)) for field in fields}
     if isinstance(value, dict):
         return {name: _raw(inner) for name, inner in value.items()}
+    if isinstance(value, dt.date):
+        return value.isoformat()
     return [_raw(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def with_absolute_paths(config: Config, base: Path) -> Config:
     """`config` with every relative path taken relative to `base`."""
-    store, accounting = config.store, config.accounting
+    store = config.store
     return msgspec.structs.replace(
         config,
         store=msgspec.structs.replace(store, url=_absolute_url(store.url, base)),
-        accounting=msgspec.structs.replace(accounting, journal=str(base / accounting.journal)),
+        accounting=_accounting(config.accounting, base),
         plugins=tuple(_absolute_plugin(plugin, base) for plugin in config.plugins),
         server=_listening(config.server, base),
         outgoing=_outgoing(config.outgoing, base),
         models={name: _absolute_model(model, base) for name, model in config.models.items()},
+    )
+
+
+def _accounting(section: AccountingConfig, base: Path) -> AccountingConfig:
+    rates = str(base / section.exchange_rates) if section.exchange_rates else ""
+    return msgspec.structs.replace(
+        section, journal=str(base / section.journal), exchange_rates=rates
     )
 
 

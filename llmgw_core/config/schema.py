@@ -7,12 +7,12 @@ raw here; the plugin host decodes them with the type that the plugin declares.
 from __future__ import annotations
 
 import datetime  # noqa: ICN001, TC003 -- msgspec reads the annotations at run time
-from decimal import Decimal
 from typing import Any, Literal
 
 import msgspec
 
 from llmgw_core.config.schema_aliases import AliasConfig  # noqa: TC001 -- as above
+from llmgw_core.config.schema_prices import PriceEntry  # noqa: TC001 -- as above
 from llmgw_core.config.schema_routing import (
     DeploymentRouting,
     ModelRouting,
@@ -25,26 +25,6 @@ from llmgw_core.domain.limits import NO_LIMITS, Limits
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of every section: immutable, unknown keys refused."""
-
-
-class TokenPrices(Section, frozen=True):
-    """Amounts in whole units of the installation's currency. `input`, `output` and
-    `cached_input` are per million tokens, `call` is per call. `cached_input` defaults to
-    `input`."""
-
-    input: Decimal = Decimal(0)
-    output: Decimal = Decimal(0)
-    cached_input: Decimal | None = None
-    call: Decimal = Decimal(0)
-
-
-class PriceEntry(Section, frozen=True, rename={"valid_from": "from"}):
-    """Prices that hold from the start of the day `from` (UTC) until the next entry. `cost` is
-    what the provider bills; `charge` what tenants pay, by default the same."""
-
-    valid_from: datetime.date
-    cost: TokenPrices
-    charge: TokenPrices | None = None
 
 
 class OutgoingConfig(Section, frozen=True):
@@ -171,13 +151,17 @@ class StoreConfig(Section, frozen=True):
 
 
 class AccountingConfig(Section, frozen=True):
-    """`unpriced: refuse` makes a model without a valid price an error; `zero` books it at zero.
+    """`unpriced: refuse` makes a model without a valid price an error, and refuses its calls;
+    `zero` books them at zero, with a warning and a metric. `exchange_rates`: a CSV or YAML file
+    (relative to the configuration) with `date`, `currency` and `rate`, which is what one unit of
+    that currency is worth in `currency`; the rate of a day holds until the next one.
     `journal`: directory (relative to the configuration file). `fsync: always` writes every
     record through to the disk; `os` leaves it to the operating system (survives the process,
     not the machine)."""
 
     currency: str = "USD"
     unpriced: Literal["refuse", "zero"] = "refuse"
+    exchange_rates: str = ""
     journal: str = "journal"
     segment_bytes: int = 16 * 1024 * 1024
     fsync: Literal["os", "always"] = "os"

@@ -12,6 +12,7 @@ from llmgw_core.config.errors import join, listed, suggestion
 from llmgw_core.config.outgoing import section_errors
 from llmgw_core.config.validate_limits import cap_errors, limit_errors
 from llmgw_core.config.validate_names import name_errors
+from llmgw_core.config.validate_prices import price_errors
 from llmgw_core.config.validate_routing import routing_errors
 from llmgw_core.config.validate_server import server_errors
 from llmgw_core.config.validate_streams import overload_errors, streams_errors
@@ -20,15 +21,9 @@ from llmgw_core.domain.errors import ConfigError
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
-    from llmgw_core.config.schema import (
-        Config,
-        DeploymentConfig,
-        ModelConfig,
-        PriceEntry,
-        TokenPrices,
-    )
+    from llmgw_core.config.schema import Config, DeploymentConfig
 
 _PLUGIN_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 
@@ -36,7 +31,8 @@ _PLUGIN_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 def validate(config: Config, *, today: dt.date) -> list[ConfigError]:
     """Every error in `config`; prices are looked up as of `today` (UTC)."""
     return [
-        *_models(config, today),
+        *_models(config),
+        *price_errors(config, today),
         *_fallbacks(config),
         *routing_errors(config),
         *name_errors(config),
@@ -49,7 +45,7 @@ def validate(config: Config, *, today: dt.date) -> list[ConfigError]:
     ]
 
 
-def _models(config: Config, today: dt.date) -> Iterator[ConfigError]:
+def _models(config: Config) -> Iterator[ConfigError]:
     for name, model in config.models.items():
         path = join("models", name)
         if not name:
@@ -57,7 +53,6 @@ def _models(config: Config, today: dt.date) -> Iterator[ConfigError]:
         if not model.deployments and model.life.state != "retired":
             yield ConfigError("a model needs at least one deployment.", path=path)
         yield from limit_errors(model.limits, join(path, "limits"))
-        yield from _prices(model.prices, join(path, "prices"))
         yield from _duplicates(
             (deployment.name for deployment in model.deployments), join(path, "deployments")
         )
@@ -68,8 +63,6 @@ def _models(config: Config, today: dt.date) -> Iterator[ConfigError]:
                 yield from section_errors(
                     deployment.outgoing, config.outgoing, join(place, "outgoing")
                 )
-            if config.accounting.unpriced == "refuse":
-                yield from _priced(model, deployment, place, today)
 
 
 def _deployment(deployment: DeploymentConfig, path: str) -> Iterator[ConfigError]:
@@ -86,46 +79,6 @@ def _deployment(deployment: DeploymentConfig, path: str) -> Iterator[ConfigError
         message = "must be at least 1; to take a deployment out of use, remove it."
         yield ConfigError(message, path=join(path, "weight"))
     yield from cap_errors(deployment.caps, join(path, "caps"))
-    yield from _prices(deployment.prices, join(path, "prices"))
-
-
-def _prices(prices: Sequence[PriceEntry], path: str) -> Iterator[ConfigError]:
-    for index, (earlier, later) in enumerate(itertools.pairwise(prices), start=1):
-        place = join(join(path, index), "from")
-        if later.valid_from == earlier.valid_from:
-            message = f"there are two entries from {later.valid_from}; only one can hold."
-            yield ConfigError(message, path=place)
-        elif later.valid_from < earlier.valid_from:
-            message = "entries must be in the order of their dates, the earliest first."
-            yield ConfigError(message, path=place)
-    for index, entry in enumerate(prices):
-        yield from _amounts(entry.cost, join(join(path, index), "cost"))
-        if entry.charge is not None:
-            yield from _amounts(entry.charge, join(join(path, index), "charge"))
-
-
-def _amounts(prices: TokenPrices, path: str) -> Iterator[ConfigError]:
-    for field in prices.__struct_fields__:
-        amount = getattr(prices, field)
-        if amount is not None and not (amount.is_finite() and amount >= 0):
-            yield ConfigError("a price cannot be negative or infinite.", path=join(path, field))
-
-
-def _priced(
-    model: ModelConfig, deployment: DeploymentConfig, path: str, today: dt.date
-) -> Iterator[ConfigError]:
-    prices = deployment.prices or model.prices
-    if not prices:
-        problem = "has no price"
-    elif min(entry.valid_from for entry in prices) > today:
-        problem = f"has no price that is valid today ({today})"
-    else:
-        return
-    remedy = (
-        "add `prices` to the model or the deployment,"
-        " or set `accounting.unpriced: zero` to book such calls at zero."
-    )
-    yield ConfigError(f"{problem}: {remedy}", path=path)
 
 
 _LISTS = ("fallbacks", "context_fallbacks", "content_policy_fallbacks")

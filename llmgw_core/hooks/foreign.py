@@ -25,6 +25,7 @@ FIXED_POLICY: Final[dict[str, OnFailure]] = {
     "register_balancers": "stop",
     "register_limiters": "stop",
     "register_queues": "stop",
+    "register_prices": "stop",
     "startup": "stop",
     "deployments_added": "stop",
     "deployments_dropped": "continue",

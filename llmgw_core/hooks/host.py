@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from llmgw_core.backends.port import Backend
     from llmgw_core.config.schema import PluginConfig
+    from llmgw_core.config.schema_prices import CatalogueEntry
     from llmgw_core.domain.access import Principal
     from llmgw_core.domain.call import Call, Handle, Head
     from llmgw_core.domain.deployment import Deployment
@@ -84,6 +85,9 @@ class PluginHost:
         )
         self.queues: dict[str, Callable[[], Queue]] = merged(
             "queue", ((n, p.queues) for n, p in parts)
+        )
+        self.prices: dict[str, Sequence[CatalogueEntry]] = merged(
+            "price", ((n, p.prices) for n, p in parts)
         )
 
     def _compile(self) -> None:

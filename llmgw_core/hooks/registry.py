@@ -1,20 +1,19 @@
-"""What plugins register at start-up: backends, and factories of balancers, limiters and queues by
-name.
+"""What plugins register at start-up: backends, factories of balancers, limiters and queues, and
+prices, by name.
 The gateway's own ones stand in the same tables, so that a configuration chooses among them all."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
 from llmgw_core.config.errors import listed, raise_all, suggestion
+from llmgw_core.config.schema_prices import CatalogueEntry, starts_at
 from llmgw_core.domain.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from llmgw_core.backends.port import Backend
     from llmgw_core.hooks.compile import CompiledHook
     from llmgw_core.limits.port import Limiter
@@ -38,6 +37,7 @@ class Parts(NamedTuple):
     balancers: Mapping[str, Callable[[BalancerContext], Balancer]] = {}
     limiters: Mapping[str, Callable[[], Limiter]] = {}
     queues: Mapping[str, Callable[[], Queue]] = {}
+    prices: Mapping[str, Sequence[CatalogueEntry]] = {}
 
 
 def parts_of(hooks: Mapping[str, CompiledHook]) -> Parts:
@@ -47,6 +47,7 @@ def parts_of(hooks: Mapping[str, CompiledHook]) -> Parts:
         _asked(hooks.get("register_balancers"), _factories),
         _asked(hooks.get("register_limiters"), _factories),
         _asked(hooks.get("register_queues"), _factories),
+        _asked(hooks.get("register_prices"), _prices),
     )
 
 
@@ -81,6 +82,22 @@ def _is_backend(value: Any) -> bool:
         and issubclass(options, msgspec.Struct)
         and all(callable(getattr(value, name, None)) for name in ("origin", "begin", "check"))
     )
+
+
+def _prices(_hook: CompiledHook, given: Any) -> dict[str, Any]:
+    if not isinstance(given, Mapping):
+        message = f"registered {type(given).__name__}, which is no mapping of names to prices"
+        raise TypeError(message)
+    found = {}
+    for name, entries in given.items():
+        fits = isinstance(name, str) and not isinstance(entries, str)
+        found[name] = tuple(entries) if fits and isinstance(entries, Iterable) else ()
+        if not found[name] or not all(isinstance(each, CatalogueEntry) for each in found[name]):
+            message = f"registered a price {name!r} that is no sequence of CatalogueEntry"
+            raise TypeError(message)
+        for entry in found[name]:
+            starts_at(entry.valid_from)
+    return found
 
 
 def _factories(hook: CompiledHook, given: Any) -> dict[str, Any]:

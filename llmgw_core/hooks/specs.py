@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from llmgw_core.backends.port import Backend
+    from llmgw_core.config.schema_prices import CatalogueEntry
     from llmgw_core.domain.access import Principal
     from llmgw_core.domain.call import Call, Head
     from llmgw_core.domain.deployment import Deployment
@@ -63,6 +64,12 @@ class GatewayHooks:
     def register_queues(self) -> Mapping[str, Callable[[], Queue]]:
         """START. Who is next of the calls that wait for a slot, by the name that
         `routing.overload.queue` in the configuration can give; called once per gateway."""
+        raise NotImplementedError
+
+    @hookspec
+    def register_prices(self) -> Mapping[str, Sequence[CatalogueEntry]]:
+        """START. Prices as providers publish them, by names that `catalogue` in an entry of
+        `prices` can give; several entries of one name hold one after the other."""
         raise NotImplementedError
 
     @hookspec
@@ -145,6 +152,7 @@ HOOK_KINDS: dict[str, str] = {
     "register_balancers": "START",
     "register_limiters": "START",
     "register_queues": "START",
+    "register_prices": "START",
     "startup": "START",
     "deployments_added": "START",
     "deployments_dropped": "START",

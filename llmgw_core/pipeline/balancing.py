@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from llmgw_core.accounting.prices import MAX_AMOUNT
+from llmgw_core.accounting.rates import MAX_AMOUNT
 from llmgw_core.config.decode import decode
 from llmgw_core.config.errors import join
 from llmgw_core.domain.errors import ConfigError

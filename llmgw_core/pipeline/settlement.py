@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from llmgw_core.accounting.rates import capped, odd
 from llmgw_core.domain.call import State
 from llmgw_core.domain.usage import (
     NO_USAGE,
     AttemptRecord,
     CallStatus,
     DeliveryRecord,
-    EndedAttempt,
     Usage,
     UsageRecord,
 )
+from llmgw_core.pipeline.attempt import Attempt, ended
 from llmgw_core.pipeline.demanding import used_of
+from llmgw_core.pipeline.unpriced import Unpriced
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,21 +43,6 @@ if TYPE_CHECKING:
     from llmgw_core.routing.caps import CapTicket
 
 _SERVED = frozenset({"completed", "incomplete", "client_left"})
-
-
-class Attempt(State):
-    """The attempt that runs now. `sent`: a request may have reached the upstream, so its input
-    counts as used even if nothing comes back; `reader` knows what a stream has produced,
-    `answer` is a complete reply that plugins look at before it is delivered. `price` is what holds
-    at the time of the call. `caps` is what it holds of the caps of its deployment."""
-
-    deployment: Deployment
-    price: Price | None
-    started: float
-    caps: CapTicket | None
-    sent: bool = False
-    reader: StreamReader | None = None
-    answer: Reply | None = None
 
 
 class Books:
@@ -81,6 +68,7 @@ class Books:
         self.currency = currency
         self.open: dict[Settlement, Exchange] = {}
         """What has been admitted and not settled."""
+        self.unpriced = Unpriced(prices, stats, clock)
         stats.books.add(self)
 
     def admit(self, exchange: Exchange, reservation: Reservation, input_tokens: int) -> Settlement:
@@ -164,9 +152,10 @@ class Settlement(State):
             source = attempt.reader or attempt.answer
             usage = None if source is None else source.usage
             if usage is not None:
+                usage = capped(usage)
                 self._spent = usage if self._spent is None else usage.plus(self._spent)
             used = usage or NO_USAGE
-            self._close(attempt, outcome, status, used, self._books.clock(), reason)
+            self._close(attempt, outcome, status, used, self._books.clock(), reason, usage)
 
     def forget(self) -> None:
         """The running attempt met a connection that was dead already: it never happened."""
@@ -274,14 +263,31 @@ class Settlement(State):
         usage: Usage,
         now: float,
         reason: str = "",
+        spent: Usage | None = None,
     ) -> None:
-        deployment, books = attempt.deployment, self._books
+        """`spent`: what an attempt has used that failed, and is paid nevertheless."""
+        deployment, books, price = attempt.deployment, self._books, attempt.price
         cost = charge = 0
-        if attempt.price is not None and usage.source != "none":
-            cost, charge = attempt.price.amounts(usage)
+        sheet = ""
+        if usage.source != "none":
+            if price is None:
+                books.unpriced.booked(deployment, self._call.started_ns)
+            elif spent is None:
+                cost, charge, sheet = price.priced(usage)
+            else:
+                cost, charge, sheet = price.tokens_priced(usage)
         duration = int((now - attempt.started) * 1e6)
         record = AttemptRecord(
-            deployment.id, deployment.model, outcome, status, duration, cost, charge, reason
+            deployment.id,
+            deployment.model,
+            outcome,
+            status,
+            duration,
+            cost,
+            charge,
+            reason,
+            sheet,
+            spent,
         )
         self._attempts.append(record)
         self._cost += cost
@@ -311,6 +317,8 @@ class Settlement(State):
         books, last = self._books, self.attempt
         books.open.pop(self, None)
         now = now or books.clock()
+        if odd(usage):
+            usage = capped(usage)
         if last is not None:
             self._close(last, outcome or status, http_status, usage, now)
         if self._spent is not None:
@@ -373,19 +381,3 @@ class Settlement(State):
             None if call.subcall is None else call.subcall.parent,
             call.cost_center,
         )
-
-
-def ended(call_id: str, number: int, record: AttemptRecord) -> EndedAttempt:
-    """What observers hear of an attempt."""
-    return EndedAttempt(
-        call_id,
-        number,
-        record.deployment,
-        record.model,
-        record.outcome,
-        record.status,
-        record.duration_us,
-        record.cost,
-        record.charge,
-        record.reason,
-    )

@@ -79,6 +79,10 @@ class Stats:
         """The last of them, and of those that a limit stopped later."""
         self.books: WeakSet[Books] = WeakSet()
         """What settles calls: those of the configuration in force, and of older ones with calls."""
+        self.unpriced: defaultdict[str, int] = defaultdict(int)
+        """model → attempts that were booked at zero because there was no price."""
+        self.unpriced_told: dict[str, float] = {}
+        """model → when the log was last told of them, on the clock of the books."""
         self.in_flight = 0
         """Admitted calls that are not settled."""
         self.waiting = 0

@@ -3,6 +3,7 @@ sheet is never changed and storing it again does nothing."""
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from sqlalchemy import insert, select
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from llmgw_core.accounting.price_sheet import PriceSheet
+    from llmgw_core.store.engine import Store
 
 _QUESTION = 500
 """Ids per question: far below every database's limit on parameters."""
@@ -34,6 +36,12 @@ async def put_sheets(
     ]
     if rows:
         await connection.execute(insert(price_sheets), rows)
+
+
+async def store_sheets(store: Store, sheets: Iterable[PriceSheet]) -> None:
+    """As `put_sheets`, used since now, in a transaction. Raises `StoreUnavailable`."""
+    async with store.begin() as connection:
+        await put_sheets(connection, sheets, time.time_ns())
 
 
 async def read_sheets(connection: AsyncConnection, ids: Iterable[str]) -> dict[str, PriceSheet]:

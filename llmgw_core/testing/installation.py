@@ -22,12 +22,11 @@ from llmgw_core.config.schema import (
     Config,
     DeploymentConfig,
     ModelConfig,
-    PriceEntry,
     RequestLimits,
     ServerConfig,
-    TokenPrices,
 )
 from llmgw_core.config.schema_aliases import AliasConfig
+from llmgw_core.config.schema_prices import PriceEntry, TokenPrices
 from llmgw_core.config.schema_routing import RoutingConfig
 from llmgw_core.domain.alias import Variant
 from llmgw_core.gateway import Gateway

@@ -7,6 +7,7 @@ import datetime as dt
 from typing import TYPE_CHECKING, Any
 
 from llmgw_core.config.load import load
+from llmgw_core.config.schema_prices import starts_at
 from llmgw_server.cli import canary
 from llmgw_server.cli.options import add_config, add_json, run_with
 from llmgw_server.cli.output import say, say_json, say_table
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from llmgw_core.config.schema import Config, ModelConfig, PriceEntry, TokenPrices
+    from llmgw_core.config.schema import Config, ModelConfig
     from llmgw_core.config.schema_aliases import AliasConfig
+    from llmgw_core.config.schema_prices import PriceEntry
     from llmgw_core.domain.life import Life
 
 _KEYS = ("name", "kind", "state", "deployments", "zones", "fallbacks", "prices")
@@ -33,8 +35,8 @@ def configure(parser: argparse.ArgumentParser, command: str) -> None:
 
 def _models(args: argparse.Namespace) -> None:
     config = load(args.config)
-    today = dt.datetime.now(dt.UTC).date()
-    rows = [_model(name, model, config, today) for name, model in config.models.items()]
+    now = dt.datetime.now(dt.UTC)
+    rows = [_model(name, model, config, now) for name, model in config.models.items()]
     rows += [_alias(name, alias, config) for name, alias in config.aliases.items()]
     if args.json:
         say_json(rows)
@@ -50,7 +52,7 @@ def _models(args: argparse.Namespace) -> None:
         )
 
 
-def _model(name: str, model: ModelConfig, config: Config, today: dt.date) -> dict[str, Any]:
+def _model(name: str, model: ModelConfig, config: Config, now: dt.datetime) -> dict[str, Any]:
     return {
         "name": name,
         "kind": model.kind,
@@ -58,7 +60,7 @@ def _model(name: str, model: ModelConfig, config: Config, today: dt.date) -> dic
         "deployments": [f"{each.name} ({each.backend})" for each in model.deployments],
         "zones": sorted({each.zone for each in model.deployments}),
         "fallbacks": model.fallbacks,
-        "prices": _prices(model, today, config.accounting.currency),
+        "prices": _prices(model, now, config.accounting.currency),
     }
 
 
@@ -97,18 +99,27 @@ def _state(row: dict[str, Any]) -> str:
     return f"{text}, then {row['successor']}" if "successor" in row else text
 
 
-def _prices(model: ModelConfig, today: dt.date, currency: str) -> list[str]:
-    """What tenants are charged today; several where deployments differ."""
-    entries = [_current(each.prices or model.prices, today) for each in model.deployments]
-    texts = [_price(entry.charge or entry.cost, currency) for entry in entries if entry]
-    return list(dict.fromkeys(texts)) or ["none"]
+def _prices(model: ModelConfig, now: dt.datetime, currency: str) -> list[str]:
+    """What tenants are charged now; several where deployments differ."""
+    entries = [_current(each.prices or model.prices, now) for each in model.deployments]
+    return list(dict.fromkeys(_price(entry, currency) for entry in entries if entry)) or ["none"]
 
 
-def _current(prices: Sequence[PriceEntry], today: dt.date) -> PriceEntry | None:
-    past = [entry for entry in prices if entry.valid_from <= today]
+def _current(prices: Sequence[PriceEntry], now: dt.datetime) -> PriceEntry | None:
+    past = [entry for entry in prices if starts_at(entry.valid_from) <= now]
     return past[-1] if past else None
 
 
-def _price(price: TokenPrices, currency: str) -> str:
-    text = f"{price.input:f} in + {price.output:f} out {currency}/M"
-    return f"{text} + {price.call:f}/call" if price.call else text
+def _price(entry: PriceEntry, currency: str) -> str:
+    price = entry.charge or entry.cost
+    if price is None:
+        text = f"{entry.catalogue} of the catalogue"
+    else:
+        currency = currency if entry.charge else entry.currency or currency
+        text = f"{price.input:f} in + {price.output:f} out {currency}/M"
+        text += f" + {price.call:f}/call" if price.call else ""
+    if entry.charge is None and entry.discount:
+        text += f" - {entry.discount.normalize():f} %"
+    if entry.markup:
+        text += f" + {entry.markup.normalize():f} %"
+    return text + (", more for long calls" if entry.tiers else "")

@@ -5,16 +5,22 @@ import datetime as dt
 import inspect
 from decimal import Decimal
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmgw_core.accounting import prices
-from llmgw_core.accounting.prices import MAX_AMOUNT, Price, PriceBook
-from llmgw_core.config.schema import DeploymentConfig, ModelConfig, PriceEntry, TokenPrices
+from llmgw_core.accounting import price_entries, price_sheet, prices, rates
+from llmgw_core.accounting.prices import Price, PriceBook
+from llmgw_core.accounting.rates import MAX_AMOUNT
+from llmgw_core.config.schema import DeploymentConfig, ModelConfig
+from llmgw_core.config.schema_prices import PriceEntry, TokenPrices
 from llmgw_core.domain.errors import ConfigError
 from llmgw_core.domain.usage import Usage
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 DAY = 86_400 * 10**9
 NEW_YEAR = dt.date(2026, 1, 1)
@@ -136,9 +142,11 @@ def test_an_absurd_usage_gives_an_amount_that_can_be_written_down() -> None:
     assert price(TokenPrices(Decimal(600), Decimal(600))).cost(usage) == MAX_AMOUNT
 
 
-def test_the_arithmetic_holds_no_float() -> None:
-    for node in ast.walk(ast.parse(inspect.getsource(prices))):
-        assert not isinstance(node, ast.Div)
+@pytest.mark.parametrize("module", [price_sheet, price_entries, prices, rates])
+def test_the_arithmetic_holds_no_float(module: ModuleType) -> None:
+    for node in ast.walk(ast.parse(inspect.getsource(module))):
+        exact = module is price_entries and isinstance(node, ast.Div)  # of fractions
+        assert exact or not isinstance(node, ast.Div)
         assert not (isinstance(node, ast.Constant) and isinstance(node.value, float))
         assert not (isinstance(node, ast.Name) and node.id in {"float", "round"})
 
@@ -212,6 +220,8 @@ def test_a_provider_may_pay_back_cached_input_but_a_tenant_is_never_paid() -> No
     assert price(rebate, TokenPrices()).cost(usage) == -10_000
     with pytest.raises(ConfigError, match="negative"):
         price(rebate)
+    with pytest.raises(ConfigError, match="negative"):
+        book(PriceEntry(cost=rebate, markup=Decimal(10)))
 
 
 def test_two_entries_for_one_day_are_refused() -> None:

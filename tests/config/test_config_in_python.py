@@ -29,11 +29,11 @@ def with_models(**fields: Any) -> Config:
 
 
 def test_lists_texts_and_numbers_become_what_the_types_say() -> None:
-    entry: Any = PriceEntry("2026-01-01", TokenPrices(input=0.05, output=1))  # type: ignore[arg-type]
+    entry: Any = PriceEntry(dt.date(2026, 1, 1), TokenPrices(input=0.05, output=1))  # type: ignore[arg-type]
     config = typed(with_models(prices=[entry], tags=["small"], limits=Limits(rpm=3)))
     model = config.models["m"]
     assert model.prices == (
-        PriceEntry(dt.date(2026, 1, 1), TokenPrices(input=Decimal("0.05"), output=Decimal(1))),
+        PriceEntry("2026-01-01", TokenPrices(input=Decimal("0.05"), output=Decimal(1))),
     )
     assert (model.tags, model.limits, model.deployments[0].name) == (("small",), Limits(rpm=3), "a")
     assert typed(config) == config

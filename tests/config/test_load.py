@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from llmgw_core.config.errors import ConfigErrors
 from llmgw_core.config.load import load, parse
 from llmgw_core.config.schema import Config
+from llmgw_core.config.schema_prices import starts_at
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,10 +56,12 @@ def test_an_empty_file_is_an_empty_configuration(text: str) -> None:
 
 def test_prices_are_exact_and_dates_are_dates() -> None:
     model = read(MODEL, KEY="k").models["m"]
-    assert model.prices[0].cost.input == Decimal("0.15")
-    assert str(model.prices[0].cost.input) == "0.15"
-    assert model.prices[0].cost.output == Decimal("0.000001")
-    assert model.prices[0].valid_from == dt.date(2025, 1, 1)
+    cost = model.prices[0].cost
+    assert cost is not None
+    assert cost.input == Decimal("0.15")
+    assert str(cost.input) == "0.15"
+    assert cost.output == Decimal("0.000001")
+    assert starts_at(model.prices[0].valid_from) == dt.datetime(2025, 1, 1, tzinfo=dt.UTC)
     assert model.created == dt.date(2025, 3, 4)
 
 
@@ -66,7 +69,9 @@ def test_prices_are_exact_and_dates_are_dates() -> None:
 def test_any_price_comes_out_as_it_was_written(price: Decimal) -> None:
     text = f"prices: [{{from: 2025-01-01, cost: {{input: {price:f}}}}}]"
     config = read(f"models: {{m: {{deployments: [{{name: a, backend: b, zone: z, {text}}}]}}}}")
-    assert config.models["m"].deployments[0].prices[0].cost.input == price
+    cost = config.models["m"].deployments[0].prices[0].cost
+    assert cost is not None
+    assert cost.input == price
 
 
 def test_options_hold_plain_floats_unless_that_would_round() -> None:

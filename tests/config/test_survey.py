@@ -75,7 +75,10 @@ def test_a_file_full_of_mistakes_is_explained_line_by_line() -> None:
         ),
         'f.yaml:12:9: models."gpt-4.1".deployments[1]: the key `zone` is missing.',
         f'f.yaml:12:9: models."gpt-4.1".deployments[1]: {price}',
-        "f.yaml:14:15: models.m.prices[0].from: invalid RFC3339 encoded date.",
+        (
+            "f.yaml:14:15: models.m.prices[0].from: is neither a date (2026-03-01, from its start"
+            " in UTC) nor a date and time with zone (2026-03-01T00:00:00+01:00)."
+        ),
         "f.yaml:14:39: models.m.prices[0].cost.input: invalid decimal string.",
         "f.yaml:15:5: models.m.deployments: expected `array`, got `int`.",
         "f.yaml:17:15: plugins[0].timeout: must be a number of seconds greater than 0.",

@@ -11,6 +11,11 @@ from llmgw_core.config.load import parse
 
 TODAY = dt.date(2026, 1, 1)
 
+PAID = (
+    "a price that tenants pay cannot be negative; what a provider pays back stands in `cost`, with"
+    " a `charge` of its own beside it."
+)
+
 
 def errors(text: str, *, unpriced: str = "zero") -> list[str]:
     sections = "" if "accounting:" in text else f"\naccounting: {{unpriced: {unpriced}}}"
@@ -169,8 +174,8 @@ def test_a_sound_configuration_has_no_errors() -> None:
             ),
         ),
         (
-            models(m=model("prices: [{from: 2025-01-02, cost: {input: -1}, charge: {output: 1}}]")),
-            "models.m.prices[0].cost.input: a price cannot be negative or infinite.",
+            models(m=model("prices: [{cost: {input: 1}, charge: {output: -1}}]")),
+            f"models.m.prices[0].charge.output: {PAID}",
         ),
     ],
 )

@@ -17,14 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
 import msgspec
 import pytest
 
-from llmgw_core.config.schema import (
-    Config,
-    DeploymentConfig,
-    ModelConfig,
-    PriceEntry,
-    ServerConfig,
-    TokenPrices,
-)
+from llmgw_core.config.schema import Config, DeploymentConfig, ModelConfig, ServerConfig
+from llmgw_core.config.schema_prices import PriceEntry, TokenPrices
 from llmgw_core.gateway import Gateway
 from llmgw_core.testing.canonical_plugin import CanonicalPlugin
 from llmgw_core.testing.installation import at, served_by

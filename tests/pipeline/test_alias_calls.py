@@ -4,11 +4,13 @@ their variant."""
 from __future__ import annotations
 
 from collections import Counter
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import pytest
 
-from llmgw_core.config.schema import PluginConfig, PriceEntry, TokenPrices
+from llmgw_core.config.schema import PluginConfig
+from llmgw_core.config.schema_prices import PriceEntry, TokenPrices
 from llmgw_core.domain.access import Principal
 from llmgw_core.domain.alias import Alias, Variant
 from llmgw_core.domain.call import Call, Head
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from llmgw_core.testing.model_server import ModelServer
 
 PRINCIPAL = Principal.of("org", user="me")
-DEAR = (PriceEntry(PRICES[0].valid_from, TokenPrices(call=PRICES[0].cost.output)),)
+DEAR = (PriceEntry(PRICES[0].valid_from, TokenPrices(call=Decimal(2))),)
 
 
 async def served(here: Installation) -> list[str]:

@@ -28,6 +28,7 @@ OBSERVERS = ("on_usage", "on_attempt")
 LIFE = {
     *("startup", "deployments_added", "deployments_dropped", "shutdown"),
     *("register_backends", "register_balancers", "register_limiters", "register_queues"),
+    "register_prices",
 }
 """These have tests of their own, in tests/hooks."""
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from llmgw_core.config.schema import AccountingConfig, PriceEntry, TokenPrices
+from llmgw_core.config.schema import AccountingConfig
+from llmgw_core.config.schema_prices import PriceEntry, TokenPrices
 from llmgw_core.config.schema_routing import ModelRouting, RoutingConfig
 from llmgw_core.domain.limits import Limits
 from llmgw_core.domain.ramp import Ramp
