@@ -19,6 +19,7 @@ from llmgw_core.config.schema_routing import (
     RoutingConfig,
     TimeoutsConfig,
 )
+from llmgw_core.config.schema_statements import StatementsConfig
 from llmgw_core.domain.life import ACTIVE, Life
 from llmgw_core.domain.limits import NO_LIMITS, Limits
 
@@ -287,3 +288,4 @@ class Config(Section, frozen=True):
     limits: LimitsConfig = LimitsConfig()
     reload: ReloadConfig = ReloadConfig()
     outgoing: OutgoingConfig = OutgoingConfig()
+    statements: StatementsConfig = StatementsConfig()

@@ -15,6 +15,7 @@ from llmgw_core.config.validate_names import name_errors
 from llmgw_core.config.validate_prices import price_errors
 from llmgw_core.config.validate_routing import routing_errors
 from llmgw_core.config.validate_server import server_errors
+from llmgw_core.config.validate_statements import statements_errors
 from llmgw_core.config.validate_streams import overload_errors, streams_errors
 from llmgw_core.domain.access import NO_ZONE, valid_zone
 from llmgw_core.domain.errors import ConfigError
@@ -41,6 +42,7 @@ def validate(config: Config, *, today: dt.date) -> list[ConfigError]:
         *server_errors(config.server),
         *streams_errors(config.routing.streams, "routing.streams"),
         *overload_errors(config.routing.overload, "routing.overload"),
+        *statements_errors(config),
         *_numbers(config),
     ]
 

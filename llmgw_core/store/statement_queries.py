@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, func, insert, select, update
 
+from llmgw_core.store.ledger_tables import ledger
+from llmgw_core.store.row_values import ledger_row
 from llmgw_core.store.statement_tables import statement_lines, statements
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from llmgw_core.store.row_values import LedgerRow
 
 Row = dict[str, Any]
 _AT_ONCE = 500
@@ -70,3 +74,35 @@ async def lines_about(connection: AsyncConnection, statement_id: str) -> list[st
         .order_by(statement_lines.c.statement_id, statement_lines.c.number)
     )
     return list((await connection.execute(query)).scalars())
+
+
+async def booked(connection: AsyncConnection, call_ids: Sequence[str]) -> set[str]:
+    """Those of the calls that are in the ledger."""
+    found: set[str] = set()
+    for start in range(0, len(call_ids), _AT_ONCE):
+        some = ledger.c.call_id.in_(call_ids[start : start + _AT_ONCE])
+        found.update(await connection.scalars(select(ledger.c.call_id).where(some)))
+    return found
+
+
+async def rows_of(
+    connection: AsyncConnection,
+    span: tuple[int, int],
+    cursors: tuple[int, int],
+    cost_center: str,
+    organization: str,
+    limit: int,
+) -> list[LedgerRow]:
+    """The first `limit` rows of the ledger on a cost centre, of calls that started in a span of
+    time, behind the first of two cursors up to the second one; in the order of commits."""
+    query = select(ledger).where(
+        ledger.c.cursor > cursors[0],
+        ledger.c.cursor <= cursors[1],
+        ledger.c.started_ns >= span[0],
+        ledger.c.started_ns < span[1],
+        ledger.c.cost_center == cost_center,
+    )
+    if organization:
+        query = query.where(ledger.c.organization_id == organization)
+    rows = await connection.execute(query.order_by(ledger.c.cursor).limit(limit))
+    return [ledger_row(row) for row in rows]

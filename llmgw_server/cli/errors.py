@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from llmgw_core.domain.errors import ConfigError, StoreUnavailable
+from llmgw_core.statements.errors import StatementError
 from llmgw_core.tenancy.errors import TenancyError
 
 
@@ -10,7 +11,7 @@ class CommandError(Exception):
     """A command cannot be carried out; the text is one sentence with the remedy."""
 
 
-EXPECTED = (CommandError, ConfigError, StoreUnavailable, TenancyError)
+EXPECTED = (CommandError, ConfigError, StatementError, StoreUnavailable, TenancyError)
 
 
 def sentence(error: BaseException) -> str:
