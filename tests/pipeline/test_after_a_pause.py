@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from llmgw_core.config.schema_health import BreakerConfig
@@ -12,7 +13,7 @@ from llmgw_core.config.schema_routing import DeploymentRouting, ModelRouting, Ro
 from llmgw_core.domain.limits import Limits
 from llmgw_core.testing.busy_engine import ONE, Engine, asking, queued, waits
 from llmgw_core.testing.installation import at, served_by
-from llmgw_core.testing.model_server import JSON
+from llmgw_core.testing.model_server import JSON, completion
 from llmgw_core.testing.upstream import Peer, http_reply, repeating
 
 if TYPE_CHECKING:
@@ -94,34 +95,49 @@ async def test_a_sibling_that_has_room_by_now_is_asked_first(
     assert (engine.order, len(limited.requests)) == (["first", "second"], 1)
 
 
-async def test_the_slot_of_a_call_that_came_back_is_passed_on_at_once(
-    installed: Install,
-    scripted: Scripted,
-    engine: Engine,
-    monkeypatch: pytest.MonkeyPatch,
+async def test_the_slot_that_a_call_came_back_to_is_passed_on_when_it_goes_elsewhere(
+    installed: Install, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Nobody looks by the clock, and the call itself goes on."""
     monkeypatch.setattr("llmgw_core.pipeline.waiting._LONGEST_LOOK", 60.0)
     monkeypatch.setattr("llmgw_core.limits.meters.PARALLEL_RETRY", 60.0)
-    failures = 1
+    monkeypatch.setattr("llmgw_core.limits.counters.PARALLEL_RETRY", 60.0)
+    whole = http_reply(200, msgspec.json.encode(completion()), JSON)
+    back, fails, ends = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
-    async def script(peer: Peer) -> None:
-        nonlocal failures
-        while failures:
-            failures -= 1
-            await peer.request()
-            await peer.send(BROKEN)
-        await engine(peer)
+    async def left(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(BROKEN)
+        await peer.request()
+        back.set()
+        await fails.wait()
+        await peer.send(BROKEN)
+        await peer.request()
+        await peer.send(whole)
 
-    here = await installed({"m": [at(await scripted(script), caps=ONE)]}, routing=queued())
+    async def taken(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(BROKEN)
+        await peer.request()
+        await ends.wait()
+        await peer.send(whole)
+
+    deployments = [
+        at(await scripted(left), "left", caps=ONE),
+        at(await scripted(taken), "taken", priority=1, zone="world"),
+    ]
+    routing = msgspec.structs.replace(queued(), backoff_ms=1)
+    here = await installed({"m": deployments}, routing=routing)
     first = asking(here, "first")
-    await engine.has(1)
-    second = asking(here, "second")
+    await back.wait()
+    second = asking(here, "second", headers=[(b"x-llmgw-zone", b"onprem")])
     await waits(here, 1)
-    engine.answer(2)
+    fails.set()
     async with asyncio.timeout(5):
-        replies = await asyncio.gather(first, second)
-    assert [reply.status for reply in replies] == [200, 200]
-    assert engine.order == ["first", "second"]
+        assert (await second).status == 200
+    assert not first.done()
+    ends.set()
+    assert (await first).status == 200
 
 
 async def test_a_full_meter_of_ours_is_no_reason_to_ask_with_another_credential(

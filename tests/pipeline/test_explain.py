@@ -75,6 +75,32 @@ async def test_asking_changes_nothing_and_calls_nobody(
     assert len(await here.records()) == 1
 
 
+async def test_who_would_begin_to_ramp_up_with_this_call_comes_behind(
+    installed: Install, server: ModelServer
+) -> None:
+    here = await installed({"m": [at(server, "a"), at(server, "b")]})
+    memory = here.gateway._foundation.memory
+    a = here.gateway.catalog["m"].deployments[0]
+    memory.put(a, Obstacle("breaker", "ejected until now", until=memory.clock()))
+    assert ids(await ask(here)) == ["m/b", "m/a"]
+    assert (await here.client.chat("m")).status == 200
+    [record] = await here.records()
+    assert [each.deployment for each in record.attempts] == ["m/b"]
+
+
+async def test_who_has_no_room_for_as_many_tokens_is_dropped(
+    installed: Install, server: ModelServer
+) -> None:
+    small = at(server, "small", caps=Limits(tpm=1000))
+    here = await installed({"m": [small, at(server, "large", priority=1)]})
+    assert (await here.client.chat("m")).status == 200
+    assert ids(await ask(here, body={"max_tokens": 100})) == ["m/small", "m/large"]
+    found = await ask(here, body={"max_tokens": 1000})
+    assert ids(found) == ["m/large"]
+    assert [each.deployment for each in found.dropped] == ["m/small"]
+    assert found.dropped[0].reason.startswith("at its cap of ")
+
+
 async def test_who_is_dropped_is_named_with_the_reason(
     installed: Install, server: ModelServer
 ) -> None:
