@@ -43,7 +43,8 @@ def contributions(records: Iterable[UsageRecord]) -> dict[Key, list[int]]:
             record.model,
             record.served_model,
             record.deployment,
-            attempts[-1].price if attempts else "",
+            # One that is paid as a failed one has nothing in common with the call.
+            attempts[-1].price if attempts and attempts[-1].usage is None else "",
         )
         group = groups.get(key)
         if group is None:
