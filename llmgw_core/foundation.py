@@ -22,7 +22,10 @@ from llmgw_core.accounting.sole import SoleGateway
 from llmgw_core.backends.transport.registry import TransportRegistry
 from llmgw_core.config.secret_files import SecretWatch
 from llmgw_core.domain.errors import ConfigError, StoreUnavailable
+from llmgw_core.limits.budget_book import BudgetBook
 from llmgw_core.limits.estimate import TokenEstimator
+from llmgw_core.pipeline.budget_alerts import BudgetAlerts
+from llmgw_core.pipeline.budget_keeper import BudgetKeeper
 from llmgw_core.pipeline.overload import Doors
 from llmgw_core.pipeline.prober import Prober
 from llmgw_core.pipeline.stats import Stats
@@ -118,6 +121,9 @@ class Foundation:
             self.memory, forget_principals=self.principals.forget_derived
         )
         self.control.add(lambda at: current_switches(at, time.time()), self.switchboard.apply)
+        self.alerts = BudgetAlerts(store, time.time)
+        self.budgets = BudgetKeeper(BudgetBook(self.alerts.tell), store, self.mover, time.time_ns)
+        self.control.add(self.budgets.read, self.budgets.apply)
         self.secrets = SecretWatch()
         self._made: dict[Callable[[], Any], Any] = {}
 
@@ -145,17 +151,20 @@ class Foundation:
         stack.push_async_callback(self.transports.aclose)
         stack.push_async_callback(self.secrets.aclose)
         stack.push_async_callback(self.mover.aclose)
+        stack.push_async_callback(self.alerts.aclose)
 
     def start(self, stack: AsyncExitStack) -> None:
         """Begin what runs in the background. The first call comes after this."""
         stack.push_async_callback(self.principals.aclose)
         stack.push_async_callback(self.taken_out.aclose)
         stack.callback(self.switchboard.close)
+        stack.push_async_callback(self.budgets.aclose)
         stack.push_async_callback(self.control.aclose)
         self.memory.begin()
         self.principals.start()
         self.control.start()
         self.mover.start()
+        self.alerts.start()
         self.secrets.start()
         stack.push_async_callback(self.prober.aclose)
         self.prober.start()

@@ -135,6 +135,7 @@ class Gateway(Operated, InProcess):
         foundation.close_with(stack)
         # While observers and the mover are still there.
         stack.push_async_callback(self._close_generations)
+        await foundation.budgets.start()
         await foundation.control.refresh()
         async with foundation.targets.keeping(self.config):
             await self.host.startup()

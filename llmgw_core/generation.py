@@ -86,6 +86,7 @@ class Generation:
             host=host,
             clock=time.monotonic,
             currency=config.accounting.currency,
+            budgets=foundation.budgets.book,
         )
         chosen = chosen_balancers(config, host.balancers, foundation.memory.clock)
         self.factories: Set[Callable[[], Any]] = {
@@ -206,6 +207,7 @@ class Generation:
             prices=self.prices,
             rollouts=foundation.rollouts,
             books=books,
+            budgets=foundation.budgets,
             body_bytes=limits.body_bytes,
             refuse_unpriced=refuse_unpriced,
             switchboard=foundation.switchboard,
@@ -218,6 +220,7 @@ class Generation:
             stats=foundation.stats,
             reply_bytes=limits.reply_bytes,
             refuse_unpriced=refuse_unpriced,
+            estimate=self.admission.spending.estimate,
         )
         self.explainer = Explainer(
             admission=self.admission,

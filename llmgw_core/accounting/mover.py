@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 from llmgw_core.accounting import directory as directories
@@ -19,7 +20,7 @@ from llmgw_core.domain.errors import StoreUnavailable
 from llmgw_core.domain.usage import DeliveryRecord, UsageRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from llmgw_core.accounting.framing import Record
@@ -102,6 +103,31 @@ class Mover:
                 await self._move_own(self._journal)
             await self._move_orphans()
             return self.moved - before
+
+    @asynccontextmanager
+    async def still(self) -> AsyncIterator[None]:
+        """Nothing is moved meanwhile: what is in journals and what is in the ledger add up."""
+        async with self._busy:
+            yield
+
+    def unmoved(self) -> Iterator[UsageRecord]:
+        """What is in the own journal and has not been moved, as of now. Raises `OSError`."""
+        journal = self._journal
+        if journal is not None:
+            for item in journal.queued():
+                yield from _usages(segments.records(item))
+            for extent in journal.extents():
+                yield from _unread(extent.path, self._offset(extent.path), extent.end)
+
+    def orphaned(self) -> Iterator[UsageRecord]:
+        """What is in the journals of processes that have ended, and has not been moved as far as
+        their checkpoints say; perhaps it has. Raises `OSError`."""
+        own = self._journal.directory.path if self._journal is not None else None
+        for path in directories.others(self._root, own):
+            directory = Directory(path, -1)
+            progress = directory.load_progress()
+            for segment in directory.segments():
+                yield from _unread(segment, progress.get(segment.name, Progress()).offset)
 
     async def aclose(self, patience: float = 10.0) -> None:
         """Stop, and move what can be moved within `patience` seconds; the rest stays in the
@@ -249,6 +275,20 @@ class Mover:
     def _offset(self, path: Path) -> int:
         known = self._progress.get(path.name)
         return known.offset if known is not None else 0
+
+
+def _usages(records: Iterable[Record]) -> Iterator[UsageRecord]:
+    return (record for record in records if isinstance(record, UsageRecord))
+
+
+def _unread(path: Path, offset: int, limit: int | None = None) -> Iterator[UsageRecord]:
+    """The calls of a segment from `offset` on; damage is for the mover to report."""
+    while limit is None or offset < limit:
+        batch = segments.read_batch(path, offset, limit=limit, maximum=_READ_AT_ONCE)
+        yield from _usages(batch.records)
+        offset = batch.offset
+        if batch.finished:
+            return
 
 
 def _report_end(task: asyncio.Task[None]) -> None:

@@ -212,6 +212,26 @@ def rate_limited(
     return GatewayError(429, code, message, type="rate_limit_error", retry_after=retry_after)
 
 
+def budget_exceeded(
+    message: str,
+    retry_after: float | None = None,
+    *,
+    should_retry: bool = False,
+    headers: Sequence[tuple[bytes, bytes]] = (),
+) -> GatewayError:
+    """429: a budget has no room; `retry_after` seconds from now it begins anew, if it does. Only
+    what calls under way may give back is worth another try."""
+    return GatewayError(
+        429,
+        "budget_exceeded",
+        message,
+        type="insufficient_quota",
+        retry_after=retry_after,
+        should_retry=should_retry,
+        headers=headers,
+    )
+
+
 def overloaded(
     message: str,
     *,

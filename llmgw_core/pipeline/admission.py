@@ -9,12 +9,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from llmgw_core.domain.access import Principal, valid_id
 from llmgw_core.domain.errors import (
     GatewayError,
-    invalid_api_key,
     invalid_request,
     model_not_found,
     model_retired,
@@ -22,11 +18,12 @@ from llmgw_core.domain.errors import (
     permission_denied,
     unsupported_media_type,
 )
-from llmgw_core.hooks.foreign import plugin_error
 from llmgw_core.limits.port import Exceeded
+from llmgw_core.pipeline.callers import check_levels, check_principal, presented_key
 from llmgw_core.pipeline.demanding import demand_of
 from llmgw_core.pipeline.lane import NO_PRICE, Lanes
 from llmgw_core.pipeline.limit_reached import limit_reached
+from llmgw_core.pipeline.spending import Estimate, Spending
 from llmgw_core.pipeline.timeout_header import TIMEOUT, seconds_of
 from llmgw_core.pipeline.zones import ZONE, ZoneHeader
 from llmgw_core.wire.life import life_headers
@@ -37,10 +34,12 @@ if TYPE_CHECKING:
 
     from llmgw_core.access.principals import CachedPrincipal, PrincipalCache
     from llmgw_core.accounting.prices import PriceBook
-    from llmgw_core.domain.call import Body, Call, Head
+    from llmgw_core.domain.access import Principal
+    from llmgw_core.domain.call import Body, Call
     from llmgw_core.domain.deployment import Model
     from llmgw_core.hooks.host import PluginHost
     from llmgw_core.limits.port import Limiter, Reservation
+    from llmgw_core.pipeline.budget_keeper import BudgetKeeper
     from llmgw_core.pipeline.exchange import Exchange
     from llmgw_core.pipeline.lane import Lane
     from llmgw_core.pipeline.settlement import Books
@@ -48,7 +47,6 @@ if TYPE_CHECKING:
     from llmgw_core.routing.plan import Roster
     from llmgw_core.routing.rollouts import LiveRollouts
 
-_BEARER = b"bearer "
 GIVEN_PRINCIPALS = 10_000
 """Principals from plugins and applications whose lanes are kept, the most recently used."""
 
@@ -66,6 +64,7 @@ class Admission:
         prices: PriceBook,
         rollouts: LiveRollouts,
         books: Books,
+        budgets: BudgetKeeper,
         body_bytes: int,
         refuse_unpriced: bool,
         switchboard: Switchboard,
@@ -82,6 +81,8 @@ class Admission:
         self._rollouts = rollouts
         self._zones = ZoneHeader(models.values())
         self._books = books
+        self._budgets = budgets
+        self.spending = Spending(Estimate(prices), self.authorize, self.demand)
         self._body_bytes = body_bytes
         self._refuse_unpriced = refuse_unpriced
         self._roster = roster
@@ -99,8 +100,7 @@ class Admission:
         entry = self._principals.lookup(key)
         if entry is None:
             return self._resolve(exchange, key)
-        self._recognize(exchange, entry)
-        return None
+        return self._recognize(exchange, entry)
 
     async def _ask_who(self, exchange: Exchange) -> None:
         call, host = exchange.call, self._host
@@ -110,25 +110,32 @@ class Admission:
             call.principal = await host.run_authenticate(call.head, call)
         if call.principal is not None:
             check_principal(call.principal, call.started_ns / 1e9)
-            exchange.lanes = self._given(call.principal)
+            exchange.lanes = await self._given(call.principal)
             return
         key = presented_key(call.head)
-        entry = self._principals.lookup(key)
-        if entry is None:
-            await self._resolve(exchange, key)
-        else:
-            self._recognize(exchange, entry)
+        await self._resolve(exchange, key)
 
     async def _resolve(self, exchange: Exchange, key: str) -> None:
-        self._recognize(exchange, await self._principals.resolve(key))
+        entry = self._principals.lookup(key) or await self._principals.resolve(key)
+        waiting = self._recognize(exchange, entry)
+        if waiting is not None:
+            await waiting
 
-    def _recognize(self, exchange: Exchange, entry: CachedPrincipal) -> None:
+    def _recognize(self, exchange: Exchange, entry: CachedPrincipal) -> Awaitable[None] | None:
         exchange.call.principal = entry.principal
         lanes: Lanes | None = entry.derived
         # The cache outlives a configuration; lanes do not.
         if lanes is None or lanes.models is not self._models:
+            if self._budgets.lacking(entry.principal):
+                return self._recognize_later(exchange, entry)
             lanes = entry.derived = self._lanes(entry.principal)
         exchange.lanes = lanes
+        return None
+
+    async def _recognize_later(self, exchange: Exchange, entry: CachedPrincipal) -> None:
+        """As soon as it is known what has been spent."""
+        await self._budgets.ready(entry.principal)
+        exchange.lanes = entry.derived = self._lanes(entry.principal)
 
     async def recognize(self, exchange: Exchange) -> None:
         """As `authenticate`, without asking any plugin."""
@@ -136,7 +143,7 @@ class Admission:
         if call.principal is None:
             call.principal = (await self._principals.resolve(presented_key(call.head))).principal
         check_principal(call.principal, call.started_ns / 1e9)
-        exchange.lanes = self._given(call.principal)
+        exchange.lanes = await self._given(call.principal)
 
     def read(self, exchange: Exchange, body: Body) -> Awaitable[None] | None:
         """Read the request and decode it shallowly."""
@@ -213,7 +220,7 @@ class Admission:
             raise overloaded("The gateway cannot keep its books at the moment.", retry_after=1.0)
         input_tokens, tokens = self.demand(call, lane)
         exchange.reserved = tokens
-        if lane.demanding or self._reserve_now is None:
+        if not lane.plain or self._reserve_now is None:
             return self._reserve(exchange, lane, input_tokens)
         try:
             reservation = self._reserve_now(lane.bound, tokens)
@@ -224,7 +231,12 @@ class Admission:
         return None
 
     async def _reserve(self, exchange: Exchange, lane: Lane, input_tokens: int) -> None:
-        """The same with a limiter that may have to wait, or with meters that not all have."""
+        """The same with a limiter that may have to wait, with meters that not all have, or with
+        budgets."""
+        granted = None
+        if lane.purse is not None:
+            granted = self.spending.reserve(exchange, lane, input_tokens)
+            lane, input_tokens = granted.lane, granted.input_tokens
         tokens, demand = exchange.reserved, None
         if lane.demanding:
             demand = demand_of(exchange.call, lane, input_tokens, tokens)
@@ -235,6 +247,11 @@ class Admission:
                 exchange.reservation = await self._limiter.reserve(lane.bound, tokens, demand)
         except Exceeded as error:
             raise limit_reached(error, tokens, demand) from None
+        finally:
+            if granted is not None and exchange.reservation is None:
+                granted.hold.end()
+        if granted is not None:
+            exchange.reservation = granted.around(exchange.reservation)
         exchange.settlement = self._books.admit(exchange, exchange.reservation, input_tokens)
         exchange.settlement.demanding = lane.demanding
 
@@ -244,6 +261,11 @@ class Admission:
         assert exchange.reservation is not None
         lane = self.authorize(exchange)
         input_tokens, tokens = self.demand(call, lane)
+        exchange.reserved = tokens
+        granted = None
+        if lane.purse is not None:
+            granted = self.spending.amend(exchange, lane, input_tokens)
+            lane, input_tokens, tokens = granted.lane, granted.input_tokens, exchange.reserved
         exchange.ticket.input_tokens = input_tokens
         extra = None if lane is before else lane.bound
         demand = None
@@ -256,7 +278,8 @@ class Admission:
                 await exchange.reservation.amend(tokens, extra)
         except Exceeded as error:
             raise limit_reached(error, tokens, demand) from None
-        exchange.reserved = tokens
+        if granted is not None:
+            granted.confirm()
 
     def demand(self, call: Call, lane: Lane) -> tuple[int, int]:
         """Tokens of input, and tokens to reserve: input plus the bound of the output that the
@@ -274,12 +297,13 @@ class Admission:
             tokens = lane.token_limit
         return input_tokens, tokens
 
-    def _given(self, principal: Principal) -> Lanes:
+    async def _given(self, principal: Principal) -> Lanes:
         """The lanes of a principal that is no entry of the cache of keys."""
         known = self._known
         lanes = known.get(principal)
         if lanes is None:
-            _check_levels(principal)
+            check_levels(principal)
+            await self._budgets.ready(principal)
             lanes = known[principal] = self._lanes(principal)
             if len(known) > GIVEN_PRINCIPALS:
                 known.popitem(last=False)
@@ -301,44 +325,8 @@ class Admission:
             self._roster,
             self._rollouts,
             refuse_unpriced=self._refuse_unpriced,
+            purse=self._budgets.book.purse(principal),
         )
-
-
-def check_principal(principal: Principal, now: float) -> None:
-    """A principal from a plugin goes on the books, so its ids have to be what the books can
-    hold; and it expires like any other. Raises `GatewayError`."""
-    ids = [principal.organization_id, principal.team_id, principal.user_id, principal.key_id]
-    if ids[0] is None or not all(id is None or valid_id(id) for id in ids):
-        raise plugin_error()
-    try:
-        hash(principal)
-    except TypeError:  # lists where tuples belong
-        raise plugin_error() from None
-    if principal.expires_at is not None and principal.expires_at <= now:
-        raise invalid_api_key()
-
-
-def _check_levels(principal: Principal) -> None:
-    """Everything inside is of the type that it is declared with; looked at once for each
-    principal. Raises `GatewayError`."""
-    try:
-        msgspec.convert(msgspec.to_builtins(principal), Principal)
-    except (msgspec.ValidationError, TypeError):
-        raise plugin_error() from None
-
-
-def presented_key(head: Head) -> str:
-    """The API key of a request: `authorization: Bearer KEY`, or `x-api-key` and `api-key` as
-    other clients send it. Raises `GatewayError` 401."""
-    value = head.get(b"authorization")
-    if value is not None and value[:7].lower() == _BEARER:
-        return value[7:].strip().decode("latin-1") or _no_key()
-    value = head.get(b"x-api-key") or head.get(b"api-key") or b""
-    return value.strip().decode("latin-1") or _no_key()
-
-
-def _no_key() -> str:
-    raise invalid_api_key("You did not provide an API key.")
 
 
 def _decode(call: Call, body: bytes) -> None:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from llmgw_core.domain.deployment import Deployment, Timeouts
     from llmgw_core.hooks.host import PluginHost
     from llmgw_core.pipeline.exchange import Exchange
+    from llmgw_core.pipeline.spending import Estimate
     from llmgw_core.pipeline.stats import Stats
     from llmgw_core.routing.plan import Candidates, Round
     from llmgw_core.routing.state import RoutingMemory
@@ -56,6 +57,7 @@ class Attempts:
         stats: Stats,
         reply_bytes: int,
         refuse_unpriced: bool,
+        estimate: Estimate,
         wall_clock: Callable[[], float] = time.time,
         random: Callable[[], float] = random.random,
     ) -> None:
@@ -66,13 +68,14 @@ class Attempts:
         self._recoveries = RecoveryParts(host, memory, stats, random)
         self._reply_bytes = reply_bytes
         self._refuse_unpriced = refuse_unpriced
+        self._estimate = estimate
 
     async def run(self, exchange: Exchange, deliver: Deliver) -> None:
         """Try candidates until one delivers. Raises `UpstreamFailure` (a refusal, to be passed
         through) or `GatewayError` when none did."""
         settlement, lane, memory = exchange.ticket, exchange.lane, self._memory
         assert lane is not None
-        found, extra = lane.candidates, lane.extra
+        found, joining = lane.candidates, lane.extra or lane.purse
         if self._host.authorize or not found.tiers:
             found = self._permitted(found, exchange.call)
         if lane.timed or exchange.call.deadline:
@@ -98,7 +101,7 @@ class Attempts:
                 if price is None and refuse_unpriced:
                     reason = f"{deployment.id} has no price at this time"
                     raise UpstreamFailure("unavailable", reason, ours=True)
-                if extra:
+                if joining:
                     await self._make_room(exchange, deployment)
                 if exchange.call.deadline or deployment.streaming is not None:
                     await self._in_time(exchange, deployment, secret, fresh, deliver)
@@ -164,10 +167,13 @@ class Attempts:
         return found
 
     async def _make_room(self, exchange: Exchange, deployment: Deployment) -> None:
-        """Before another model is used, its own meters join the reservation."""
+        """Before another model is used, its own meters join the reservation; and a candidate may
+        be dearer than what is reserved for."""
         lane = exchange.lane
         assert lane is not None
         assert exchange.reservation is not None
+        if lane.purse is not None:
+            self._estimate.afford(exchange, deployment)
         extra = lane.extra.get(deployment.model)
         if extra is None or deployment.model in exchange.metered:
             return

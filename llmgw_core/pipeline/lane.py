@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from llmgw_core.domain.access import Principal
     from llmgw_core.domain.alias import Alias
     from llmgw_core.domain.deployment import Model
+    from llmgw_core.limits.budgets import Purse
     from llmgw_core.limits.port import Counter, Limiter, MeterSpec
     from llmgw_core.routing.plan import Roster
     from llmgw_core.routing.rollouts import LiveRollouts, Trial
@@ -42,7 +43,8 @@ class Lane:
     for. `choice` of an alias says which lane a call takes; `trial`, if there is one, hears of
     every call that has ended. `timed`: its calls have a deadline from the start. `demanding`: its
     meters, or those of a fallback model, count more than requests, tokens and parallel calls in
-    plain windows; `output_limit` is the smallest limit of tokens of output alone."""
+    plain windows; `output_limit` is the smallest limit of tokens of output alone. `purse` is what
+    the principal may spend from, if it has budgets; `plain`: neither of the two."""
 
     __slots__ = (
         "bound",
@@ -55,6 +57,8 @@ class Lane:
         "model",
         "name",
         "output_limit",
+        "plain",
+        "purse",
         "specs",
         "timed",
         "token_limit",
@@ -71,6 +75,7 @@ class Lane:
         choice: AliasChoice[Lane] | None = None,
         *,
         others: Meters = (),
+        purse: Purse | None = None,
         fallbacks: Callable[[Model], Sequence[MeterSpec]] = model_meters,
         successor: bool = True,
     ) -> None:
@@ -98,6 +103,8 @@ class Lane:
         }
         every = (specs, *extra.values())
         self.demanding = bool(others) or not all(spec.plain for each in every for spec in each)
+        self.purse = purse
+        self.plain = purse is None and not self.demanding
 
     @property
     def direct(self) -> bool:
@@ -120,7 +127,16 @@ class Lanes:
     """The lanes of one principal, by model name. Only configured names are kept, so that names
     invented by clients cost no memory."""
 
-    __slots__ = ("_lanes", "_narrowed", "_parts", "_rights", "access", "models", "principal")
+    __slots__ = (
+        "_lanes",
+        "_narrowed",
+        "_parts",
+        "_rights",
+        "access",
+        "models",
+        "principal",
+        "purse",
+    )
 
     def __init__(
         self,
@@ -132,10 +148,12 @@ class Lanes:
         rollouts: LiveRollouts,
         *,
         refuse_unpriced: bool,
+        purse: Purse | None = None,
         zones: frozenset[str] | None = None,
     ) -> None:
         """`zones`, if given, are those that are left of what the principal may use."""
         self.principal = principal
+        self.purse = purse
         self.access = Access(principal, {name: model.tags for name, model in models.items()})
         self.models = models
         self._parts = (limiter, prices, roster, rollouts, refuse_unpriced)
@@ -174,6 +192,7 @@ class Lanes:
                 roster,
                 rollouts,
                 refuse_unpriced=refuse_unpriced,
+                purse=self.purse,
                 zones=zones,
             )
         return narrowed
@@ -207,6 +226,7 @@ class Lanes:
                 found,
                 limiter,
                 choice,
+                purse=self.purse,
                 fallbacks=self._meters_of,
                 successor=told,
             )

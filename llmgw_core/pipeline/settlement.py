@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from llmgw_core.domain.errors import GatewayError
     from llmgw_core.domain.reply import Reply
     from llmgw_core.hooks.host import PluginHost
+    from llmgw_core.limits.budget_book import BudgetBook
     from llmgw_core.limits.estimate import TokenEstimator
     from llmgw_core.limits.port import Reservation
     from llmgw_core.pipeline.exchange import Exchange
@@ -58,6 +59,7 @@ class Books:
         host: PluginHost,
         clock: Callable[[], float],
         currency: str,
+        budgets: BudgetBook,
     ) -> None:
         self.prices = prices
         self.journal = journal
@@ -66,6 +68,7 @@ class Books:
         self.host = host
         self.clock = clock
         self.currency = currency
+        self.budgets = budgets
         self.open: dict[Settlement, Exchange] = {}
         """What has been admitted and not settled."""
         self.unpriced = Unpriced(prices, stats, clock)
@@ -100,7 +103,7 @@ class Settlement(State):
     _attempts: list[AttemptRecord] = msgspec.field(default_factory=list)
     _spent: Usage | None = None
     _cost: int = 0
-    _charge: int = 0
+    charge: int = 0
 
     @property
     def call(self) -> Call:
@@ -291,7 +294,7 @@ class Settlement(State):
         )
         self._attempts.append(record)
         self._cost += cost
-        self._charge += charge
+        self.charge += charge
         if books.host.on_attempt:
             books.host.observe_attempt(ended(self._call.id, len(self._attempts), record))
         books.stats.attempts[deployment.id, outcome] += 1
@@ -325,11 +328,13 @@ class Settlement(State):
             usage = self._spent if usage.source == "none" else usage.plus(self._spent)
         tokens = usage.input_tokens + usage.output_tokens
         if self.demanding:
-            self._reservation.settle(tokens, used_of(usage, self._charge))
+            self._reservation.settle(tokens, used_of(usage, self.charge))
         else:
             self._reservation.settle(tokens)
         record = self.record = self._record(status, http_status, usage, error_code, last, now)
         books.stats.settled(record)
+        if books.budgets.active:
+            books.budgets.settled(record)
         # The write comes last of what can fail: everything above is arithmetic in memory.
         books.journal.append_usage(record)
         if books.host.on_usage:
@@ -373,7 +378,7 @@ class Settlement(State):
             error_code,
             usage,
             self._cost,
-            self._charge,
+            self.charge,
             self._books.currency,
             int((now - started) * 1e6),
             int((first - started) * 1e6) if first else 0,

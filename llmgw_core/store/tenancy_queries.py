@@ -137,9 +137,14 @@ async def remove_membership(connection: AsyncConnection, team_id: str, user_id: 
 async def record(connection: AsyncConnection, entry: Row) -> int:
     """Write the audit entry of a change and tell caches about it: part of every change.
     Returns the entry's id."""
-    inserted = await connection.execute(insert(audit).values(entry))
+    id = await note(connection, entry)
     await connection.execute(update(tenancy_version).values(version=tenancy_version.c.version + 1))
-    key = inserted.inserted_primary_key
+    return id
+
+
+async def note(connection: AsyncConnection, entry: Row) -> int:
+    """Write an audit entry of something that no cache has to know. Returns its id."""
+    key = (await connection.execute(insert(audit).values(entry))).inserted_primary_key
     assert key is not None
     return int(key[0])
 

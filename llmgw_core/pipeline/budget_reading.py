@@ -1,0 +1,119 @@
+"""What levels have spent until now: what the ledger says of the period, and what lies in journals
+and has not been moved there.
+
+Both are read while nothing is moved. The last step, from the own journal to the accounts in force,
+awaits nothing, so that every settled call is counted once: before it by what is read here, after it
+by settlement.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from llmgw_core.limits.budget_book import owners_of
+from llmgw_core.limits.budget_counts import Count, Counter, Measure
+from llmgw_core.limits.periods import period_at
+from llmgw_core.store import budget_queries as queries
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Mapping
+
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from llmgw_core.accounting.mover import Mover
+    from llmgw_core.domain.access import LevelKind
+    from llmgw_core.domain.usage import UsageRecord
+    from llmgw_core.limits.budget_book import BudgetBook, Owner
+    from llmgw_core.limits.budget_counts import Account
+    from llmgw_core.store.engine import Store
+
+_AT_ONCE: Final = 500
+"""Calls about which the ledger is asked at once."""
+
+Wanted = dict["Owner", set[Measure]]
+"""What has to be read for which level."""
+
+
+class Told(msgspec.Struct, frozen=True):
+    """What an entry of the audit log says that was told of a budget."""
+
+    level: str
+    unit: str
+    period: str
+    timezone: str
+    amount: int
+    percent: int
+    start_ns: int
+
+
+async def read_budgets(
+    book: BudgetBook, store: Store, mover: Mover, wanted: Wanted, now_ns: int
+) -> list[Account]:
+    """Put what is `wanted` into `book`, for the periods of `now_ns`. The result keeps it there
+    until somebody else does. Raises `StoreUnavailable` and `OSError`."""
+    async with mover.still(), store.connect() as connection:
+        cursor = await queries.last_cursor(connection)
+        loaded = await _from_ledger(connection, wanted, now_ns)
+        moved: set[str] = set()
+        for calls in _batches(mover.unmoved()):
+            moved |= await queries.known(connection, [each.call_id for each in calls])
+        for calls in _batches(mover.orphaned()):
+            there = await queries.known(connection, [each.call_id for each in calls])
+            _count(loaded, (each for each in calls if each.call_id not in there))
+        # From here on nothing awaits: the next call that is settled finds the accounts.
+        _count(loaded, (each for each in mover.unmoved() if each.call_id not in moved))
+        return [book.put(owner, counters, cursor) for owner, counters in loaded.items()]
+
+
+async def _from_ledger(
+    connection: AsyncConnection, wanted: Wanted, now_ns: int
+) -> dict[Owner, list[Counter]]:
+    """Counters with what the ledger has, and with the marks of what was told."""
+    groups: defaultdict[tuple[LevelKind, str, str], set[str]] = defaultdict(set)
+    for (kind, id), measures in wanted.items():
+        for measure in measures:
+            groups[kind, measure.period, measure.timezone].add(id)
+    sums: dict[tuple[str, str, str], dict[str, tuple[int, int]]] = {}
+    for (kind, period, timezone), ids in groups.items():
+        span = period_at(period, timezone, now_ns)  # type: ignore[arg-type]
+        sums[kind, period, timezone] = await queries.spent(connection, kind, ids, span)
+    told = await _told(connection, {id for _, id in wanted})
+    loaded: dict[Owner, list[Counter]] = {}
+    for owner, measures in wanted.items():
+        kind, id = owner
+        counters = loaded[owner] = []
+        for measure in measures:
+            span = period_at(measure.period, measure.timezone, now_ns)
+            charge, tokens = sums[kind, measure.period, measure.timezone].get(id, (0, 0))
+            marks = told.get((kind, id, *measure, span.start_ns), ())
+            spent = charge if measure.unit == "money" else tokens
+            counters.append(Counter(measure, Count(span, spent, marks)))
+    return loaded
+
+
+async def _told(
+    connection: AsyncConnection, ids: Collection[str]
+) -> dict[tuple[Any, ...], set[tuple[int, int]]]:
+    found: defaultdict[tuple[Any, ...], set[tuple[int, int]]] = defaultdict(set)
+    for id, details in await queries.told(connection, ids):
+        told = msgspec.convert(details, Told)
+        key = (told.level, id, told.unit, told.period, told.timezone, told.start_ns)
+        found[key].add((told.amount, told.percent))
+    return found
+
+
+def _count(loaded: Mapping[Owner, list[Counter]], records: Iterable[UsageRecord]) -> None:
+    for record in records:
+        for owner in owners_of(record):
+            for counter in loaded.get(owner, ()):
+                counter.add(record)
+
+
+def _batches(records: Iterable[UsageRecord]) -> Iterator[list[UsageRecord]]:
+    left = iter(records)
+    while batch := list(itertools.islice(left, _AT_ONCE)):
+        yield batch
