@@ -35,6 +35,7 @@ class Operated:
         self.journal = foundation.journal
         self.mover = foundation.mover
         self.principals = foundation.principals
+        self.budgets = foundation.budgets
         foundation.alerts.listeners.append(self._audited)
         relay = AuditRelay(self._audited)
         foundation.control.add(relay.read, relay.apply)

@@ -10,7 +10,7 @@ from typing import Any, Generic, Literal, TypeVar
 import msgspec
 
 from llmgw_core.domain.access import LevelKind  # noqa: TC001 -- msgspec reads the annotations
-from llmgw_core.domain.limits import Limits, limits_of
+from llmgw_core.domain.limits import Budget, Limits, limits_of
 
 Role = Literal["admin", "member"]
 
@@ -24,6 +24,7 @@ class LevelInfo(msgspec.Struct, frozen=True, kw_only=True):
     zones: tuple[str, ...] | None
     limits: Limits
     model_limits: tuple[tuple[str, Limits], ...] = ()
+    budgets: tuple[Budget, ...] = ()
     disabled: bool
     created: float
 
@@ -95,6 +96,7 @@ class Kind(Generic[T]):
         values = {name: row[name] for name in self.info.__struct_fields__ if name in row}
         values["limits"] = limits_of(row["rpm"], row["tpm"], row["parallel"], row.get("limits"))
         values["model_limits"] = row.get("model_limits") or ()
+        values["budgets"] = row.get("budgets") or ()
         return msgspec.convert(values, self.info)
 
 

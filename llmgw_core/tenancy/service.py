@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 from msgspec import UNSET, UnsetType
 
 from llmgw_core.access import keys
-from llmgw_core.domain.limits import NO_LIMITS, Limits
+from llmgw_core.domain.limits import NO_LIMITS, Budget, Limits
 from llmgw_core.store import tenancy_queries as queries
-from llmgw_core.tenancy import rules
+from llmgw_core.tenancy import budget_rules, rules
 from llmgw_core.tenancy.changes import (
     Change,
     change,
@@ -72,6 +72,7 @@ class Grants(TypedDict, total=False):
     zones: Sequence[str] | None
     limits: Limits
     model_limits: Sequence[tuple[str, Limits]]
+    budgets: Sequence[Budget]
 
 
 class Tenancy:
@@ -200,6 +201,7 @@ class Tenancy:
         zones: Sequence[str] | UnsetType | None = UNSET,
         limits: Limits | UnsetType = UNSET,
         model_limits: Sequence[tuple[str, Limits]] | UnsetType = UNSET,
+        budgets: Sequence[Budget] | UnsetType = UNSET,
         expires_at: float | UnsetType | None = UNSET,
         actor: str,
     ) -> T:
@@ -211,6 +213,7 @@ class Tenancy:
             "zones": zones,
             "limits": limits,
             "model_limits": model_limits,
+            "budgets": budgets,
             "expires_at": expires_at,
         }
         async with self._change(actor) as doing:
@@ -326,6 +329,7 @@ class Tenancy:
             "zones": rules.zones(grants.get("zones")),
             **rules.limits(grants.get("limits", NO_LIMITS)),
             "model_limits": rules.model_limits(grants.get("model_limits", ())),
+            "budgets": budget_rules.budgets(grants.get("budgets", ())),
         }
         row = {"id": id, **shown, "disabled": False, "created": doing.now, **(secret or {})}
         await queries.add(doing.connection, kind.level, row)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from llmgw_core.domain.limits import NO_LIMITS, Limits
+from llmgw_core.domain.limits import NO_LIMITS, Budget, Limits
 from llmgw_core.tenancy.service import Tenancy
 
 if TYPE_CHECKING:
@@ -42,19 +42,33 @@ async def create_tenant(
     key_models: Sequence[str] | None = None,
     key_zones: Sequence[str] | None = None,
     key_limits: Limits = NO_LIMITS,
+    budgets: Sequence[Budget] = (),
+    team_budgets: Sequence[Budget] = (),
+    user_budgets: Sequence[Budget] = (),
+    key_budgets: Sequence[Budget] = (),
     expires_at: float | None = None,
 ) -> Tenant:
-    """An organisation `name` with `models`, `zones` and `limits`, and one of everything below,
+    """An organisation `name` with `models`, `zones`, `limits`, `budgets`, and one of each level below,
     narrowed as given. `store` is open; several tenants need different names."""
     tenancy = Tenancy(store)
     organization = await tenancy.create_organization(
-        name, models=models, zones=zones, limits=limits, actor=ACTOR
+        name, models=models, zones=zones, limits=limits, budgets=budgets, actor=ACTOR
     )
     team = await tenancy.create_team(
-        organization.id, "team", models=team_models, limits=team_limits, actor=ACTOR
+        organization.id,
+        "team",
+        models=team_models,
+        limits=team_limits,
+        budgets=team_budgets,
+        actor=ACTOR,
     )
     user = await tenancy.create_user(
-        organization.id, "user", models=user_models, limits=user_limits, actor=ACTOR
+        organization.id,
+        "user",
+        models=user_models,
+        limits=user_limits,
+        budgets=user_budgets,
+        actor=ACTOR,
     )
     await tenancy.add_membership(team.id, user.id, actor=ACTOR)
     info, plaintext = await tenancy.create_key(
@@ -63,6 +77,7 @@ async def create_tenant(
         models=key_models,
         zones=key_zones,
         limits=key_limits,
+        budgets=key_budgets,
         expires_at=expires_at,
         actor=ACTOR,
     )
