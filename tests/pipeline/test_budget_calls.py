@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import datetime as dt
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from llmgw_core.domain.limits import Budget
-from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.testing.installation import at
 from llmgw_core.testing.model_server import ModelServer
 
