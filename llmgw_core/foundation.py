@@ -35,6 +35,7 @@ from llmgw_core.routing.rollouts import LiveRollouts
 from llmgw_core.routing.state import RoutingMemory
 from llmgw_core.store.control import ControlWatch
 from llmgw_core.store.engine import Store
+from llmgw_core.store.learned import LearnedLengths
 from llmgw_core.store.ledger import Ledger
 from llmgw_core.store.price_sheets import store_sheets
 from llmgw_core.store.principals import StorePrincipals
@@ -106,6 +107,7 @@ class Foundation:
         self.stats = Stats()
         self.doors = Doors(self.stats, time.monotonic)
         self.estimator = TokenEstimator(config.requests.default_output_tokens)
+        self.learned = LearnedLengths(store, self.estimator)
         self.transports = TransportRegistry()
         self.memory = RoutingMemory(time.monotonic)
         self.memory.ramp = config.routing.ramp
@@ -149,6 +151,7 @@ class Foundation:
     def close_with(self, stack: AsyncExitStack) -> None:
         """Have `stack` close what calls need to the end."""
         stack.push_async_callback(self.transports.aclose)
+        stack.push_async_callback(self.learned.aclose)
         stack.push_async_callback(self.secrets.aclose)
         stack.push_async_callback(self.mover.aclose)
         stack.push_async_callback(self.alerts.aclose)
@@ -165,6 +168,7 @@ class Foundation:
         self.control.start()
         self.mover.start()
         self.alerts.start()
+        self.learned.start()
         self.secrets.start()
         stack.push_async_callback(self.prober.aclose)
         self.prober.start()

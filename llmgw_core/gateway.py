@@ -137,6 +137,7 @@ class Gateway(Operated, InProcess):
         stack.push_async_callback(self._close_generations)
         await foundation.budgets.start()
         await foundation.control.refresh()
+        await foundation.learned.load()
         async with foundation.targets.keeping(self.config):
             await self.host.startup()
         self._generation.watch_health(foundation)

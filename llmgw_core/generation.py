@@ -34,6 +34,7 @@ from llmgw_core.pipeline.balancing import chosen_balancers, roster
 from llmgw_core.pipeline.delivery import Delivery
 from llmgw_core.pipeline.endings import Held
 from llmgw_core.pipeline.entrance import Entrance
+from llmgw_core.pipeline.estimates import Estimates, counters_of
 from llmgw_core.pipeline.explaining import Explainer
 from llmgw_core.pipeline.foreign_balancer import ForeignBalancer
 from llmgw_core.pipeline.keep_alive import kept_alive
@@ -78,10 +79,16 @@ class Generation:
         self.models = models
         self.sources = price_sources(config, host.prices, foundation.sheets.add)
         self.prices = PriceBook(config.models, self.sources)
+        used = {each.tokenizer.name for each in config.models.values() if each.tokenizer}
+        tokenizers = {name: host.tokenizers[name] for name in used}
         self.books = Books(
             prices=self.prices,
             journal=foundation.journal,
             estimator=foundation.estimator,
+            estimates=Estimates(
+                foundation.estimator,
+                counters_of(config, tokenizers, foundation.made),
+            ),
             stats=foundation.stats,
             host=host,
             clock=time.monotonic,
@@ -93,6 +100,7 @@ class Generation:
             host.limiters[config.limits.limiter],
             host.queues[config.routing.overload.queue],
             *chosen.values(),
+            *tokenizers.values(),
         }
         self.limiter: Limiter = foundation.made(host.limiters[config.limits.limiter])
         self.balancers = {name: foundation.made(each) for name, each in chosen.items()}
@@ -198,6 +206,7 @@ class Generation:
             reply_bytes=limits.reply_bytes,
             held=Held(streams.held_bytes, streams.held_events),
             clock=time.monotonic,
+            estimates=books.estimates if books.estimates.counters else None,
         )
         self.admission = Admission(
             host=host,
@@ -296,6 +305,10 @@ def load_plugins(
     chosen("limiter", host.limiters, config.limits.limiter, "limits.limiter")
     chosen("queue", host.queues, config.routing.overload.queue, "routing.overload.queue")
     chosen_balancers(config, host.balancers, time.monotonic)
+    for name, model in config.models.items():
+        if model.tokenizer is not None:
+            path = f"{join('models', name)}.tokenizer.name"
+            chosen("tokenizer", host.tokenizers, model.tokenizer.name, path)
     return host
 
 

@@ -46,7 +46,7 @@ class CanonicalSession(State):
 
     def requests(self) -> Sequence[HttpRequest]:
         """One POST. The call's id and trace context go with it, so that logs can be joined."""
-        call = self.call
+        call, deployment = self.call, self.deployment
         return (
             HttpRequest(
                 "POST",
@@ -55,7 +55,7 @@ class CanonicalSession(State):
                     (b"x-request-id", call.id.encode()),
                     (b"traceparent", f"00-{call.trace_id}-{call.span_id}-01".encode()),
                 ),
-                call.request.encode(self.deployment.upstream_model),
+                call.request.encode(deployment.upstream_model, deployment.ask_usage),
                 _common(self.credential, self.extra_headers),
             ),
         )

@@ -35,6 +35,7 @@ _USAGE = b'"usage"'
 _NO_USAGE = (b'"usage":null', b'"usage": null')
 _ERROR = b'"error"'
 _NAMED = b"event:"
+_EMPTY_DELTA = b'"delta":{}'
 END = b"data: [DONE]\n\n"
 
 
@@ -54,6 +55,7 @@ class CanonicalStreamReader:
         "_events",
         "_hide_usage",
         "_last",
+        "_looked",
         "_pending",
         "_quick",
         "_splitter",
@@ -75,7 +77,7 @@ class CanonicalStreamReader:
         self._done_event = END
         self._pending = b""
         self._quick = False
-        self._last = b""
+        self._last = self._looked = b""
         self._envelope = 0
         self._events = 0
         self._total = 0
@@ -86,7 +88,13 @@ class CanonicalStreamReader:
         """Produced text so far: exact for events that were decoded; for those that went through
         as bytes, their size without the envelope that the first content event had.
         """
-        return self._text + max(0, self._total - self._events * self._envelope)
+        total, events = self._total, self._events
+        if self._last is not self._looked and _EMPTY_DELTA in self._last:
+            # The event that only says why the model stopped has less of an envelope.
+            last = self._last[self._last.rfind(b"data:") :]
+            if _EMPTY_DELTA in last:
+                total, events = total - len(last), events - 1
+        return self._text + max(0, total - events * self._envelope)
 
     def feed(self, data: bytes) -> bytes:
         """See the port."""
@@ -177,7 +185,7 @@ class CanonicalStreamReader:
         if present(chunk.error) or bytes(chunk.object) == b'"error"':
             raise error_in_200(data, "the stream carries an error object")
         if chunk.choices:
-            self._last = event
+            self._last = self._looked = event
         text = sum(fact.text for fact in facts)
         self._text += text
         self._note(facts)

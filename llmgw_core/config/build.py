@@ -127,6 +127,7 @@ class _Builder:
             context_window=config.context_window or model.context_window,
             rules=inherit(Rules, config.routing, model.routing, general),
             on_disconnect=config.on_disconnect,
+            ask_usage=config.ask_usage,
             outgoing=self._outgoing(config, path),
             options=self._options(config, path),
         )

@@ -20,6 +20,7 @@ from llmgw_core.config.schema_routing import (
     TimeoutsConfig,
 )
 from llmgw_core.config.schema_statements import StatementsConfig
+from llmgw_core.config.schema_tokenizer import TokenizerConfig  # noqa: TC001 -- as above
 from llmgw_core.domain.life import ACTIVE, Life
 from llmgw_core.domain.limits import NO_LIMITS, Limits
 
@@ -61,13 +62,15 @@ class DeploymentConfig(Section, frozen=True):
     """One deployment of a model. `model` is the name that the backend knows (default: the
     public one). `prices`, if given, replace the model's. `transport: aiohttp` opens a connection
     for every request: aiohttp cannot tell a reply that nobody asked for from the next one.
-    `on_disconnect: drain` reads a reply to its end although the client has left, so that its
-    usage is exact. A `credential` from a file (`file:PATH`) follows the file's changes; with
-    several `credentials` calls take turns at them, and one that is refused or rate limited is left
-    alone for a while. Deployments of a lower number of `priority` come first; the next higher ones
-    when none of them can take a call. `caps` (as `limits`) are what is sent to it at most:
-    calls go elsewhere before it says 429. `context_window` (tokens), if given, replaces the
-    model's. `timeouts` and `routing`: what differs from the model's."""
+    `on_disconnect: drain` reads a reply to its end although the client has left, so that its usage
+    is exact. `ask_usage: false` is for an upstream that does not know `stream_options`: they are
+    not sent, and the usage of streams is what it says unasked, or estimated. A `credential` from a
+    file (`file:PATH`) follows the file's changes; with several `credentials` calls take turns at
+    them, and one that is refused or rate limited is left alone for a while. Deployments of a lower
+    number of `priority` come first; the next higher ones when none of them can take a call. `caps`
+    (as `limits`) are what is sent to it at most: calls go elsewhere before it says 429.
+    `context_window` (tokens), if given, replaces the model's. `timeouts` and `routing`: what
+    differs from the model's."""
 
     name: str
     backend: str
@@ -83,6 +86,7 @@ class DeploymentConfig(Section, frozen=True):
     routing: DeploymentRouting = DeploymentRouting()
     context_window: int | None = None
     on_disconnect: Literal["cancel", "drain"] = "cancel"
+    ask_usage: bool = True
     prices: tuple[PriceEntry, ...] = ()
     outgoing: OutgoingConfig | None = None
     options: dict[str, Any] = {}
@@ -115,6 +119,7 @@ class ModelConfig(Section, frozen=True):
     created: datetime.date | None = None
     life: Life = ACTIVE
     dimensions: int | None = None
+    tokenizer: TokenizerConfig | None = None
 
 
 class PluginConfig(Section, frozen=True):

@@ -16,7 +16,7 @@ from llmgw_core.config.validate_prices import price_errors
 from llmgw_core.config.validate_routing import routing_errors
 from llmgw_core.config.validate_server import server_errors
 from llmgw_core.config.validate_statements import statements_errors
-from llmgw_core.config.validate_streams import overload_errors, streams_errors
+from llmgw_core.config.validate_streams import overload_errors, streams_errors, tokenizer_errors
 from llmgw_core.domain.access import NO_ZONE, valid_zone
 from llmgw_core.domain.errors import ConfigError
 
@@ -55,6 +55,8 @@ def _models(config: Config) -> Iterator[ConfigError]:
         if not model.deployments and model.life.state != "retired":
             yield ConfigError("a model needs at least one deployment.", path=path)
         yield from limit_errors(model.limits, join(path, "limits"))
+        if model.tokenizer is not None:
+            yield from tokenizer_errors(model.tokenizer, join(path, "tokenizer"))
         yield from _duplicates(
             (deployment.name for deployment in model.deployments), join(path, "deployments")
         )

@@ -1,4 +1,4 @@
-"""What the types cannot say about `routing.streams` and `routing.overload`. Pure."""
+"""What the types cannot say about `routing.streams`, `routing.overload` and tokenizers. Pure."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from llmgw_core.config.schema_streams import OverloadConfig, QueueRule, StreamsConfig
+    from llmgw_core.config.schema_tokenizer import TokenizerConfig
 
 _CALLERS = ("organization", "team", "user", "key", "tag")
 
@@ -49,3 +50,11 @@ def _rule(rule: QueueRule, path: str) -> Iterator[ConfigError]:
 def _positive(value: float, path: str) -> Iterator[ConfigError]:
     if not (0 < value < math.inf):
         yield ConfigError("must be greater than 0.", path=path)
+
+
+def tokenizer_errors(tokenizer: TokenizerConfig, path: str) -> Iterator[ConfigError]:
+    """Every error in the `tokenizer` of a model."""
+    if not tokenizer.name:
+        message = "name one that an enabled plugin registers, or leave the section out."
+        yield ConfigError(message, path=join(path, "name"))
+    yield from _positive(tokenizer.max_bytes, join(path, "max_bytes"))

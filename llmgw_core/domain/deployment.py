@@ -83,6 +83,8 @@ class Deployment(msgspec.Struct, frozen=True, eq=False):
     context_window: int | None = None
     rules: Rules = RULES
     on_disconnect: str = "cancel"
+    ask_usage: bool = True
+    """Whether streams are asked for their usage, which not every upstream can be."""
     outgoing: Outgoing = DIRECT
     options: Any = None
     identity: object = msgspec.field(default_factory=object)

@@ -26,6 +26,7 @@ FIXED_POLICY: Final[dict[str, OnFailure]] = {
     "register_limiters": "stop",
     "register_queues": "stop",
     "register_prices": "stop",
+    "register_tokenizers": "stop",
     "startup": "stop",
     "deployments_added": "stop",
     "deployments_dropped": "continue",

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from llmgw_core.hooks.observers import Observer
     from llmgw_core.hooks.rows import PluginRow
     from llmgw_core.limits.port import Limiter
+    from llmgw_core.limits.tokenizers import Tokenizer
     from llmgw_core.routing.balance import Balancer, BalancerContext
     from llmgw_core.routing.queue import Queue
     from llmgw_core.tenancy.records import AuditEntry
@@ -88,6 +89,9 @@ class PluginHost:
         )
         self.prices: dict[str, Sequence[CatalogueEntry]] = merged(
             "price", ((n, p.prices) for n, p in parts)
+        )
+        self.tokenizers: dict[str, Callable[[], Tokenizer]] = merged(
+            "tokenizer", ((n, p.tokenizers) for n, p in parts)
         )
 
     def _compile(self) -> None:

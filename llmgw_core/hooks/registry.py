@@ -1,5 +1,5 @@
-"""What plugins register at start-up: backends, factories of balancers, limiters and queues, and
-prices, by name.
+"""What plugins register at start-up: backends, factories of balancers, limiters, queues and
+tokenizers, and prices, by name.
 The gateway's own ones stand in the same tables, so that a configuration chooses among them all."""
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from llmgw_core.backends.port import Backend
     from llmgw_core.hooks.compile import CompiledHook
     from llmgw_core.limits.port import Limiter
+    from llmgw_core.limits.tokenizers import Tokenizer
     from llmgw_core.routing.balance import Balancer, BalancerContext
     from llmgw_core.routing.queue import Queue
 
@@ -27,6 +28,7 @@ _METHODS: Final = {
     "register_balancers": ("pick", "took"),
     "register_limiters": ("bind", "reserve", "state", "aclose"),
     "register_queues": ("put", "take", "leave", "__len__"),
+    "register_tokenizers": ("count",),
 }
 
 
@@ -38,6 +40,7 @@ class Parts(NamedTuple):
     limiters: Mapping[str, Callable[[], Limiter]] = {}
     queues: Mapping[str, Callable[[], Queue]] = {}
     prices: Mapping[str, Sequence[CatalogueEntry]] = {}
+    tokenizers: Mapping[str, Callable[[], Tokenizer]] = {}
 
 
 def parts_of(hooks: Mapping[str, CompiledHook]) -> Parts:
@@ -48,6 +51,7 @@ def parts_of(hooks: Mapping[str, CompiledHook]) -> Parts:
         _asked(hooks.get("register_limiters"), _factories),
         _asked(hooks.get("register_queues"), _factories),
         _asked(hooks.get("register_prices"), _prices),
+        _asked(hooks.get("register_tokenizers"), _factories),
     )
 
 
@@ -123,6 +127,7 @@ def _guarded(hook: CompiledHook, factory: Callable[..., Any]) -> Callable[..., A
         raise AssertionError  # "stop" always raises
 
     made.Options = _options(factory)  # type: ignore[attr-defined]
+    made.plugin = hook.plugin  # type: ignore[attr-defined]
     return made
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from llmgw_core.domain.usage import EndedAttempt, UsageRecord
     from llmgw_core.hooks.filters import StreamFilter
     from llmgw_core.limits.port import Limiter
+    from llmgw_core.limits.tokenizers import Tokenizer
     from llmgw_core.routing.balance import Balancer, BalancerContext
     from llmgw_core.routing.queue import Queue
     from llmgw_core.tenancy.records import AuditEntry
@@ -70,6 +71,13 @@ class GatewayHooks:
     def register_prices(self) -> Mapping[str, Sequence[CatalogueEntry]]:
         """START. Prices as providers publish them, by names that `catalogue` in an entry of
         `prices` can give; several entries of one name hold one after the other."""
+        raise NotImplementedError
+
+    @hookspec
+    def register_tokenizers(self) -> Mapping[str, Callable[[], Tokenizer]]:
+        """START. Tokenizers, by the name that the `tokenizer` of a model in the configuration can
+        give; each is made once, and only if a model names it. It is asked where usage is estimated;
+        one that fails is left out, and the estimate made without it."""
         raise NotImplementedError
 
     @hookspec
@@ -153,6 +161,7 @@ HOOK_KINDS: dict[str, str] = {
     "register_limiters": "START",
     "register_queues": "START",
     "register_prices": "START",
+    "register_tokenizers": "START",
     "startup": "START",
     "deployments_added": "START",
     "deployments_dropped": "START",

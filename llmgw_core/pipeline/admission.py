@@ -83,6 +83,7 @@ class Admission:
         self._books = books
         self._budgets = budgets
         self.spending = Spending(Estimate(prices), self.authorize, self.demand)
+        self._counted = books.estimates.counted
         self._body_bytes = body_bytes
         self._refuse_unpriced = refuse_unpriced
         self._roster = roster
@@ -288,8 +289,11 @@ class Admission:
         request, estimator = call.request, self._books.estimator
         input_tokens = request.exact_tokens
         if input_tokens is None:
-            input_tokens = estimator.input_tokens(lane.model.name, request.text_bytes)
-            input_tokens += request.embedded * BASE64_TOKENS
+            if self._counted:
+                input_tokens = self._books.estimates.input_tokens(lane.model.name, request)
+            else:
+                input_tokens = estimator.input_tokens(lane.model.name, request.text_bytes)
+                input_tokens += request.embedded * BASE64_TOKENS
         if request.max_tokens is not None:
             return input_tokens, input_tokens + request.max_tokens
         tokens = input_tokens + estimator.expected_output(lane.model.name) * request.choices

@@ -21,6 +21,7 @@ from llmgw_core.pipeline.demanding import demand_of
 from llmgw_core.pipeline.failures import classified, let_go, stale
 from llmgw_core.pipeline.patience import Patience
 from llmgw_core.pipeline.recovery import Failed, Recovery, RecoveryParts
+from llmgw_core.pipeline.usage_refusal import unasked
 from llmgw_core.pipeline.verdicts import deadline_exceeded, nobody
 from llmgw_core.routing.course import Course
 from llmgw_core.routing.plan import plan
@@ -114,7 +115,7 @@ class Attempts:
                 failure, dead = classified(error), stale(error)
                 let_go(error)
             except UpstreamFailure as error:
-                failure, dead = error, False
+                failure, dead = error, unasked(error, member, exchange.call)
                 let_go(error)
             finally:
                 course.leave(member)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from llmgw_core.domain.reply import Reply
     from llmgw_core.hooks.host import Answer, PluginHost
     from llmgw_core.limits.port import Limiter
+    from llmgw_core.pipeline.estimates import Estimates
     from llmgw_core.pipeline.exchange import Exchange
 
 
@@ -64,12 +65,15 @@ class Delivery:
         reply_bytes: int,
         held: Held,
         clock: Callable[[], float],
+        estimates: Estimates | None = None,
     ) -> None:
+        """`estimates`: where any model has a tokenizer."""
         self._host = host
         self._limiter = limiter
         self._reply_bytes = reply_bytes
         self._held = held
         self._clock = clock
+        self._estimates = estimates
 
     def deliver(
         self, exchange: Exchange, session: Session, reply: UpstreamReply
@@ -84,6 +88,8 @@ class Delivery:
         reader = session.stream(reply.status, reply.headers)
         if reader is None:
             return self._unfolded(exchange, session, reply)
+        if self._estimates is not None and exchange.ticket.attempt is not None:
+            reader = self._estimates.kept(exchange.ticket.attempt.deployment.model, reader)
         if self._host.judges:
             return self._judged(exchange, reply, reader)
         return self._stream(exchange, reply, reader)
@@ -155,7 +161,7 @@ class Delivery:
         answer = session.reply(reply.status, reply.headers, await reply.read(self._reply_bytes))
         if self._host.judges:
             processed = await self._processed(exchange, answer)
-            exchange.ticket.complete(answer.usage, answer.output_bytes, gone=exchange.sink.gone)
+            exchange.ticket.complete(answer, gone=exchange.sink.gone)
             await self._reply(exchange, processed.body)
             return
         waiting = self._finish(exchange, answer)
@@ -166,7 +172,7 @@ class Delivery:
         """Settle and hand over a complete reply. Returns what is to be awaited."""
         sink, settlement = exchange.sink, exchange.settlement
         assert settlement is not None
-        settlement.complete(answer.usage, answer.output_bytes, gone=sink.gone)
+        settlement.complete(answer, gone=sink.gone)
         reply_lines: ReplyLines | None = getattr(sink, "reply_lines", None)
         if reply_lines is None or not reply_lines(200, self._lines(exchange, _JSON), answer.body):
             return self._reply(exchange, answer.body)
@@ -189,7 +195,7 @@ class Delivery:
         try:
             return await self._host.run_post_process(answer, exchange.call, self._reply_bytes)
         except GatewayError as error:
-            exchange.ticket.rejected(answer.usage, answer.output_bytes, error)
+            exchange.ticket.rejected(answer, error)
             raise
 
     async def _finish_unfolded(self, exchange: Exchange, answer: Reply) -> None:
@@ -201,9 +207,9 @@ class Delivery:
             if processed is answer:
                 raise UpstreamFailure("protocol", "the reply cannot be made a stream") from None
             error = plugin_error()
-            exchange.ticket.rejected(answer.usage, answer.output_bytes, error)
+            exchange.ticket.rejected(answer, error)
             raise error from None
-        exchange.ticket.complete(answer.usage, answer.output_bytes, gone=exchange.sink.gone)
+        exchange.ticket.complete(answer, gone=exchange.sink.gone)
         await self._start(exchange, _SSE)
         await exchange.sink.finish(events + END)
 
@@ -244,7 +250,7 @@ class Delivery:
         if chain is not None:
             await self._stream(exchange, reply, reader)
             return
-        settlement.complete(reader.usage, reader.output_bytes, gone=exchange.sink.gone)
+        settlement.complete(reader, gone=exchange.sink.gone)
         await self._start(exchange, _SSE)
         await exchange.sink.finish(events + END)
         exchange.work_on_when_gone()
@@ -281,7 +287,7 @@ class Delivery:
             reply.abort()
             await broken(exchange, reader.pending(), failure)
             return
-        settlement.complete(reader.usage, reader.output_bytes, gone=sink.gone)
+        settlement.complete(reader, gone=sink.gone)
         await sink.finish(tail)
         # The client has everything: that it closes its connection now is no news.
         exchange.work_on_when_gone()

@@ -90,7 +90,7 @@ class FilteredStream:
             return
         if not self._committed:  # a reply without content
             await self._start()
-        exchange.ticket.complete(reader.usage, reader.output_bytes, gone=exchange.sink.gone)
+        exchange.ticket.complete(reader, gone=exchange.sink.gone)
         await exchange.sink.finish(self._taken() + marker)
         exchange.work_on_when_gone()
         await drain(self._reply)

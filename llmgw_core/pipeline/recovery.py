@@ -51,8 +51,8 @@ _STEPS: Final = {Same: "same", Other: "other", OtherModel: "other_model"}
 
 class Failed(NamedTuple):
     """An attempt that failed on `member`, with the credential that it showed, whose value was
-    `secret`. `stale`: a kept-alive connection had died; `fresh`: it was the second try after such
-    a thing, for which there is no third."""
+    `secret`. `stale`: a kept-alive connection had died, or the upstream would not be asked for
+    usage; `fresh`: it was the second try after such a thing, for which there is no third."""
 
     member: Member
     credential: Credential

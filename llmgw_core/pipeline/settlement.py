@@ -18,7 +18,6 @@ from llmgw_core.domain.usage import (
     AttemptRecord,
     CallStatus,
     DeliveryRecord,
-    Usage,
     UsageRecord,
 )
 from llmgw_core.pipeline.attempt import Attempt, ended
@@ -35,10 +34,12 @@ if TYPE_CHECKING:
     from llmgw_core.domain.deployment import Deployment
     from llmgw_core.domain.errors import GatewayError
     from llmgw_core.domain.reply import Reply
+    from llmgw_core.domain.usage import Usage
     from llmgw_core.hooks.host import PluginHost
     from llmgw_core.limits.budget_book import BudgetBook
     from llmgw_core.limits.estimate import TokenEstimator
     from llmgw_core.limits.port import Reservation
+    from llmgw_core.pipeline.estimates import Estimates
     from llmgw_core.pipeline.exchange import Exchange
     from llmgw_core.pipeline.stats import Stats
     from llmgw_core.routing.caps import CapTicket
@@ -55,6 +56,7 @@ class Books:
         prices: PriceBook,
         journal: Journal,
         estimator: TokenEstimator,
+        estimates: Estimates,
         stats: Stats,
         host: PluginHost,
         clock: Callable[[], float],
@@ -64,6 +66,7 @@ class Books:
         self.prices = prices
         self.journal = journal
         self.estimator = estimator
+        self.estimates = estimates
         self.stats = stats
         self.host = host
         self.clock = clock
@@ -164,9 +167,9 @@ class Settlement(State):
         """The running attempt met a connection that was dead already: it never happened."""
         self.attempt = None
 
-    def complete(self, usage: Usage | None, output_bytes: int, *, gone: bool = False) -> None:
+    def complete(self, source: StreamReader | Reply, *, gone: bool = False) -> None:
         """The running attempt gave the whole reply, perhaps to a client that had `gone`."""
-        used = self._used(usage, output_bytes)
+        used = self._used(source)
         now = self._books.clock()
         if not self.first_content:
             # A complete reply has its first content with its last.
@@ -176,9 +179,9 @@ class Settlement(State):
         else:
             self._settle("completed", "ok", 200, used, "", now)
 
-    def rejected(self, usage: Usage | None, output_bytes: int, error: GatewayError) -> None:
+    def rejected(self, source: StreamReader | Reply, error: GatewayError) -> None:
         """The reply was whole, but a hook does not let it through: it is paid nevertheless."""
-        used = self._used(usage, output_bytes)
+        used = self._used(source)
         self._settle("refused", "rejected", error.status, used, error.code)
 
     def stopped(self, error: GatewayError, *, committed: bool, replied: bool) -> None:
@@ -225,22 +228,20 @@ class Settlement(State):
         duration = int((now - self._call.started) * 1e6)
         self._books.journal.append_delivery(DeliveryRecord(self._call.id, "client_left", duration))
 
-    def _used(self, usage: Usage | None, output_bytes: int) -> Usage:
+    def _used(self, source: StreamReader | Reply) -> Usage:
         """The provider's usage, which the estimator learns from, or else an estimate."""
-        attempt, estimator = self.attempt, self._books.estimator
+        attempt, usage = self.attempt, source.usage
         if attempt is None:
             return NO_USAGE  # the gateway has closed and settled it already
-        model = attempt.deployment.model
         if usage is None:
-            output = estimator.output_tokens(model, output_bytes)
-            return Usage(self.input_tokens, output, source="estimated")
+            return self._estimated(attempt, source)
         request = self._call.request
         telling = request.exact_tokens is None and not request.embedded
-        estimator.learn(
-            model,
+        self._books.estimator.learn(
+            attempt.deployment.model,
             request.text_bytes if telling else 0,
             usage.input_tokens,
-            output_bytes,
+            source.output_bytes,
             usage.output_tokens,
         )
         return usage
@@ -251,12 +252,12 @@ class Settlement(State):
         if attempt is None or not attempt.sent:
             return NO_USAGE
         source = attempt.reader or attempt.answer
-        if source is None:
-            return Usage(self.input_tokens, 0, source="estimated")
-        if source.usage is not None:
-            return source.usage
-        output = self._books.estimator.output_tokens(attempt.deployment.model, source.output_bytes)
-        return Usage(self.input_tokens, output, source="estimated")
+        usage = None if source is None else source.usage
+        return self._estimated(attempt, source) if usage is None else usage
+
+    def _estimated(self, attempt: Attempt, source: StreamReader | Reply | None) -> Usage:
+        model, request = attempt.deployment.model, self._call.request
+        return self._books.estimates.usage(model, request, self.input_tokens, source)
 
     def _close(
         self,

@@ -173,21 +173,31 @@ class RequestView:
             raise ValueError("whether the reply is a stream is up to the client")
         return changed
 
-    def encode(self, model: str) -> bytes:
-        """The body for an upstream that calls the model `model`; streams always ask for usage."""
+    def encode(self, model: str, ask_usage: bool = True) -> bytes:
+        """The body for an upstream that calls the model `model`. Streams always ask for usage,
+        unless it does not know `stream_options`: then nobody asks."""
         fields = self.fields
-        asks = self.stream and not self.usage_wanted
+        asks = self.stream and not (self.usage_wanted and ask_usage)
         if asks or model != self.model:
             fields = {**fields, "model": _raw_text(model)}
         if asks:
-            given = fields.get("stream_options")
-            options = None if given is None else _options.decode(given)
-            if options:
-                options["include_usage"] = _TRUE
-                fields["stream_options"] = msgspec.Raw(_encode(options))
-            else:
-                fields["stream_options"] = _ASK_USAGE
+            self._ask(fields, ask_usage=ask_usage)
         return _encode(fields)
+
+    @staticmethod
+    def _ask(fields: dict[str, msgspec.Raw], *, ask_usage: bool) -> None:
+        if not ask_usage:
+            fields.pop("stream_options", None)
+            return
+        given = fields.get("stream_options")
+        options = None if given is None else _options.decode(given)
+        if options:
+            options["include_usage"] = _TRUE
+            # Of no effect as the client has sent it, and then usage would be in every chunk.
+            options.pop("continuous_usage_stats", None)
+            fields["stream_options"] = msgspec.Raw(_encode(options))
+        else:
+            fields["stream_options"] = _ASK_USAGE
 
 
 def decode_request(body: bytes, endpoint: Endpoint) -> RequestView:

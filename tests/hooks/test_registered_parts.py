@@ -58,7 +58,9 @@ class Newest(FairQueue):
     """A queue in which nobody is forgotten, and nothing else is different."""
 
 
-def bringing(balancers: Any = None, limiters: Any = None, queues: Any = None) -> type[Any]:
+def bringing(
+    balancers: Any = None, limiters: Any = None, queues: Any = None, tokenizers: Any = None
+) -> type[Any]:
     class Plugin:
         def __init__(self, config: None, context: Any) -> None:
             pass
@@ -74,6 +76,10 @@ def bringing(balancers: Any = None, limiters: Any = None, queues: Any = None) ->
         @hookimpl
         def register_queues(self) -> Any:
             return {} if queues is None else queues
+
+        @hookimpl
+        def register_tokenizers(self) -> Any:
+            return {} if tokenizers is None else tokenizers
 
     return Plugin
 

@@ -29,6 +29,7 @@ LIFE = {
     *("startup", "deployments_added", "deployments_dropped", "shutdown"),
     *("register_backends", "register_balancers", "register_limiters", "register_queues"),
     "register_prices",
+    "register_tokenizers",
 }
 """These have tests of their own, in tests/hooks."""
 

@@ -75,6 +75,11 @@ def recorder(name: str, events: Events) -> type[Any]:
             self.events.append(("register_prices", None))
             return {}
 
+        @hookimpl
+        def register_tokenizers(self) -> Any:
+            self.events.append(("register_tokenizers", None))
+            return {}
+
     return Named
 
 
@@ -99,7 +104,7 @@ async def test_every_hook_in_its_order_and_in_reverse_on_the_way_back(
     await here.gateway.tenancy.create_organization("other", actor="test")
     await here.gateway.host.shutdown(5.0)
     assert reply.status == 200
-    kinds = ("backends", "balancers", "limiters", "queues", "prices")
+    kinds = ("backends", "balancers", "limiters", "queues", "prices", "tokenizers")
     registering = tuple(f"register_{kind}" for kind in kinds)
     assert events == [
         *(("1", hook) for hook in registering),
