@@ -28,6 +28,7 @@ from llmgw_core.pipeline.budget_alerts import BudgetAlerts
 from llmgw_core.pipeline.budget_keeper import BudgetKeeper
 from llmgw_core.pipeline.overload import Doors
 from llmgw_core.pipeline.prober import Prober
+from llmgw_core.pipeline.shadow import ShadowWatch
 from llmgw_core.pipeline.stats import Stats
 from llmgw_core.pipeline.switchboard import Switchboard
 from llmgw_core.routing.health import Health
@@ -113,6 +114,8 @@ class Foundation:
         self.memory.ramp = config.routing.ramp
         self.caps = cast("MemoryLimiter", own.limiters["memory"]())
         """What is counted against the caps of deployments: always in this process."""
+        self.shadow = ShadowWatch(self.stats)
+        self.shadow.watch(self.caps)
         self.health = Health(self.memory, time.time_ns)
         self.prober = Prober(self.memory, self.health, random.random)
         self.taken_out = TakenOut()

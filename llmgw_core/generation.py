@@ -28,6 +28,7 @@ from llmgw_core.hooks.foreign import Foreign
 from llmgw_core.hooks.host import PluginHost
 from llmgw_core.hooks.registry import Parts, chosen
 from llmgw_core.limits.memory import MemoryLimiter
+from llmgw_core.limits.specs import require_able
 from llmgw_core.pipeline.admission import Admission
 from llmgw_core.pipeline.attempts import Attempts
 from llmgw_core.pipeline.balancing import chosen_balancers, roster
@@ -103,6 +104,8 @@ class Generation:
             *tokenizers.values(),
         }
         self.limiter: Limiter = foundation.made(host.limiters[config.limits.limiter])
+        require_able(self.limiter, self.models.values())
+        foundation.shadow.watch(self.limiter)
         self.balancers = {name: foundation.made(each) for name, each in chosen.items()}
         foundation.memory.adopt(self.all_deployments())
         self.roster = roster(
@@ -164,6 +167,7 @@ class Generation:
         these plugins hear of it."""
         foundation.health.configure(self.models.values())
         foundation.health.tell = self.host.observe_health
+        foundation.shadow.tell = self.host.observe_audit
         probed = [each for each in self.all_deployments() if each.rules.probes.enabled]
         transports = foundation.transports.take(probed)
         foundation.prober.follow(

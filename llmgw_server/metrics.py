@@ -94,6 +94,12 @@ class StatsCollector(Collector):
             ["code"],
             (((code,), n) for code, n in stats.refusals.items()),
         )
+        yield _counter(
+            "llmgw_limit_shadow_exceeded",
+            "Calls that a limit in shadow mode would have refused.",
+            ["scope", "unit"],
+            stats.shadowed.items(),
+        )
         yield GaugeMetricFamily(
             "llmgw_calls_in_flight", "Admitted calls that are not settled.", stats.in_flight
         )

@@ -143,6 +143,8 @@ class Limiter(Protocol):
     `reserve` would raise now and counts nothing; then `explain` tells of limits. `abilities`, some
     of `ABILITIES`: without it only plain meters are bound, only `reserve(bound, tokens)`,
     `amend(tokens, extra)` and `settle(tokens)` are called, and whatever needs more is refused.
+    With `shadow`, an attribute `in_shadow` that may be set, which is called with the spec of every
+    meter in shadow mode that would have refused a call that is admitted.
     With `meters`, `bind(specs, others)` takes pairs of a spec and the `Counter` that counts it.
 
     A limiter that several processes share gives its reservations a `lease` (seconds): a process

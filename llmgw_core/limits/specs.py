@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from llmgw_core.limits.port import MeterSpec
+from llmgw_core.domain.errors import ConfigError
+from llmgw_core.limits.port import MeterSpec, lacking_ability
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from llmgw_core.domain.access import Level, Principal
     from llmgw_core.domain.deployment import Deployment, Model
     from llmgw_core.domain.limits import Limits
-    from llmgw_core.limits.port import MeterUnit, TokenKind
+    from llmgw_core.limits.port import Limiter, MeterUnit, TokenKind
 
     Covers = Callable[[str, Model], bool]
     """Whether a pattern, as grants have them, covers a model."""
@@ -72,6 +73,16 @@ def pair_meters(
 def model_meters(model: Model) -> tuple[MeterSpec, ...]:
     """The meters of a model alone: what a call that falls back to it has to join."""
     return tuple(meters_of("model", model.name, model.limits))
+
+
+def require_able(limiter: Limiter, models: Iterable[Model]) -> None:
+    """Raise `ConfigError` when `limiter` cannot count a limit of `models`."""
+    for model in models:
+        lacking = lacking_ability(limiter, model_meters(model))
+        if lacking:
+            raise ConfigError(
+                f"{lacking} Leave that limit out, or choose another limiter in `limits.limiter`."
+            )
 
 
 def deployment_meters(deployment: Deployment) -> tuple[MeterSpec, ...]:

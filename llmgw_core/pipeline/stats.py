@@ -73,6 +73,8 @@ class Stats:
         there."""
         self.refused_credentials: defaultdict[str, int] = defaultdict(int)
         """deployment id → attempts whose credential the upstream refused."""
+        self.shadowed: defaultdict[tuple[str, str], int] = defaultdict(int)
+        """(scope, unit) → calls that a limit in shadow mode would have refused."""
         self.refusals: defaultdict[str, int] = defaultdict(int)
         """error code → calls refused before admission."""
         self.refused: deque[Refusal] = deque(maxlen=_REMEMBERED)

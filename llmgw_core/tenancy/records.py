@@ -69,7 +69,8 @@ class MembershipInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """Who changed what. `details` holds no secrets, and no names or addresses of users."""
+    """Who changed what. `details` holds no secrets, and no names or addresses of users. An entry
+    with the id 0 is an event of the gateway itself, which observers hear of and no list has."""
 
     id: int
     at: float
