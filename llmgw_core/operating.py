@@ -55,6 +55,7 @@ class Operated:
             lambda: self._generation.switchable(),  # noqa: PLW0108 -- the one of that moment
             changed=relay.changed,
             applied=foundation.take_over,
+            in_use=foundation.switchboard.in_use,
         )
 
     async def explain(self, question: Question) -> Explanation:

@@ -94,9 +94,11 @@ class Attempts:
             deployment = member.deployment
             price = settlement.begin(deployment, course.ticket)
             exchange.trial = course.trial
-            credential = deployment.credential
-            if deployment.credentials:
-                credential = ring_of(memory, deployment).pick(memory.clock())
+            credential = (
+                ring_of(memory, deployment).pick(memory.clock())
+                if deployment.credentials
+                else deployment.credential
+            )
             secret = credential.value
             try:
                 if price is None and refuse_unpriced:
@@ -110,6 +112,9 @@ class Attempts:
                     timeouts = deployment.timeouts
                     await self._attempt(exchange, deployment, secret, timeouts, fresh, deliver)
                 course.answered(member, settlement.first_content, exchange.cut)
+                keys = member.state.keys
+                if keys is not None and keys.refusals:
+                    keys.accept(credential, secret, course.began)
                 return
             except TransportError as error:
                 failure, dead = classified(error), stale(error)

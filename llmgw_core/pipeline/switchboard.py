@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
     from llmgw_core.domain.deployment import Deployment
-    from llmgw_core.domain.switch import Switch
+    from llmgw_core.domain.switch import Switch, SwitchKind
     from llmgw_core.hooks.host import PluginHost
     from llmgw_core.pipeline.lane import Lane
     from llmgw_core.pipeline.settlement import Books, Settlement
@@ -102,6 +102,14 @@ class Switchboard:
         if self._teams:
             refuse_team(self._teams, team, self._wall_clock())
 
+    def in_use(self, kind: SwitchKind, name: str) -> bool:
+        """Whether calls run on it here, be it of a configuration that is no more."""
+        return any(
+            concerns(kind, name, settlement, exchange.lane)
+            for generation in self._living
+            for settlement, exchange in generation.books.open.items()
+        )
+
     def close(self) -> None:
         """No timer any more. Idempotent."""
         if self._timer is not None:
@@ -132,7 +140,7 @@ class Switchboard:
         for generation in self._living if switches else ():
             for settlement, exchange in tuple(generation.books.open.items()):
                 for switch in switches:
-                    if concerns(switch, settlement, exchange.lane):
+                    if concerns(switch.kind, switch.name, settlement, exchange.lane):
                         rule = f"{switch.subject()} is {switch.sentence()}"
                         exchange.end(call_ended().decided_by(rule))
 
@@ -163,15 +171,15 @@ class Switchboard:
                 log.warning("%s is %s%s", switch.subject(), how, why)
 
 
-def concerns(switch: Switch, settlement: Settlement, lane: Lane | None) -> bool:
-    """Whether a call runs on what is switched: on the deployment, on one of the model (a route
+def concerns(kind: SwitchKind, name: str, settlement: Settlement, lane: Lane | None) -> bool:
+    """Whether a call runs on what a switch names: on the deployment, on one of the model (a route
     takes calls away from it), under the alias, whoever serves it, or for the team."""
     principal, attempt = settlement.call.principal, settlement.attempt
-    if switch.kind == "team":
-        return principal is not None and principal.team_id == switch.name
-    if lane is not None and lane.name.alias is not None and lane.name.name == switch.name:
-        return switch.kind in {"model", "route"}
+    if kind == "team":
+        return principal is not None and principal.team_id == name
+    if lane is not None and lane.name.alias is not None and lane.name.name == name:
+        return kind in {"model", "route"}
     if attempt is None:
         return False
     found = attempt.deployment
-    return (found.id if switch.kind == "deployment" else found.model) == switch.name
+    return (found.id if kind == "deployment" else found.model) == name

@@ -35,13 +35,13 @@ class Course:
     is what the call may use."""
 
     __slots__ = (
-        "_began",
         "_breaker",
         "_call",
         "_memory",
         "_term",
         "_tokens",
         "_tried",
+        "began",
         "found",
         "ticket",
         "trial",
@@ -55,7 +55,8 @@ class Course:
         self._memory = memory
         self._tokens = tokens
         self._tried: tuple[Member, ...] = ()
-        self._began = 0.0
+        self.began = 0.0
+        """When the running attempt did, of the memory's clock."""
         self._breaker: Breaker | None = None
         self._term = UNCOUNTED
         self.trial: Callable[[], None] | None = None
@@ -163,7 +164,7 @@ class Course:
             return
         state = member.state
         known = state.first_content if self._call.request.stream else state.complete
-        known.observe(first_content - self._began, first_content)
+        known.observe(first_content - self.began, first_content)
         if self._breaker is not None:
             self._breaker.succeeded(self._term, first_content)
             self._term = UNCOUNTED
@@ -173,7 +174,7 @@ class Course:
         the deployment counts as an answer that took long."""
         if kind in SICKNESS:
             now, state = self._memory.clock(), member.state
-            seconds = max(now - self._began, FAILURE_SECONDS)
+            seconds = max(now - self.began, FAILURE_SECONDS)
             state.first_content.observe(seconds, now)
             state.complete.observe(seconds, now)
             if self._breaker is not None:
@@ -243,7 +244,7 @@ class Course:
         state = member.state
         state.in_flight += 1
         state.tokens_in_flight += self._tokens
-        self._began = now = self._memory.clock()
+        self.began = now = self._memory.clock()
         self._breaker = breaker = state.breaker
         self.trial = None
         if breaker is not None:

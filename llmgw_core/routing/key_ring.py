@@ -1,8 +1,9 @@
 """The credentials of one deployment: whose turn it is, and which are to be left alone.
 
-One that the upstream refuses (401, 402, 403) is not used until its secret is another one or some
-time has passed; one that is rate limited (429) until the upstream says. When that is so of all of
-them, the one that is soonest free is used rather than none.
+One that the upstream refuses (401, 402, 403) is not used until its secret is another one, some
+time has passed, or a call was served with it all the same; one that is rate limited (429) until the
+upstream says. When that is so of all of them, the one that is soonest free is used rather than
+none.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ if TYPE_CHECKING:
 
 
 class _Key:
-    __slots__ = ("cool_until", "cooled", "credential", "refused", "refused_until")
+    __slots__ = ("cool_until", "cooled", "credential", "refused", "refused_at", "refused_until")
 
     def __init__(self, credential: Credential) -> None:
         self.credential = credential
-        self.cool_until = self.refused_until = -math.inf
+        self.cool_until = self.refused_at = self.refused_until = -math.inf
         self.cooled = 0.0
         self.refused: str | None = None
 
@@ -33,13 +34,16 @@ class _Key:
 
 
 class KeyRing:
-    """The credentials in the order of the configuration; times are of the caller's clock."""
+    """The credentials in the order of the configuration; times are of the caller's clock.
+    `refusals` says whether any of them may be refused, so that those who are served need not
+    look."""
 
-    __slots__ = ("_keys", "_next")
+    __slots__ = ("_keys", "_next", "refusals")
 
     def __init__(self, credentials: Sequence[Credential]) -> None:
         self._keys = [_Key(each) for each in credentials]
         self._next = 0
+        self.refusals = False
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -68,12 +72,22 @@ class KeyRing:
         """When the first of them may be used."""
         return min(key.free_at(now) for key in self._keys)
 
-    def refuse(self, credential: Credential, value: str, until: float) -> None:
+    def refuse(self, credential: Credential, value: str, now: float, until: float) -> None:
         """The upstream has refused `value`, which was this credential's secret."""
         for key in self._keys:
             if key.credential == credential:
                 earlier = key.refused_until if key.refused == value else until
                 key.refused, key.refused_until = value, max(until, earlier)
+                key.refused_at = now
+                self.refusals = True
+
+    def accept(self, credential: Credential, value: str, began: float) -> None:
+        """The upstream has served a request with `value` that began at that time. If that was after
+        it was refused, it is refused no more."""
+        for key in self._keys:
+            if key.credential == credential and key.refused == value and began >= key.refused_at:
+                key.refused = None
+        self.refusals = any(key.refused is not None for key in self._keys)
 
     def cool(
         self,

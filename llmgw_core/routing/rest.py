@@ -59,7 +59,7 @@ def leave_alone(
         _put(memory, deployment, keys, RATE_LIMITED, "rate limited (429)")
     elif failure.kind == "credentials":
         keys = ring_of(memory, deployment)
-        keys.refuse(credential, secret, now + rules.credential_rest_seconds)
+        keys.refuse(credential, secret, now, now + rules.credential_rest_seconds)
         reason = f"its credentials are refused ({failure.status})"
         _put(memory, deployment, keys, REFUSED, reason)
     elif failure.kind == "overloaded" and failure.retry_after:

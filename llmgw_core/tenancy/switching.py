@@ -8,7 +8,7 @@ believes to have stopped something that goes on under a name spelt otherwise. Al
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -59,7 +59,8 @@ class Switchable(msgspec.Struct, frozen=True):
 class Switching:
     """See the module. `names` says what there is at the moment; `clock` gives seconds since the
     epoch. `changed` is called with the audit entry of every change that is in the database, and
-    then `applied` is awaited, which brings it into force in this process."""
+    then `applied` is awaited, which brings it into force in this process. `in_use`: whether calls
+    run on what the configuration may have no more."""
 
     def __init__(
         self,
@@ -69,9 +70,11 @@ class Switching:
         clock: Callable[[], float] = time.time,
         changed: Callable[[AuditEntry], None] | None = None,
         applied: Callable[[], Awaitable[None]] | None = None,
+        in_use: Callable[[SwitchKind, str], bool] = lambda *_: False,
     ) -> None:
         self._store = store
         self._names = names
+        self._in_use = in_use
         self._clock = clock
         self._changed = changed
         self._applied = applied
@@ -160,8 +163,8 @@ class Switching:
             label = ""
             if kind == "team":
                 name, label = await _team(doing.connection, name, organization)
-            else:
-                check_name(kind, name, names)
+            elif not (cut and self._in_use(kind, name)) or kind == "route":
+                check_name(kind, name, names, cut=cut)
             if kind == "route":
                 check_target(name, target, names)
             values = {
@@ -185,8 +188,9 @@ class Switching:
             await self._applied()
 
 
-def check_name(kind: SwitchKind, name: str, names: Switchable) -> None:
-    """Raise `NotFound` when the configuration has no such deployment, model or plugin."""
+def check_name(kind: SwitchKind, name: str, names: Switchable, *, cut: bool = False) -> None:
+    """Raise `NotFound` when the configuration has no such deployment, model or plugin. `cut`: its
+    calls were to be ended, and there may be some, elsewhere or of an earlier configuration."""
     known: Collection[str] = {
         "deployment": names.deployments,
         "plugin": names.plugins,
@@ -195,9 +199,16 @@ def check_name(kind: SwitchKind, name: str, names: Switchable) -> None:
     }[kind]
     if name not in known:
         what = _THIS["model" if kind == "route" else kind].lower()
+        hint = _REMOVED if cut and kind in ("deployment", "model") else ""
         raise NotFound(
-            f"There is no {what.removeprefix('the ')} '{name[:200]}'{_meant(name, known)}"
+            f"There is no {what.removeprefix('the ')} '{name[:200]}'{_meant(name, known)}{hint}"
         )
+
+
+_REMOVED: Final = (
+    " If a reload has removed it while calls run on it, ask the process in which they run, over its"
+    " admin pages (POST /admin/v1/switches with `cut`)."
+)
 
 
 def check_target(model: str, target: str, names: Switchable) -> None:

@@ -198,6 +198,20 @@ async def test_when_all_credentials_are_refused_the_callers_own_key_is_not_to_bl
     assert reply.headers["x-should-retry"] == "false"
 
 
+async def test_a_credential_that_was_refused_once_and_is_served_again_rests_no_more(
+    installed: Install, scripted: Scripted
+) -> None:
+    """Somebody has paid the bill, say. The only deployment there is is tried all the same."""
+    upstream = await scripted(repeating(http_reply(402, b"{}", JSON), GOOD))
+    here = await installed({"m": [at(upstream, credential="one")]})
+    assert code(await here.client.chat("m")) == "upstream_credentials_exhausted"
+    memory = here.gateway._foundation.memory
+    [deployment] = here.gateway.catalog["m"].deployments
+    assert memory.obstacle(deployment, memory.clock()) is not None
+    assert (await here.client.chat("m")).status == 200
+    assert memory.obstacle(deployment, memory.clock()) is None
+
+
 async def test_an_account_without_money_is_a_refused_credential(
     installed: Install, scripted: Scripted
 ) -> None:

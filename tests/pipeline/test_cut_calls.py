@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from llmgw_core.tenancy.errors import NotFound
 from llmgw_core.testing.client import MemorySink
 from llmgw_core.testing.installation import at, leading_to, served_by
-from llmgw_core.testing.reloads import HeldStreams, begun, settled
+from llmgw_core.testing.reloads import HeldStreams, begun, settled, with_models
 from llmgw_core.testing.upstream import Peer, Upstream
 
 if TYPE_CHECKING:
@@ -75,6 +76,23 @@ async def test_a_stream_that_is_cut_ends_truthfully_and_is_charged(
     )
     assert record.charge > 0
     assert [each.outcome for each in record.attempts] == ["switched_off"]
+
+
+@pytest.mark.parametrize(("kind", "name"), [("deployment", "m/a"), ("model", "m")])
+async def test_what_a_reload_has_removed_can_be_cut_as_long_as_calls_run_on_it(
+    installed: Install, held: HeldStreams, server: ModelServer, kind: SwitchKind, name: str
+) -> None:
+    here = await installed({"m": [at(held.upstream)], "n": [at(server)]})
+    task, sink = await begun(here.client, "m")
+    await here.gateway.reload(with_models(here, n=[at(server)]))
+    with pytest.raises(NotFound, match=f"There is no {kind} '{name}'"):
+        await here.gateway.switches.off(kind, name, reason="secret", actor=ME)
+    await cut(here, kind, name)
+    await task
+    assert json.loads(sink.events()[-1].removeprefix(b"data: "))["error"]["code"] == "switched_off"
+    await here.gateway.switches.on(kind, name, actor=ME)
+    with pytest.raises(NotFound, match="ask the process in which they run"):
+        await cut(here, kind, name)
 
 
 @pytest.mark.parametrize("kind", ["model", "route"])

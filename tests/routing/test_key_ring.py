@@ -26,12 +26,12 @@ def test_one_that_is_rate_limited_has_no_turn_until_its_time_is_over() -> None:
 def test_a_refused_one_rests_until_its_secret_changes_or_its_time_is_over() -> None:
     secret = Credential("old")
     ring = KeyRing([secret, TWO])
-    ring.refuse(secret, "old", 300.0)
+    ring.refuse(secret, "old", 0.0, 300.0)
     assert ring.pick(1.0) is TWO
     assert ring.pick(2.0) is TWO
     secret.value = "new"
     assert {id(ring.pick(3.0)), id(ring.pick(3.0))} == {id(secret), id(TWO)}
-    ring.refuse(TWO, "two", 300.0)
+    ring.refuse(TWO, "two", 0.0, 300.0)
     assert ring.usable(3.0)
     assert ring.pick(300.0) in (secret, TWO)
 
@@ -39,15 +39,32 @@ def test_a_refused_one_rests_until_its_secret_changes_or_its_time_is_over() -> N
 def test_a_secret_that_changed_while_it_was_refused_does_not_rest() -> None:
     secret = Credential("new")
     ring = KeyRing([secret])
-    ring.refuse(secret, "old", 300.0)
+    ring.refuse(secret, "old", 0.0, 300.0)
     assert ring.usable(0.0)
+
+
+def test_a_refused_one_that_is_served_all_the_same_rests_no_more() -> None:
+    secret = Credential("old")
+    ring = KeyRing([secret, TWO])
+    ring.refuse(secret, "old", 10.0, 300.0)
+    ring.refuse(TWO, "two", 11.0, 300.0)
+    assert ring.refusals
+    ring.accept(secret, "old", 9.0)  # a long stream, that began when it was good
+    ring.accept(TWO, "another", 12.0)
+    assert not ring.usable(13.0)
+    ring.accept(secret, "old", 12.0)
+    assert ring.usable(13.0)
+    assert ring.refusals
+    assert [ring.pick(13.0) for _ in range(2)] == [secret, secret]
+    ring.accept(TWO, "two", 12.0)
+    assert not ring.refusals
 
 
 def test_when_all_rest_the_one_that_is_soonest_free_is_used() -> None:
     ring = KeyRing([ONE, TWO, THREE])
     ring.cool(ONE, 0.0, 30.0, **TIMES)
     ring.cool(TWO, 0.0, 10.0, **TIMES)
-    ring.refuse(THREE, "three", 20.0)
+    ring.refuse(THREE, "three", 0.0, 20.0)
     assert not ring.usable(5.0)
     assert ring.free_at(5.0) == 10.0
     assert ring.pick(5.0) is TWO
@@ -96,7 +113,7 @@ def test_whoever_rests_is_never_picked_while_another_does_not(
     resting: dict[int, float] = {}
     for now, (index, seconds, refused) in enumerate(troubles):
         if refused:
-            ring.refuse(keys[index], keys[index].value, now + seconds)
+            ring.refuse(keys[index], keys[index].value, now, now + seconds)
         else:
             ring.cool(keys[index], now, seconds, first=1.0, longest=60.0)
         resting[index] = max(resting.get(index, 0.0), now + seconds)
@@ -107,7 +124,7 @@ def test_whoever_rests_is_never_picked_while_another_does_not(
 
 def test_the_same_secret_of_a_later_configuration_is_the_same_one() -> None:
     ring = KeyRing([ONE, TWO])
-    ring.refuse(Credential("one"), "one", 300.0)
+    ring.refuse(Credential("one"), "one", 0.0, 300.0)
     ring.cool(Credential("two"), 0.0, 60.0, **TIMES)
     assert ring.number(Credential("two")) == 2
     assert not ring.usable(0.0)
