@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from llmgw_core.domain.usage import DeliveryRecord, UsageRecord
 
 
+class RecordsRefused(Exception):
+    """The ledger takes one of these records neither now nor later; nothing was stored."""
+
+
 class LedgerPort(Protocol):
     """Where usage records end up for good."""
 
@@ -20,6 +24,7 @@ class LedgerPort(Protocol):
 
         Idempotent by call id: a record whose call is stored already changes nothing. A
         delivery updates the stored row of its call. Raises `StoreUnavailable`, and then
-        nothing was stored, or it was and a repetition does no harm.
+        nothing was stored, or it was and a repetition does no harm. Raises `RecordsRefused` when a
+        record is the reason, and not the store.
         """
         ...

@@ -7,8 +7,6 @@ is through that may have created it.
 
 from __future__ import annotations
 
-import datetime as dt
-from functools import lru_cache
 from operator import add
 from typing import TYPE_CHECKING, Final
 
@@ -27,6 +25,7 @@ from llmgw_core.store.ledger_tables import (
     usage_months,
 )
 from llmgw_core.store.many_rows import Rows
+from llmgw_core.store.usage_plan import month_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -45,7 +44,6 @@ _COMMON: Final = 6
 """So many sums at the beginning, and the amounts at the end, are those that most groups have."""
 _USUAL: Final = (*SUMS[:_COMMON], *SUMS[-2:])
 _IS_COARSE: Final = tuple(name in COARSE for name in GROUP)
-_EPOCH: Final = dt.date(1970, 1, 1).toordinal()
 _REMEMBERED: Final = 200_000
 
 
@@ -160,13 +158,6 @@ def coarse(group: Key) -> Key:
 
 def _only(kept: bool, value: str) -> str:
     return value if kept else ""
-
-
-@lru_cache(maxsize=1000)
-def month_of(day: int) -> int:
-    """The month, since the year 0, in which a day since the epoch is."""
-    date = dt.date.fromordinal(_EPOCH + day)
-    return date.year * 12 + date.month - 1
 
 
 def _sum(

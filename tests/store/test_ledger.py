@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 
+from llmgw_core.accounting.port import RecordsRefused
 from llmgw_core.domain.errors import StoreUnavailable
 from llmgw_core.domain.usage import DeliveryRecord, Usage
 from llmgw_core.store.ledger import Ledger
@@ -126,7 +127,7 @@ async def test_a_store_that_is_closed_is_unavailable(ledger: Ledger, store: Stor
 
 async def test_a_batch_that_the_database_refuses_leaves_no_part_of_it(ledger: Ledger) -> None:
     impossible = usage_record(2, organization_id=None)
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(RecordsRefused):
         await ledger.insert([usage_record(1), impossible], [])
     assert await ledger.count() == 0
     assert await ledger.usage(["organization"]) == []

@@ -131,9 +131,11 @@ async def test_ids_are_shown_with_todays_names_and_deleted_ones_as_they_are(
 
 
 async def test_sums_beyond_64_bits_are_exact(ledger: Ledger) -> None:
-    large = 6 * 10**18 + 1
-    await ledger.insert(
-        [usage_record(n, key_id=f"k{n}", charge=large, cost=-7 - n) for n in range(3)], []
-    )
+    large = 9 * 10**15 + 1
+    records = [
+        usage_record(n, organization_id=f"o{n}", charge=large, cost=-7 - n) for n in range(1100)
+    ]
+    await ledger.insert(records, [])
     (total,) = await ledger.usage([])
-    assert (total.charge, total.cost) == (3 * large, -24)
+    assert total.charge == 1100 * large > 2**63
+    assert total.cost == sum(record.cost for record in records)

@@ -1,0 +1,162 @@
+"""Putting records on the books: rows and sums, in one transaction.
+
+A batch is inserted as it is. Only if the database says that a call is known already (a replay
+after a crash) is it asked which ones, so that the usual case pays for no question.
+"""
+
+from __future__ import annotations
+
+import logging
+from operator import attrgetter
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+
+from llmgw_core.accounting.port import RecordsRefused
+from llmgw_core.domain.errors import StoreUnavailable
+from llmgw_core.store.contributions import HOUR_NS, contributions
+from llmgw_core.store.ledger_tables import ledger, pruned
+from llmgw_core.store.many_rows import BLOCK, Rows
+from llmgw_core.store.rollups import RollUps
+from llmgw_core.store.row_values import COLUMNS, PLAIN, all_values, cut, plain_values
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from llmgw_core.domain.usage import DeliveryRecord, UsageRecord
+    from llmgw_core.store.contributions import Key
+    from llmgw_core.store.engine import Store
+    from llmgw_core.store.rollups import Ids
+
+log = logging.getLogger(__name__)
+
+_LARGE: Final = 2**53
+"""What one batch adds to one sum is less, or a figure in it is absurd. The sums themselves have 64
+bits, and must not come near their end."""
+_QUESTION: Final = 500
+"""Ids per question: far below every database's limit on parameters."""
+
+_call_id = attrgetter("call_id")
+
+
+class Booking:
+    """Inserts into the ledger of one store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._compiled: _Compiled | None = None
+        self._rollups = RollUps()
+
+    async def insert(
+        self, records: Sequence[UsageRecord], deliveries: Sequence[DeliveryRecord]
+    ) -> int:
+        """As `accounting.port.LedgerPort` says."""
+        fresh = list(records)
+        if len(set(map(_call_id, fresh))) != len(fresh):
+            distinct = {record.call_id: record for record in reversed(fresh)}
+            fresh = list(reversed(distinct.values()))
+        try:
+            return await self._insert_missing(fresh, deliveries)
+        except OverflowError:
+            # One absurd figure from a provider must not keep all other calls off the books.
+            log.exception("a number in a usage record is too large for the ledger and is cut")
+            return await self._insert_missing([cut(record) for record in fresh], deliveries, True)
+        except (StoreUnavailable, RecordsRefused):
+            self._rollups.forget()
+            raise
+
+    async def _insert_missing(
+        self,
+        records: list[UsageRecord],
+        deliveries: Sequence[DeliveryRecord],
+        is_cut: bool = False,
+    ) -> int:
+        try:
+            try:
+                return await self._insert(records, deliveries, is_cut)
+            except IntegrityError:
+                return await self._insert(records, deliveries, is_cut, check=True)
+        except IntegrityError as error:
+            raise RecordsRefused(str(error.orig)) from error
+
+    async def _insert(
+        self,
+        records: list[UsageRecord],
+        deliveries: Sequence[DeliveryRecord],
+        is_cut: bool,
+        *,
+        check: bool = False,
+    ) -> int:
+        groups: Ids = {}
+        async with self._store.begin() as connection:
+            if check:
+                known = await _known(connection, [record.call_id for record in records])
+                records = [record for record in records if record.call_id not in known]
+            if self._compiled is None:
+                self._compiled = _Compiled.of(connection)
+            if records:
+                sums = contributions(records)
+                if not is_cut and any(max(v) > _LARGE or min(v) < -_LARGE for v in sums.values()):
+                    raise OverflowError("a sum of this batch")
+                await _refuse_pruned(connection, sums)
+                await _insert_rows(connection, self._compiled, records)
+                groups = await self._rollups.add(connection, sums)
+            if deliveries:
+                changes = [(d.status, d.duration_us, d.call_id) for d in deliveries]
+                await connection.exec_driver_sql(self._compiled.delivery, changes)
+        self._rollups.remember(groups)
+        return len(records)
+
+
+class _Compiled(NamedTuple):
+    """SQL text: building it anew costs more than executing it."""
+
+    plain: Rows
+    whole: Rows
+    delivery: str
+
+    @classmethod
+    def of(cls, connection: AsyncConnection) -> _Compiled:
+        dialect = connection.dialect
+        delivery = (
+            ledger.update()
+            .where(ledger.c.call_id == "")
+            .values({ledger.c.status: "", ledger.c.duration_us: 0})
+        )
+        return cls(
+            Rows(dialect, ledger, PLAIN),
+            Rows(dialect, ledger, COLUMNS),
+            str(delivery.compile(dialect=dialect)),
+        )
+
+
+async def _insert_rows(
+    connection: AsyncConnection, statements: _Compiled, records: Sequence[UsageRecord]
+) -> None:
+    rare: list[UsageRecord] = []
+    for start in range(0, len(records), BLOCK):
+        # Block by block, so that the event loop gets its turn in between.
+        values = plain_values(records[start : start + BLOCK], rare)
+        await statements.plain.execute(connection, values)
+    for start in range(0, len(rare), BLOCK):
+        values = [value for record in rare[start : start + BLOCK] for value in all_values(record)]
+        await statements.whole.execute(connection, values)
+
+
+async def _refuse_pruned(connection: AsyncConnection, sums: Mapping[Key, object]) -> None:
+    """Of a time whose rows have been deleted nobody can say any more whether it is there."""
+    query = select(pruned.c.before_ns).where(pruned.c.name == ledger.name)
+    before = await connection.scalar(query)
+    if before is not None and any(key[0] * HOUR_NS < before for key in sums):
+        raise RecordsRefused("the ledger no longer keeps the time of a record")
+
+
+async def _known(connection: AsyncConnection, ids: Collection[str]) -> set[str]:
+    asked, known = list(ids), set[str]()
+    for start in range(0, len(asked), _QUESTION):
+        chosen = ledger.c.call_id.in_(asked[start : start + _QUESTION])
+        known.update(await connection.scalars(select(ledger.c.call_id).where(chosen)))
+    return known
