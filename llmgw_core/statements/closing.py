@@ -66,7 +66,7 @@ def on_the_way(found: Iterable[Backlog], booked: Iterable[str]) -> Iterable[str]
 
 
 def without_price(
-    books: Books, sheets: Mapping[str, PriceSheet], why: Why, at_ns: int
+    statement: Statement, books: Books, sheets: Mapping[str, PriceSheet], why: Why
 ) -> Iterable[str]:
     """Usage that nobody has priced, and prices that nobody can explain."""
     found: dict[tuple[str, str], list[int]] = {}
@@ -81,10 +81,11 @@ def without_price(
         elif group.price and group.price not in sheets:
             lost[group.price] = group.model
     for (model, deployment), (calls, tokens) in sorted(found.items()):
-        reason = why(model, deployment, at_ns)
+        instants = (statement.start_ns, statement.end_ns - 1)
+        reason = next(filter(None, (why(model, deployment, at_ns) for at_ns in instants)), "")
         yield (
-            f"{_count(calls, 'call')} with {tokens:,} tokens on {deployment} have no price"
-            f"{f' ({reason})' if reason else ''}: give the model {model} a price, 0 if it is free,"
+            f"There is no price for {_count(calls, 'call')} with {tokens:,} tokens on {deployment}"
+            f"{f' ({reason})' if reason else ''}. Give the model {model} a price, 0 if it is free,"
             " and price that time anew."
         )
     for price, model in sorted(lost.items()):

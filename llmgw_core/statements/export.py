@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import datetime as dt
 import io
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -42,6 +43,7 @@ COLUMNS: Final = (
     "note",
 )
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+_NUMBER: Final = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 _NANO: Final = 10**9
 
 
@@ -139,8 +141,8 @@ def amount(nano: int, decimals: int, one: int = _NANO) -> str:
 
 
 def safe(text: str) -> str:
-    """A text that no spreadsheet takes for a formula."""
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    """A text that no spreadsheet takes for a formula. A number is none, whatever its sign."""
+    return f"'{text}" if text.startswith(_FORMULA) and not _NUMBER.fullmatch(text) else text
 
 
 def csv_bytes(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
@@ -148,28 +150,26 @@ def csv_bytes(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\r\n")
     writer.writerow(titles)
-    writer.writerows(rows)
+    for row in rows:
+        writer.writerow([safe(cell) if isinstance(cell, str) else cell for cell in row])
     return out.getvalue().encode()
 
 
 def _cells(statement: Statement, number: int, line: Line) -> list[object]:
     span = f"{statement.period} {statement.timezone}"
-    return [span, statement.state, *_values(statement, number, line, spreadsheet=True)]
+    return [span, statement.state, *_values(statement, number, line)]
 
 
-def _values(
-    statement: Statement, number: int, line: Line, *, spreadsheet: bool = False
-) -> list[object]:
-    text = safe if spreadsheet else str
+def _values(statement: Statement, number: int, line: Line) -> list[object]:
     decimals = line.decimals
     return [
         number,
         line.kind,
         line.period,
-        text(line.code),
-        text(line.name),
-        text(line.owner),
-        text(line.model),
+        line.code,
+        line.name,
+        line.owner,
+        line.model,
         line.token_class,
         line.unit,
         line.quantity,
@@ -179,7 +179,7 @@ def _values(
         amount(line.charge, decimals),
         statement.summary.currency,
         line.price,
-        text(line.note),
+        line.note,
     ]
 
 

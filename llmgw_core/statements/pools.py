@@ -93,7 +93,7 @@ def weighted(use: PoolUse) -> dict[str, Fraction]:
     found: dict[str, Fraction] = {}
     factors = _factors(use.config.weights)
     config = use.config
-    for group in sorted(use.groups):
+    for group in sorted(use.groups, key=lambda group: group.cost_center):
         if group.deployment in config.deployments or group.model in config.models:
             tokens = sum(
                 (factors[name] * quantity for name, quantity in _quantities(group.sums)),

@@ -15,7 +15,12 @@ from llmgw_core.statements.records import Statement, Summary
 from llmgw_core.store import statement_queries as queries
 from llmgw_core.store.cost_queries import all_centers
 from llmgw_core.store.price_sheets import read_sheets
-from llmgw_core.store.statement_sums import period_sums, touched_since
+from llmgw_core.store.statement_sums import (
+    complete,
+    period_sums,
+    sums_behind,
+    touched_since,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -62,7 +67,13 @@ def standing(statement: Statement) -> Standing:
 
 
 async def own_books(connection: AsyncConnection, statement: Statement) -> Books:
-    """What the books say about its period."""
+    """What the books say about its period. Raises `StatementError` when retention has deleted
+    some of it."""
+    if not await complete(connection, statement.start_ns, statement.end_ns):
+        raise StatementError(
+            f"Retention has deleted what the books had about {statement.period}; it cannot be"
+            " billed any more."
+        )
     groups = await period_sums(connection, statement.start_ns, statement.end_ns, statement.scope)
     return Books(statement.id, statement.period, groups)
 
@@ -77,10 +88,17 @@ async def earlier_books(
     known = max((each.cursor for each in closed), default=0)
     found = []
     for each in closed:
-        if await touched_since(connection, each.start_ns, each.end_ns, known):
+        if not await touched_since(connection, each.start_ns, each.end_ns, known):
+            continue
+        if await complete(connection, each.start_ns, each.end_ns):
             billed = [decode_line(line) for line in await queries.lines_about(connection, each.id)]
             books = await own_books(connection, each)
             found.append(books._replace(billed=billed))
+        else:
+            # What was is deleted; what came later is there as rows.
+            span = (each.start_ns, each.end_ns)
+            groups = await sums_behind(connection, span, known, each.scope)
+            found.append(Books(each.id, each.period, groups))
     return found
 
 

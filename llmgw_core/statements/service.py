@@ -19,8 +19,10 @@ from llmgw_core.statements import closing, reading
 from llmgw_core.statements.backlog import backlog
 from llmgw_core.statements.composing import encode_line
 from llmgw_core.statements.errors import StatementError
+from llmgw_core.statements.invoices import read_invoice
 from llmgw_core.statements.periods import fit, month
 from llmgw_core.statements.pools import pool_lines
+from llmgw_core.statements.reconciling import Tolerance, booked_items, compare, days
 from llmgw_core.statements.records import Statement, Summary
 from llmgw_core.store import statement_queries as queries
 from llmgw_core.store.statement_sums import newest
@@ -28,13 +30,15 @@ from llmgw_core.tenancy.changes import Change, change
 from llmgw_core.tenancy.references import organization_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from llmgw_core.config.schema_statements import StatementsConfig
     from llmgw_core.statements.closing import Why
     from llmgw_core.statements.composing import Books, Composer
+    from llmgw_core.statements.invoices import Reading
     from llmgw_core.statements.lines import Line
+    from llmgw_core.statements.reconciling import Comparison
     from llmgw_core.store.engine import Store
     from llmgw_core.tenancy.records import AuditEntry
 
@@ -57,7 +61,7 @@ class Statements:
         randomness: Callable[[int], bytes] = secrets.token_bytes,
         changed: Callable[[AuditEntry], None] | None = None,
     ) -> None:
-        self._store = store
+        self.store = store
         self._config = config
         self._currency = currency
         self._journal = journal
@@ -72,7 +76,7 @@ class Statements:
         """The statement of a month `YYYY-MM` of a time zone (default: the configured one), of one
         organisation if given. An open one of the same month is made anew."""
         span = month(period, timezone or self._config.timezone)
-        async with change(self._store, actor, self._clock(), self._changed) as doing:
+        async with change(self.store, actor, self._clock(), self._changed) as doing:
             now_ns = int(doing.now * 1e9)
             if span.start_ns > now_ns:
                 raise StatementError(f"{period} has not begun yet.")
@@ -115,7 +119,7 @@ class Statements:
         if self._journal is not None:
             # Before the transaction, so that what is moved meanwhile is seen by one of the two.
             found = await asyncio.to_thread(backlog, self._journal, before.start_ns, before.end_ns)
-        async with change(self._store, actor, self._clock(), self._changed) as doing:
+        async with change(self.store, actor, self._clock(), self._changed) as doing:
             now_ns = int(doing.now * 1e9)
             others = await reading.all_of_them(doing.connection)
             old = next((each for each in others if each.id == before.id), before)
@@ -129,7 +133,7 @@ class Statements:
                 *closing.too_early(old, now_ns, self._config.grace),
                 *closing.still_open(old, others),
                 *closing.on_the_way(found, booked),
-                *closing.without_price(books, composer.sheets, self._why, old.start_ns),
+                *closing.without_price(old, books, composer.sheets, self._why),
                 *closing.does_not_add_up(made.summary.checks),
             ]
             if reasons:
@@ -149,14 +153,14 @@ class Statements:
 
     async def find_all(self, *, organization: str | None = None) -> list[Statement]:
         """Every statement, by scope and time; of one organisation, if given."""
-        async with self._store.connect() as connection:
+        async with self.store.connect() as connection:
             scope = await organization_id(connection, organization)
             found = await reading.all_of_them(connection)
         return [each for each in found if scope is None or each.scope == scope]
 
     async def get(self, period: str, *, organization: str | None = None) -> Statement:
         """One, by its month or id."""
-        async with self._store.connect() as connection:
+        async with self.store.connect() as connection:
             scope = await organization_id(connection, organization) or ""
             for each in await reading.all_of_them(connection):
                 if each.id == period or (each.period, each.scope) == (period, scope):
@@ -167,8 +171,30 @@ class Statements:
 
     async def lines(self, statement: Statement) -> list[Line]:
         """Its lines, in their order: line N is the one at N - 1."""
-        async with self._store.connect() as connection:
+        async with self.store.connect() as connection:
             return await reading.read_lines(connection, statement)
+
+    async def reconcile(
+        self,
+        statement: Statement,
+        invoice: bytes,
+        how: Reading,
+        *,
+        names: Mapping[str, str],
+        patterns: Sequence[str] = (),
+        tolerance: Tolerance = Tolerance(),  # noqa: B008 -- a constant
+    ) -> tuple[list[Comparison], int]:
+        """A provider's invoice (CSV) for the period of a statement against what the books say now
+        that it costs; and how many lines of it are about another time. `names`: how the provider
+        calls what a deployment serves; `patterns`: which deployments it is about."""
+        async with self.store.connect() as connection:
+            books = await reading.own_books(connection, statement)
+            composer = await reading.composer_for(connection, (books,), statement.summary.decimals)
+        booked = booked_items(books.groups, composer.sheets, names, patterns)
+        known = {*names.values(), *(model for model, _ in booked)}
+        first, last = days(statement.span)
+        found = read_invoice(invoice, how, known, first, last, statement.summary.currency)
+        return compare(booked, found.items, tolerance), found.outside
 
     async def _compose(
         self, doing: Change, draft: Statement, others: Sequence[Statement]

@@ -11,14 +11,15 @@ from llmgw_core.store.row_values import ledger_row
 from llmgw_core.store.statement_tables import statement_lines, statements
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import AsyncGenerator, Iterable, Sequence
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-    from llmgw_core.store.row_values import LedgerRow
+    from llmgw_core.domain.usage import UsageRecord
 
 Row = dict[str, Any]
 _AT_ONCE = 500
+_PAGE = 1000
 
 
 async def closed_periods(connection: AsyncConnection) -> list[tuple[str, int, int]]:
@@ -91,10 +92,9 @@ async def rows_of(
     cursors: tuple[int, int],
     cost_center: str,
     organization: str,
-    limit: int,
-) -> list[LedgerRow]:
-    """The first `limit` rows of the ledger on a cost centre, of calls that started in a span of
-    time, behind the first of two cursors up to the second one; in the order of commits."""
+) -> AsyncGenerator[list[UsageRecord], None]:
+    """The rows of the ledger on a cost centre, of calls that started in a span of time, behind the
+    first of two cursors up to the second one; in the order of commits, page by page."""
     query = select(ledger).where(
         ledger.c.cursor > cursors[0],
         ledger.c.cursor <= cursors[1],
@@ -104,5 +104,6 @@ async def rows_of(
     )
     if organization:
         query = query.where(ledger.c.organization_id == organization)
-    rows = await connection.execute(query.order_by(ledger.c.cursor).limit(limit))
-    return [ledger_row(row) for row in rows]
+    async with connection.stream(query.order_by(ledger.c.cursor)) as rows:
+        async for block in rows.partitions(_PAGE):
+            yield [ledger_row(row).record for row in block]

@@ -15,6 +15,7 @@ from llmgw_core.store.ledger_tables import (
     GROUP,
     SUMS,
     ledger,
+    pruned,
     touched_hours,
     usage_groups,
     usage_hours,
@@ -22,7 +23,11 @@ from llmgw_core.store.ledger_tables import (
 from llmgw_core.store.row_values import ledger_row
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from llmgw_core.domain.usage import UsageRecord
 
 HOUR_NS: Final = 3_600 * 10**9
 _NANO: Final = 10**9
@@ -59,6 +64,35 @@ async def period_sums(
         if since < until:
             await _add_rows(connection, found, since, until, organization)
     return [_sums(key, sums) for key, sums in sorted(found.items()) if any(sums.values())]
+
+
+def sums_of(records: Iterable[UsageRecord]) -> list[PeriodSums]:
+    """The sums of some rows, as `period_sums`."""
+    found: dict[tuple[str, ...], dict[str, int]] = {}
+    _add_records(found, records)
+    return [_sums(key, sums) for key, sums in sorted(found.items())]
+
+
+async def sums_behind(
+    connection: AsyncConnection, span: tuple[int, int], cursor: int, organization: str = ""
+) -> list[PeriodSums]:
+    """The sums of the rows behind a cursor, of calls that started in a span of time."""
+    found: dict[tuple[str, ...], dict[str, int]] = {}
+    await _add_rows(connection, found, *span, organization, cursor)
+    return [_sums(key, sums) for key, sums in sorted(found.items()) if any(sums.values())]
+
+
+async def whole_since(connection: AsyncConnection, table: str) -> int:
+    """The first instant from which on retention has deleted nothing of a table."""
+    query = select(pruned.c.before_ns).where(pruned.c.name == table)
+    return int(await connection.scalar(query) or 0)
+
+
+async def complete(connection: AsyncConnection, start_ns: int, end_ns: int) -> bool:
+    """Whether `period_sums` of a span still has everything that it needs."""
+    rows = end_ns % HOUR_NS or start_ns % HOUR_NS
+    tables = ("usage_hours", "ledger") if rows else ("usage_hours",)
+    return all([await whole_since(connection, table) <= start_ns for table in tables])
 
 
 async def newest(connection: AsyncConnection) -> int:
@@ -119,16 +153,24 @@ async def _add_rows(
     since_ns: int,
     until_ns: int,
     organization: str,
+    cursor: int = 0,
 ) -> None:
     query = select(ledger).where(ledger.c.started_ns >= since_ns, ledger.c.started_ns < until_ns)
+    if cursor:
+        query = query.where(ledger.c.cursor > cursor)
     if organization:
         query = query.where(ledger.c.organization_id == organization)
     async with connection.stream(query) as rows:
         async for block in rows.partitions(1000):
-            records = [ledger_row(row).record for row in block]
-            for (_, *group), values in contributions(records).items():
-                key = tuple(group[index] for index in _AT)
-                _add(found, key, dict(zip(SUMS, values, strict=True)))
+            _add_records(found, [ledger_row(row).record for row in block])
+
+
+def _add_records(
+    found: dict[tuple[str, ...], dict[str, int]], records: Iterable[UsageRecord]
+) -> None:
+    for (_, *group), values in contributions(records).items():
+        key = tuple(group[index] for index in _AT)
+        _add(found, key, dict(zip(SUMS, values, strict=True)))
 
 
 def _add(

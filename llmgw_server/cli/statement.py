@@ -6,24 +6,21 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmgw_core.config.load import load
 from llmgw_core.statements.export import amount, as_csv, as_json, bound, facts
-from llmgw_core.statements.service import Statements
-from llmgw_server.cli.database import actor, on_store
+from llmgw_server.cli.database import actor
 from llmgw_server.cli.errors import CommandError
 from llmgw_server.cli.options import add_config, add_json, run_with
 from llmgw_server.cli.output import say, say_json, say_table
+from llmgw_server.cli.statement_books import on_statements
+from llmgw_server.cli.statement_checks import add_checks
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Awaitable, Callable, Sequence
-    from typing import TypeVar
+    from collections.abc import Callable, Sequence
 
     from llmgw_core.statements.lines import Line
     from llmgw_core.statements.records import Check, Statement
-    from llmgw_core.store.engine import Store
-
-    T = TypeVar("T")
+    from llmgw_core.statements.service import Statements
 
 
 def configure(parser: argparse.ArgumentParser, _command: str) -> None:
@@ -41,6 +38,7 @@ def configure(parser: argparse.ArgumentParser, _command: str) -> None:
     form.add_argument("--csv", action="store_true", help="for spreadsheets and accounting")
     form.add_argument("--json", action="store_true", help="for programs")
     export.add_argument("--output", metavar="FILE", help="default: standard output")
+    add_checks(lambda name, summary, run: _action(actions, name, summary, run))
 
 
 def _action(
@@ -193,20 +191,3 @@ def _sentence(check: Check) -> str:
 
 def _shown(statement: Statement, nano: int) -> str:
     return amount(nano, statement.summary.decimals)
-
-
-def on_statements(args: argparse.Namespace, work: Callable[[Statements], Awaitable[T]]) -> T:
-    """The result of `work` on the statements of the configuration `args.config`."""
-    config = load(args.config)
-
-    def begin(store: Store) -> Awaitable[T]:
-        return work(
-            Statements(
-                store,
-                config.statements,
-                currency=config.accounting.currency,
-                journal=Path(config.accounting.journal),
-            )
-        )
-
-    return on_store(args, begin)

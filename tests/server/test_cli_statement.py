@@ -15,6 +15,7 @@ from llmgw_core.store.engine import Store
 from llmgw_core.store.ledger import Ledger
 from llmgw_core.tenancy.costing import Costing
 from llmgw_core.testing.bookkeeping import book, priced, rates, sheet
+from llmgw_core.testing.usage_records import usage_record
 from llmgw_server.cli import main
 
 if TYPE_CHECKING:
@@ -102,3 +103,114 @@ def test_what_cannot_be_is_told_in_a_sentence(
     )
     with pytest.raises(SystemExit):
         main(["statement", "export", "2026-10"])
+
+
+def test_a_line_is_explained_down_to_its_calls(
+    books: None, llmgw: Callable[..., str], fails: Callable[..., str]
+) -> None:
+    llmgw("statement", "create", "2026-10")
+    told = llmgw("statement", "explain", "2026-10", "--line", "3").splitlines()
+    assert told[0] == (
+        "Line 3: usage of 2026-10 on CC-1, small, input: 1,000 x 1.00 = 0.001000 cost, x 2.00 ="
+        " 0.002000 charge (USD per million tokens)."
+    )
+    assert told[2].split() == [
+        "call-0", "2026-10-21T14:13:20.000000000Z", "call", "small/local", "provider", "1,000",
+        "0.001", "0.002",
+    ]  # fmt: skip
+    assert told[3] == (
+        "1 row: quantity 1,000, as the line says; cost 0.001, charge 0.002 before rounding."
+    )
+    rows = list(
+        csv.DictReader(
+            llmgw("statement", "explain", "2026-10", "--line", "3", "--csv").splitlines()
+        )
+    )
+    assert [(row["call"], row["quantity"], row["key"]) for row in rows] == [
+        ("call-0", "1000", "key-1")
+    ]
+    assert fails("statement", "explain", "2026-10", "--line", "9") == (
+        "The statement of 2026-10 has 5 lines; there is no line 9."
+    )
+
+
+def test_only_the_first_calls_are_listed_unless_all_are_asked_for(
+    llmgw: Callable[..., str], tmp_path: Path
+) -> None:
+    async def work(store: Store) -> None:
+        records = [
+            priced(number, PRICE, Usage(1, 0), started_ns=OCTOBER_NS) for number in range(1030)
+        ]
+        await book(store, Ledger(store), records, PRICE)
+
+    llmgw("statement", "list")
+    on_store(tmp_path, work)
+    llmgw("statement", "create", "2026-10")
+    short = llmgw("statement", "explain", "2026-10", "--line", "1").splitlines()
+    assert len(short) == 1 + 1 + 20 + 2
+    assert short[-2] == "... and 1,010 more; --calls or --csv lists them all."
+    whole = llmgw("statement", "explain", "2026-10", "--line", "1", "--calls").splitlines()
+    assert len({line.split()[0] for line in whole[2:-1]}) == 1030
+
+
+def test_an_invoice_is_compared_with_the_books(
+    books: None,
+    llmgw: Callable[..., str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    llmgw("statement", "create", "2026-10")
+    invoice = tmp_path / "invoice.csv"
+    invoice.write_text(
+        "Month,Model,Type,Tokens,Cost\n"
+        "2026-10,small,input,1003,0.001003\n2026-10,small,output,500,0.001\n2026-09,x,input,1,1\n"
+    )
+    words = ["statement", "reconcile", "2026-10", "--file", str(invoice)]
+    told = llmgw(*words).splitlines()
+    assert told[1].split()[:3] == ["small", "input", "matched"]
+    assert told[-2] == "Not about 2026-10: 1 line of the invoice."
+    assert told[-1] == "Booked 0.002003, invoiced 0.002003, difference +0.000000 USD."
+    [first, _] = json.loads(llmgw(*words, "--json"))
+    assert (first["booked_quantity"], first["difference"]) == ("1003", "+0.000000")
+    config = ["--config", str(tmp_path / "llmgw.yaml")]
+    invoice.write_text("model,class,amount\n=small,input,7\nsmall,input,0.002\n")
+    strict = [*words, "--amount", "0", "--percent", "1", "--csv", *config]
+    assert main(strict) == 1
+    captured = capsys.readouterr()
+    assert "3 of 3 lines of the invoice and the books do not agree." in captured.err
+    rows = {row["model"]: row for row in csv.DictReader(captured.out.splitlines()[:2])}
+    assert rows["'=small"]["verdict"] == "only invoiced"
+    assert main([*words, "--file", str(tmp_path / "absent.csv"), *config]) == 1
+    assert "cannot be read" in capsys.readouterr().err
+    for wrong in (["--unit", "x"], ["--column", "x"]):
+        with pytest.raises(SystemExit):
+            main([*words, *wrong])
+
+
+def test_closing_names_what_stands_against_it(
+    fails: Callable[..., str], llmgw: Callable[..., str], tmp_path: Path
+) -> None:
+    """With the reason from the configuration: no price began that early."""
+
+    async def work(store: Store) -> None:
+        old = usage_record(
+            0, started_ns=1_700_000_000 * 10**9, cost=0, charge=0,
+            deployment="smart/a", served_model="smart",
+        )  # fmt: skip
+        gone = usage_record(
+            1, started_ns=1_700_000_000 * 10**9, cost=0, charge=0,
+            deployment="gone/a", served_model="gone",
+        )  # fmt: skip
+        await book(store, Ledger(store), [old, gone])
+
+    llmgw("statement", "list")
+    on_store(tmp_path, work)
+    llmgw("statement", "create", "2023-11")
+    told = fails("statement", "close", "2023-11").splitlines()
+    assert told[0] == "The statement of 2023-11 cannot be closed:"
+    assert told[1].startswith(
+        "- There is no price for 1 call with 15 tokens on gone/a (it is not configured). Give"
+    )
+    assert told[2].startswith("- There is no price for 1 call with 15 tokens on smart/a (its pric")
+    llmgw("statement", "create", "2023-10")
+    assert llmgw("statement", "close", "2023-10").startswith("Closed the statement of 2023-10 (st_")
