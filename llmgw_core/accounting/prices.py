@@ -27,13 +27,14 @@ _SECOND_NS: Final = 10**9
 
 class Price:
     """What holds for one call on one deployment: the provider's bill and the tenant's. `id` is
-    that of its sheet."""
+    that of its sheet. `images`: those in requests have a price, and so have to be counted."""
 
-    __slots__ = ("_charge", "_cost", "id", "sheet")
+    __slots__ = ("_charge", "_cost", "id", "images", "sheet")
 
     def __init__(self, sheet: PriceSheet) -> None:
         self.sheet = sheet
         self.id = sheet.id
+        self.images = bool(sheet.cost.image or sheet.charge.image)
         self._cost = rates_of(sheet.cost)
         self._charge = self._cost if sheet.charge == sheet.cost else rates_of(sheet.charge)
 
@@ -77,6 +78,7 @@ class TieredPrice(Price):
         super().__init__(sheets[0])
         self._prices = (Price(sheets[0]), *map(Price, sheets[1:]))
         self._above = [sheet.tier for sheet in sheets[1:]]
+        self.images = any(price.images for price in self._prices)
 
     def priced(self, usage: Usage) -> tuple[int, int, str]:
         """As that of `Price`, the whole call at the rates of its tier."""

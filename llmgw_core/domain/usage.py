@@ -65,6 +65,13 @@ class Usage(msgspec.Struct, frozen=True, array_like=True, gc=False):
         """Input plus output."""
         return self.input_tokens + self.output_tokens
 
+    def with_images(self, images: int) -> Usage:
+        """The same with that many images in the request, if anything was used at all."""
+        if not images or self.source == "none":
+            return self
+        details = msgspec.structs.replace(self.details or UsageDetails(), images=images)
+        return msgspec.structs.replace(self, details=details)
+
     def plus(self, other: Usage) -> Usage:
         """The sum; estimated as soon as one of the two is."""
         exact = self.source == other.source == "provider"

@@ -321,6 +321,8 @@ class Settlement(State):
         books, last = self._books, self.attempt
         books.open.pop(self, None)
         now = now or books.clock()
+        if last is not None and last.price is not None and last.price.images:
+            usage = usage.with_images(self._call.request.images)
         if odd(usage):
             usage = capped(usage)
         if last is not None:

@@ -43,6 +43,9 @@ def _raw_text(text: str) -> msgspec.Raw:
 _ASK_USAGE = msgspec.Raw(b'{"include_usage":true}')
 _TRUE = msgspec.Raw(b"true")
 
+_IMAGE = b"image"
+_IMAGE_PARTS = ("image_url", "input_image", "image")
+
 BASE64_TOKENS = 1000
 """Tokens that one embedded image, sound or file is estimated at: its base64 text says nothing
 about what a model makes of it."""
@@ -158,6 +161,18 @@ class RequestView:
         except AttributeError:  # not set before, which would cost every call
             self._decoded = {name: self.get(name) for name in self.fields}
         return self._decoded
+
+    @property
+    def images(self) -> int:
+        """How many images there are in it, embedded or by address. Looked for on every call, so
+        ask only where somebody wants to know."""
+        raw = self.fields.get("messages") or self.fields.get("input") or b""
+        if _IMAGE not in bytes(raw):
+            return 0
+        try:
+            return _images(msgspec.json.decode(raw))
+        except (msgspec.DecodeError, RecursionError):
+            return 0
 
     def replace(self, endpoint: Endpoint, changes: Mapping[str, Any]) -> RequestView:
         """A copy with top-level fields set to new values; a value of None removes the field.
@@ -283,6 +298,21 @@ def _usage_wanted(fields: dict[str, msgspec.Raw]) -> bool:
             "'stream_options.include_usage' must be a boolean.",
             param="stream_options.include_usage",
         ) from None
+
+
+def _images(value: Any) -> int:
+    """Parts that are images. Without recursion: requests may be nested deeply."""
+    found, left = 0, [value]
+    while left:
+        value = left.pop()
+        if isinstance(value, list):
+            left += value
+        elif isinstance(value, dict):
+            if value.get("type") in _IMAGE_PARTS:
+                found += 1
+            else:
+                left += value.values()
+    return found
 
 
 def _without_base64(raw: bytes, size: int) -> tuple[int, int]:

@@ -50,7 +50,7 @@ def strict(status: int, words: str) -> Script:
     return script
 
 
-def bodies(upstream: Upstream) -> list[dict[str, Any]]:
+def sent(upstream: Upstream) -> list[dict[str, Any]]:
     return [msgspec.json.decode(request.body) for request in upstream.requests]
 
 
@@ -72,7 +72,7 @@ async def test_an_upstream_that_refuses_to_be_asked_is_not_asked_again(
         reply = await here.client.chat("m", stream=True, **body)
         assert reply.status == 200
         assert reply.body.endswith(DONE)
-    asked = ["stream_options" in each for each in bodies(upstream)]
+    asked = ["stream_options" in each for each in sent(upstream)]
     assert asked == [True, False, False]
     for record in await here.records():
         assert (record.status, len(record.attempts)) == ("completed", 1)
@@ -92,7 +92,8 @@ async def test_an_upstream_can_be_spared_the_question(
     installed: Install, server: ModelServer
 ) -> None:
     here = await installed({"m": [at(server, ask_usage=False)]})
-    for body in ({}, ASKED):
+    bodies: list[dict[str, Any]] = [{}, ASKED]
+    for body in bodies:
         assert (await here.client.chat("m", stream=True, **body)).status == 200
     assert not any("stream_options" in each for each in server.bodies)
     assert {record.usage for record in await here.records()} == {Usage(7, 3)}  # it says it unasked
