@@ -46,7 +46,9 @@ if TYPE_CHECKING:
     from llmgw_core.domain.deployment import Deployment, Model
     from llmgw_core.domain.usage import UsageRecord
     from llmgw_core.hooks.host import PluginHost
+    from llmgw_core.limits.memory import MemoryLimiter
     from llmgw_core.limits.port import Limiter
+    from llmgw_core.pipeline.admission import Admission
     from llmgw_core.pipeline.settlement import Books
 
 log = logging.getLogger(__name__)
@@ -175,6 +177,16 @@ class Gateway(Operated, InProcess):
     def limiter(self) -> Limiter:
         """The meters."""
         return self._generation.limiter
+
+    @property
+    def caps(self) -> MemoryLimiter:
+        """The caps of deployments."""
+        return self._foundation.caps
+
+    @property
+    def admission(self) -> Admission:
+        """Decides about calls that begin now."""
+        return self._generation.admission
 
     @property
     def catalog(self) -> dict[str, Model]:

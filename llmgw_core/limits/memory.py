@@ -140,6 +140,11 @@ class MemoryLimiter:
             tightest_of((tokens, *(state for unit, state in told if unit == "tokens"))),
         )
 
+    def counter(self, spec: MeterSpec) -> Counter:
+        """What counts `spec`, for whoever wants to count in it as calls do."""
+        meter = self._meter(spec, tick_of(self.clock()))
+        return meter.counter
+
     async def aclose(self) -> None:
         """Forget all meters."""
         self._meters.clear()

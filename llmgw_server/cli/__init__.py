@@ -34,6 +34,7 @@ COMMANDS = {
     "faults": ("faults", "an upstream that fails as it is told to, to try out what happens"),
     "deployments": ("deployments", "how every deployment is: state, load, latency, ejections"),
     "explain": ("explaining", "why a call would go where it goes, without making it"),
+    "doctor": ("doctor", "prove with canary calls that every configured limit bites"),
     "switch": ("switching", "take something out of service at once, and put it back"),
     "usage": ("usage", "what was used and what it cost"),
 }
