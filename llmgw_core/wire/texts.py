@@ -18,7 +18,19 @@ if TYPE_CHECKING:
     from llmgw_core.wire.request import RequestView
 
 _NOT_TEXT: Final = frozenset(
-    {"role", "id", "type", "index", "image_url", "input_audio", "file", "audio", "url", "data"}
+    {
+        "role",
+        "id",
+        "tool_call_id",
+        "type",
+        "index",
+        "image_url",
+        "input_audio",
+        "file",
+        "audio",
+        "url",
+        "data",
+    }
 )
 _UNREADABLE: Final = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 
