@@ -190,12 +190,17 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Balancers in simulated traffic; CPU per call beside nginx, start-up time, memory, size. RUNS
-    and SECONDS in the environment change the number and length of the runs. Needs wrk, nginx and
-    taskset."""
+    """Balancers in simulated traffic; reports over a year; CPU per call beside nginx, start-up
+    time, memory, size. RUNS and SECONDS in the environment change the number and length of the
+    runs. Needs wrk, nginx and taskset; `-- reports` is the reports alone and needs nothing."""
+    if session.posargs == ["reports"]:
+        _install(session, local=[".[fast]", "plugins/llmgw-openai"])
+        session.run("python", "tests/bench/reports.py")
+        return
     _system_packages(session, {"wrk": "wrk", "nginx": "nginx-light", "taskset": "util-linux"})
     _install(session, local=[".[fast]", "plugins/llmgw-openai"])
     session.run("python", "tests/bench/balancing.py")
+    session.run("python", "tests/bench/reports.py")
     session.run("python", "tests/bench/run.py", *session.posargs)
 
 

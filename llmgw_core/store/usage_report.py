@@ -116,7 +116,13 @@ async def usage(
         last = last if high is None else min(last, high)
     finest = _finest(by)
     parts = plan(finest or "month", first, last, await _kept(connection))
-    sums = await _add_up(connection, by, wanted, finest, parts)
+    sources = Sources(
+        [_COLUMNS[name] for name in by if name not in _FORMS],
+        {_COLUMNS[name]: values for name, values in wanted.items() if name not in _FORMS},
+    )
+    if parts:
+        await sources.look(connection, month_of(first // 24), month_of((last - 1) // 24))
+    sums = await _add_up(connection, sources, finest, parts)
     if not by:
         return [UsageRow((), (), *sums.get((), _NOTHING))]
     return await _rows(connection, by, finest, sums)
@@ -124,16 +130,11 @@ async def usage(
 
 async def _add_up(
     connection: AsyncConnection,
-    by: Sequence[Dimension],
-    wanted: Mapping[Dimension, Collection[str]],
+    sources: Sources,
     finest: Period | None,
     parts: Sequence[Part],
 ) -> dict[tuple[Any, ...], Sequence[int]]:
     """The sums by period, if there is a finest one, and the columns of the other dimensions."""
-    columns = [_COLUMNS[name] for name in by if name not in _FORMS]
-    groups = {_COLUMNS[name]: values for name, values in wanted.items() if name not in _FORMS}
-    sources = Sources(columns, groups)
-    await sources.look(connection)
     sums: dict[tuple[Any, ...], Sequence[int]] = {}
     for part in parts:
         timed = finest is not None and part.within is None
