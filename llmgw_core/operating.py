@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from llmgw_core.pipeline.deployment_rows import deployment_rows
+from llmgw_core.statements.service import Statements
 from llmgw_core.tenancy.audit_relay import AuditRelay
 from llmgw_core.tenancy.costing import Costing
 from llmgw_core.tenancy.rollouts import Rollouts
@@ -56,6 +57,19 @@ class Operated:
             changed=relay.changed,
             applied=foundation.take_over,
             in_use=foundation.switchboard.in_use,
+        )
+
+    @property
+    def statements(self) -> Statements:
+        """What cost centres pay, by the configuration of this moment."""
+        config = self._generation.config
+        return Statements(
+            self.store,
+            config.statements,
+            currency=config.accounting.currency,
+            journal=self.journal.root,
+            why=self._generation.prices.reason,
+            changed=self._audited,
         )
 
     async def explain(self, question: Question) -> Explanation:

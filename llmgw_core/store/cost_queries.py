@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, delete, insert, literal, null, or_, select, union_all, update
+from sqlalchemy import and_, delete, insert, literal, null, or_, select, true, union_all, update
 from sqlalchemy.exc import IntegrityError
 
 from llmgw_core.access.cost_centers import clipped, merged
@@ -60,9 +60,11 @@ async def change_center(connection: AsyncConnection, id: str, values: Row) -> No
 async def assignments(
     connection: AsyncConnection, owner: Owner | None = None, center_id: str | None = None
 ) -> list[Row]:
-    """The assignments of one object or of one cost centre, by time; with the code."""
-    query = select(cost_assignments, cost_centers.c.code).join(
-        cost_centers, cost_centers.c.id == cost_assignments.c.center_id
+    """The assignments of one object or of one cost centre that hold, by time; with the code."""
+    query = (
+        select(cost_assignments, cost_centers.c.code)
+        .join(cost_centers, cost_centers.c.id == cost_assignments.c.center_id)
+        .where(cost_assignments.c.replaced_ns.is_(None))
     )
     if owner is not None:
         query = query.where(_of(cost_assignments, owner))
@@ -75,7 +77,7 @@ async def assignments(
 
 
 async def cut_assignments(
-    connection: AsyncConnection, owner: Owner, since_ns: int, until_ns: int | None
+    connection: AsyncConnection, owner: Owner, since_ns: int, until_ns: int | None, now_ns: int
 ) -> None:
     """Make room between two instants: what lies inside goes, what reaches into it is cut."""
     end = FOREVER if until_ns is None else until_ns
@@ -83,7 +85,8 @@ async def cut_assignments(
         first, last = row["since_ns"], FOREVER if row["until_ns"] is None else row["until_ns"]
         if last <= since_ns or first >= end:
             continue
-        await connection.execute(delete(cost_assignments).where(cost_assignments.c.id == row["id"]))
+        replaced = update(cost_assignments).where(cost_assignments.c.id == row["id"])
+        await connection.execute(replaced.values(replaced_ns=now_ns))
         for start, stop in ((first, min(last, since_ns)), (max(first, end), last)):
             if start < stop:
                 await add_assignment(connection, owner, row["center_id"], start, stop)
@@ -127,13 +130,24 @@ async def calendar(
     parts = []
     for kind, table in (("span", cost_assignments), ("choice", cost_choices)):
         times = (table.c.since_ns, table.c.until_ns) if kind == "span" else (null(), null())
+        holding = table.c.replaced_ns.is_(None) if kind == "span" else true()
         parts.append(
             select(literal(kind), table.c.level, table.c.center_id, *times, *about)
             .join(cost_centers, cost_centers.c.id == table.c.center_id)
-            .where(or_(*(_of(table, owner) for owner in owners)))
+            .where(holding, or_(*(_of(table, owner) for owner in owners)))
         )
     rows = [tuple(row) for row in await connection.execute(union_all(*parts))]
     return _calendar(rows) if rows else None
+
+
+async def ever_assigned(
+    connection: AsyncConnection, organization: str, team: str | None, key: str | None
+) -> set[str]:
+    """The ids of all cost centres that the levels of a caller have ever had."""
+    ids = zip(_LEVELS, (organization, team, key), strict=True)
+    owners = [_of(cost_assignments, (kind, id)) for kind, id in ids if id is not None]
+    query = select(cost_assignments.c.center_id).where(or_(*owners)).distinct()
+    return set((await connection.execute(query)).scalars())
 
 
 def _calendar(rows: Sequence[tuple[Any, ...]]) -> CostCenters:

@@ -42,10 +42,12 @@ cost_assignments = Table(
     Column("center_id", String(40), ForeignKey("cost_centers.id"), nullable=False),
     Column("since_ns", BigInteger, nullable=False),
     Column("until_ns", BigInteger),
+    # When it was replaced by others; NULL for what holds.
+    Column("replaced_ns", BigInteger),
     CheckConstraint("until_ns IS NULL OR until_ns > since_ns", name="order"),
     Index("ix_cost_assignments_object_id", "object_id"),
 )
-"""Those of one object never overlap."""
+"""Those of one object that hold never overlap. None is deleted: it says what was once true."""
 
 cost_choices = Table(
     "cost_choices",

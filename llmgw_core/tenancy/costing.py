@@ -241,7 +241,7 @@ class Costing:
         since = cost_rules.instant(since_ns, _ns(doing.now))
         end = cost_rules.end(until_ns, since)
         cost_rules.open_time(since, await closed_periods(doing.connection), end)
-        await queries.cut_assignments(doing.connection, owner, since, end)
+        await queries.cut_assignments(doing.connection, owner, since, end, _ns(doing.now))
         return since, end
 
     def _change(self, actor: str) -> AbstractAsyncContextManager[Change]:

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from llmgw_server.admin.calls import CallPages
 from llmgw_server.admin.routing import RoutingPages
 from llmgw_server.admin.running import RunningPages
+from llmgw_server.admin.statements import StatementPages
 from llmgw_server.admin.switching import SwitchPages
 from llmgw_server.pages import Page
 
@@ -41,6 +42,7 @@ class AdminPages:
             CallPages(gateway),
             SwitchPages(gateway),
             RoutingPages(gateway),
+            StatementPages(gateway),
         )
         self._key = gateway.config.server.admin_key
         self._told = False

@@ -11,6 +11,7 @@ from msgspec import UNSET
 from llmgw_core.config.load import load
 from llmgw_core.tenancy.cost_records import CostLevel
 from llmgw_core.tenancy.costing import Costing
+from llmgw_core.tenancy.rebooking import rebook
 from llmgw_core.tenancy.records import KEY, ORGANIZATION, TEAM
 from llmgw_core.tenancy.service import Tenancy
 from llmgw_server.cli.database import actor, on_store
@@ -61,6 +62,11 @@ def configure(parser: argparse.ArgumentParser, _command: str) -> None:
     end = _action(actions, "unassign", "end what is assigned, from an instant on", _unassign)
     _add_owner(end)
     _add_since(end)
+    again = _action(
+        actions, "rebook", "move calls that are on the books to where they should be", _rebook
+    )
+    again.add_argument("--from", dest="since", type=_instant, required=True, metavar="WHEN")
+    again.add_argument("--until", type=_instant, metavar="WHEN", help=f"{_WHEN}; default: now")
     allow = _action(actions, "allow", "say what calls may choose in their header", _allow)
     allow.add_argument("which", metavar="CENTER", nargs="*", help="codes or ids; none: no list")
     _add_owner(allow, organizations=False)
@@ -202,6 +208,7 @@ def _assign(args: argparse.Namespace) -> None:
     until = "" if made.until_ns is None else f" until {_shown(made.until_ns)}"
     say(f"Calls of the {level} {whose} go on {made.code} from {_shown(made.since_ns)}{until}.")
     _say_when(args)
+    _move(args, made.since_ns)
 
 
 def _unassign(args: argparse.Namespace) -> None:
@@ -215,6 +222,24 @@ def _unassign(args: argparse.Namespace) -> None:
     codes = ", ".join(dict.fromkeys(each.code for each in ended))
     say(f"The {level} {whose} has no cost centre of its own any more; it had {codes}.")
     _say_when(args)
+    if args.since is not None:
+        _move(args, args.since)
+
+
+def _rebook(args: argparse.Namespace) -> None:
+    found = on_store(args, lambda store: rebook(store, args.since, args.until, actor=actor()))
+    say(f"{found.moved:,} of {found.calls:,} calls have moved.")
+
+
+def _move(args: argparse.Namespace, since_ns: int) -> None:
+    """A change that is dated in the past is about calls that are on the books."""
+    if since_ns >= (time.time() - load(args.config).store.staleness) * 1e9:
+        return
+    found = on_store(args, lambda store: rebook(store, since_ns, actor=actor()))
+    say(
+        f"Of {found.calls:,} calls since then that are on the books, {found.moved:,} have moved;"
+        " `cost-centers rebook` does it again for what comes late."
+    )
 
 
 def _allow(args: argparse.Namespace) -> None:

@@ -37,7 +37,13 @@ def test_whose_calls_go_on_which_cost_centre_and_when(llmgw: Callable[..., str])
     assert assigned.splitlines() == [
         "Calls of the team research go on CC-100 from 2026-09-30T22:00:00Z.",
         "A gateway that runs knows within 5 s.",
+        (
+            "Of 0 calls since then that are on the books, 0 have moved; `cost-centers rebook` does"
+            " it again for what comes late."
+        ),
     ]
+    moved = llmgw("cost-centers", "rebook", "--from", "2026-10-01")
+    assert moved == "0 of 0 calls have moved.\n"
     llmgw(
         "cost-centers", "assign", "CC-200", "--key", "ci", "--from", "2026-11-01",
         "--until", "2026-12-01",

@@ -46,6 +46,7 @@ def _create_assignments() -> None:
         sa.Column("center_id", sa.String(40), nullable=False),
         sa.Column("since_ns", sa.BigInteger, nullable=False),
         sa.Column("until_ns", sa.BigInteger),
+        sa.Column("replaced_ns", sa.BigInteger),
         sa.PrimaryKeyConstraint("id", name="pk_cost_assignments"),
         sa.ForeignKeyConstraint(
             ["center_id"], ["cost_centers.id"], name="fk_cost_assignments_center_id_cost_centers"
