@@ -23,6 +23,7 @@ from llmgw_core.config.survey import survey
 from llmgw_core.config.validate_names import warnings
 from llmgw_core.domain.errors import ConfigError, StoreUnavailable
 from llmgw_core.generation import examine_models, load_plugins
+from llmgw_core.pricing import catalogue_note, price_problems, price_warnings
 from llmgw_core.store.engine import Store
 from llmgw_core.store.rollout_queries import targets
 from llmgw_core.tenancy.embedding_targets import changed_targets, targets_of
@@ -66,6 +67,8 @@ class Checked:
         self.errors = errors
         self.warnings: list[ConfigError] = []
         """About what works and is hardly meant."""
+        self.notes: list[str] = []
+        """What is good to know."""
         self.host: PluginHost | None = None
         self.leaving_is_known = not any(_OUTGOING.search(error.path) for error in errors)
         """Whether connections can be tried: without what `outgoing` says they might leave on a way
@@ -98,7 +101,8 @@ def check_text(
         _look(checked, config, base)
         later = [error for error in checked.errors[before:] if not found.follows(error)]
         checked.errors[before:] = later
-        told = warnings(found.config, today=dt.datetime.now(dt.UTC).date())
+        today = dt.datetime.now(dt.UTC).date()
+        told = warnings(found.config, today=today) + _about_prices(checked, config, today)
         checked.warnings = place([each for each in told if not found.follows(each)], text, name)
     checked.errors = place(checked.errors, text, name)
     return checked
@@ -120,6 +124,15 @@ async def check_targets(checked: Checked) -> None:
         await store.aclose()
     found = changed_targets(checked.config, recorded)
     checked.errors += place(found, checked.text, checked.name)
+
+
+def _about_prices(checked: Checked, config: Config, today: dt.date) -> list[ConfigError]:
+    """Warnings, where prices are in order; notes are added."""
+    if checked.host is None or price_problems(config, checked.host.prices):
+        return []
+    note = catalogue_note(config, checked.host.prices, today)
+    checked.notes += [note] if note else []
+    return price_warnings(config, checked.host.prices, today)
 
 
 def _without_outgoing(config: Config) -> Config:

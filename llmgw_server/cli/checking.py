@@ -89,6 +89,7 @@ def _document(path: str, checked: Checked, reached: list[Reach]) -> dict[str, An
         "valid": not checked.errors,
         "errors": [Problem.of(error) for error in checked.errors],
         "warnings": [Problem.of(warning) for warning in checked.warnings],
+        "notes": checked.notes,
         "deployments": reached,
     }
 
@@ -104,6 +105,8 @@ def _print(path: str, checked: Checked, reached: list[Reach]) -> None:
             _count(len(checked.config.plugins), "plugin"),
         )
         say(f"{path} is valid: {', '.join(counts)}.")
+    for note in checked.notes:
+        say(f"note: {note}")
     for warning in checked.warnings:
         say(f"warning: {warning}")
     if reached:

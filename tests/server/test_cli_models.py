@@ -28,17 +28,22 @@ models:
   old:
     life: {state: deprecated, deprecated: 2026-11-01, sunset: 2999-03-01, successor: chat}
     deployments: [{name: a, backend: canonical, zone: eu, options: {port: 1}}]
+    prices: [{cost: {}}]
   old2:
     deployments: [{name: a, backend: canonical, zone: world, options: {port: 1}}]
+    prices: [{cost: {}}]
   new:
     deployments: [{name: a, backend: canonical, zone: onprem, options: {port: 1}}]
+    prices: [{cost: {}}]
   bge:
     kind: embedding
     dimensions: 1024
     deployments: [{name: a, backend: canonical, zone: onprem, options: {port: 1}}]
+    prices: [{cost: {}}]
   e5:
     kind: embedding
     deployments: [{name: a, backend: canonical, zone: onprem, options: {port: 1}}]
+    prices: [{cost: {}}]
 aliases:
   chat:
     variants: [{model: old, weight: 95}, {model: old2, weight: 5}]
