@@ -36,6 +36,8 @@ COMMANDS = {
     "explain": ("explaining", "why a call would go where it goes, without making it"),
     "doctor": ("doctor", "prove with canary calls that every configured limit bites"),
     "switch": ("switching", "take something out of service at once, and put it back"),
+    "prices": ("prices", "what calls cost and why, catalogues, and the import of a price map"),
+    "reprice": ("repricing", "book what calls of the past cost more or less at prices of now"),
     "usage": ("usage", "what was used and what it cost"),
 }
 """Command → its module in this package and its summary."""

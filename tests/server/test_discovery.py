@@ -251,7 +251,9 @@ def test_the_written_configuration_is_valid_and_says_what_it_does_not_know(tmp_p
     assert set(models) == {"shared", 'odd "${name}"', "small", "gpt-4o", "openai/shared"}
     assert [d.name for d in models["shared"].deployments] == ["vllm-8000", "llamacpp-8080"]
     assert {d.zone for d in models["shared"].deployments} == {"onprem"}
-    assert models["shared"].prices[0].cost.input == 0
+    cost = models["shared"].prices[0].cost
+    assert cost is not None
+    assert cost.input == 0
     assert models['odd "${name}"'].kind == "embedding"
     assert models["small"].deployments[0].model == "/models/small.gguf"
     [there] = models["openai/shared"].deployments
