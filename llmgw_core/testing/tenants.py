@@ -48,7 +48,7 @@ async def create_tenant(
     key_budgets: Sequence[Budget] = (),
     expires_at: float | None = None,
 ) -> Tenant:
-    """An organisation `name` with `models`, `zones`, `limits`, `budgets`, and one of each level below,
+    """An organisation `name` with `models`, `zones`, `limits`, `budgets`, and one of each below it,
     narrowed as given. `store` is open; several tenants need different names."""
     tenancy = Tenancy(store)
     organization = await tenancy.create_organization(

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from llmgw_core.store.engine import Store
-    from llmgw_core.store.ledger import LedgerRow
+    from llmgw_core.store.row_values import LedgerRow
 
 SECONDS = 1.0
 """Between two looks at the books: as long as a record takes to come there."""

@@ -32,7 +32,7 @@ from .conftest import running
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from llmgw_core.store.ledger import LedgerRow
+    from llmgw_core.store.row_values import LedgerRow
     from llmgw_core.testing.installation import Install, Installation
 
 KEY = "the-admin-key-of-the-test"
