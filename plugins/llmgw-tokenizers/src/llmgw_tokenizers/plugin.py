@@ -27,7 +27,8 @@ class Vocabulary:
     whose user has typed it."""
 
     def __init__(self, name: str) -> None:
-        import quicktok  # noqa: PLC0415 -- it takes a moment, and only who names it needs it
+        # Here, because it takes a moment, and only who names it needs it.
+        import quicktok  # type: ignore[import-untyped]  # noqa: PLC0415
 
         self._encoding: _Encoding = quicktok.get_encoding(name)
 
