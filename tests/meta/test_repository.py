@@ -85,7 +85,9 @@ def test_plugins_depend_on_the_gateway_and_carry_one_version(repository: Path) -
         assert any(re.match(r"llmgw\b", need) for need in project["dependencies"]), path
         assert project["entry-points"]["llmgw"], path
         assert (path.parent / "README.md").is_file(), path
-        assert project["version"] == version, path
+        # What is nothing but data has the day of the data as its version.
+        dated = re.fullmatch(r"20\d\d\.\d{1,2}\.\d{1,2}", project["version"])
+        assert project["version"] == version or dated, path
 
 
 def test_the_changelog_has_a_heading_for_this_version(repository: Path) -> None:

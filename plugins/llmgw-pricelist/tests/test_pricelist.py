@@ -11,8 +11,8 @@ from llmgw_core import Config, DeploymentConfig, ModelConfig, PluginConfig, Pric
 from llmgw_core.config.schema_prices import starts_at
 from llmgw_core.gateway import Gateway
 from llmgw_core.testing.canonical_plugin import CanonicalPlugin
-from llmgw_prices import PricesPlugin
-from llmgw_prices.catalogue import catalogue, read_file
+from llmgw_pricelist import PriceListPlugin
+from llmgw_pricelist.catalogue import catalogue, read_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,8 +83,8 @@ async def test_every_price_can_be_booked(tmp_path: Path) -> None:
         name.replace("/", "-"): ModelConfig(deployments, prices=(PriceEntry(catalogue=name),))
         for name in CATALOGUE
     }
-    config = Config(models=models, plugins=(PluginConfig("prices"),))
-    plugins = [("canonical", CanonicalPlugin), ("prices", PricesPlugin)]
+    config = Config(models=models, plugins=(PluginConfig("pricelist"),))
+    plugins = [("canonical", CanonicalPlugin), ("pricelist", PriceListPlugin)]
     async with Gateway.open(config, base_dir=tmp_path, plugins=plugins) as gateway:
         assert gateway.books.prices.unpriced(2**60) == ()
         price = gateway.books.prices.price("openai-gpt-4o", "openai-gpt-4o/a", 2**60)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmgw_core import hookimpl
-from llmgw_prices.catalogue import catalogue
+from llmgw_pricelist.catalogue import catalogue
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from llmgw_core import CatalogueEntry, PluginContext
 
 
-class PricesPlugin:
+class PriceListPlugin:
     """Takes no configuration: what is used of the catalogue is said where models have prices."""
 
     def __init__(self, config: None, context: PluginContext) -> None:

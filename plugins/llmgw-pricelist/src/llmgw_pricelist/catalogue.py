@@ -55,7 +55,7 @@ def catalogue() -> dict[str, tuple[CatalogueEntry, ...]]:
     """Everything that this distribution has."""
     found = {}
     for file in sorted(
-        files("llmgw_prices").joinpath("data").iterdir(), key=lambda file: file.name
+        files("llmgw_pricelist").joinpath("data").iterdir(), key=lambda file: file.name
     ):
         provider = file.name.removesuffix(".toml")
         entries = read_file(file.read_text(encoding="utf-8"))
