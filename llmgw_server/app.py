@@ -40,7 +40,9 @@ if TYPE_CHECKING:
     from llmgw_server.uvicorn_protocol import CallProtocol
 
 CALLS = "/v1/"
-"""Everything below belongs to the core."""
+"""Everything below belongs to the core, but for what belongs to `PAGES`."""
+PAGES = "/v1/organization/"
+"""OpenAI has its usage API below the same prefix as calls."""
 CONFIG_VARIABLE = "LLMGW_CONFIG"
 """Environment variable with the configuration file for `factory`; default `llmgw.yaml`."""
 REQUEST_ID = b"x-request-id"
@@ -80,9 +82,7 @@ class Surface:
         if kind == "http":
             if _head_size(scope) > self._head_bytes:
                 await send_error(send, head_too_large(), self.gateway.new_call_id())
-            elif self.handle is not None and scope["path"].startswith(
-                scope.get("root_path", "") + CALLS
-            ):
+            elif self.handle is not None and _is_call(scope):
                 await self._calls(scope, receive, send, self.handle)
             else:
                 await self._page(scope, receive, send)
@@ -216,6 +216,11 @@ def factory() -> Application:
     from llmgw_core.gateway import Gateway  # noqa: PLC0415 - first use
 
     return Application(Gateway.open(Path(os.environ.get(CONFIG_VARIABLE, "llmgw.yaml"))))
+
+
+def _is_call(scope: Scope) -> bool:
+    root, path = scope.get("root_path", ""), scope["path"]
+    return path.startswith(root + CALLS) and not path.startswith(root + PAGES)
 
 
 def _head_size(scope: Scope) -> int:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from llmgw_server.asgi import Handle
 
 CALLS = b"/v1/"
+PAGES = b"/v1/organization/"
 _SPECIAL = frozenset((b"expect", b"transfer-encoding"))
 _VERSIONS = ("1.1", "1.0")
 _METHODS = {b"POST": "POST", b"GET": "GET"}
@@ -260,7 +261,9 @@ class CallProtocol(Endings):
         if not _SPECIAL.isdisjoint(fields):
             self._mind_special_headers()
         method = _METHODS.get(parser.get_method())
-        if not url.startswith(CALLS) or method is None or parser.get_http_version() != "1.1":
+        path, query = _PATHS.get(url, ""), b""
+        is_call = path or (url.startswith(CALLS) and not url.startswith(PAGES))
+        if not is_call or method is None or parser.get_http_version() != "1.1":
             if parser.get_http_version() not in _VERSIONS:
                 raise ValueError("not HTTP/1.1")  # makes the parser refuse
             if not url.startswith(b"/"):
@@ -271,7 +274,6 @@ class CallProtocol(Endings):
             self.headers.extend(headers)
             super().on_headers_complete()
             return
-        path, query = _PATHS.get(url, ""), b""
         if not path:
             raw_path, _, query = url.partition(b"?")
             path = unquote(raw_path.decode("latin-1"))

@@ -10,12 +10,14 @@ from llmgw_core.store import usage_report
 from llmgw_core.store.booking import Booking
 from llmgw_core.store.ledger_queries import EVERYTHING, conditions
 from llmgw_core.store.ledger_tables import ledger
+from llmgw_core.store.price_sheets import read_sheets
 from llmgw_core.store.row_values import LedgerRow, ledger_row
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
+    from llmgw_core.accounting.price_sheet import PriceSheet
     from llmgw_core.domain.usage import DeliveryRecord, UsageRecord
     from llmgw_core.store.engine import Store
     from llmgw_core.store.ledger_queries import CallFilter
@@ -82,6 +84,11 @@ class Ledger:
         async with self._store.connect() as connection:
             row = (await connection.execute(query)).one_or_none()
         return ledger_row(row).record if row is not None else None
+
+    async def sheets(self, ids: Iterable[str]) -> dict[str, PriceSheet]:
+        """The price sheets with these ids, by id, as far as there are any."""
+        async with self._store.connect() as connection:
+            return await read_sheets(connection, ids)
 
     async def count(self) -> int:
         """How many calls are on the books."""

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from starlette.exceptions import HTTPException
 
 from llmgw_server.admin.calls import CallPages
+from llmgw_server.admin.organization import PREFIX as ORGANIZATION
+from llmgw_server.admin.organization import OrganizationPages
 from llmgw_server.admin.routing import RoutingPages
 from llmgw_server.admin.running import RunningPages
 from llmgw_server.admin.statements import StatementPages
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from llmgw_server.admin.actions import Group
+    from llmgw_server.admin.actions import Action, Group
     from llmgw_server.app import Application
     from llmgw_server.pages import Pages
 
@@ -44,6 +46,7 @@ class AdminPages:
             RoutingPages(gateway),
             StatementPages(gateway),
         )
+        self._organization = OrganizationPages(gateway)
         self._key = gateway.config.server.admin_key
         self._told = False
 
@@ -53,20 +56,20 @@ class AdminPages:
             return [
                 Page("/admin/{path:path}", self._off, access="public", part="admin", listed=False)
             ]
-        return [
-            Page(
-                PREFIX + action.path,
-                action.endpoint,
-                access="admin",
-                part="admin",
-                methods=(action.method,),
-                admin_key=self._key,
-                body=action.body,
-                query=action.query,
-            )
-            for group in self._groups
-            for action in group.actions()
-        ]
+        admin = [self._page(PREFIX, action) for group in self._groups for action in group.actions()]
+        return admin + [self._page(ORGANIZATION, action) for action in self._organization.actions()]
+
+    def _page(self, prefix: str, action: Action) -> Page:
+        return Page(
+            prefix + action.path,
+            action.endpoint,
+            access="admin",
+            part="admin",
+            methods=(action.method,),
+            admin_key=self._key,
+            body=action.body,
+            query=action.query,
+        )
 
     async def _off(self, request: Request) -> Response:
         if not self._told:
