@@ -25,6 +25,7 @@ from llmgw_core.config import (
     schema_health,
     schema_prices,
     schema_routing,
+    schema_statements,
     schema_streams,
 )
 from llmgw_core.domain import errors
@@ -89,6 +90,8 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "routing.overload.rules[]": schema_streams.QueueRule,
     "limits": schema.LimitsConfig,
     "reload": schema.ReloadConfig,
+    "statements": schema_statements.StatementsConfig,
+    "statements.pools.NAME": schema_statements.PoolConfig,
 }
 
 

@@ -120,6 +120,18 @@ def permission_denied(message: str) -> GatewayError:
     )
 
 
+def cost_center_not_allowed(code: str, header: str) -> GatewayError:
+    """403: the caller may not choose this cost centre now, or there is none of that code."""
+    return GatewayError(
+        403,
+        "cost_center_not_allowed",
+        f"This key may not choose the cost centre '{code[:50]}' now.",
+        type="permission_error",
+        param=header,
+        should_retry=False,
+    )
+
+
 def model_not_found(model: str) -> GatewayError:
     """404 for a model that does not exist *or* is not granted: the two look the same."""
     return GatewayError(

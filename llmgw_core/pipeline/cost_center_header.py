@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from llmgw_core.domain.cost_center import CostCenters
-from llmgw_core.domain.errors import GatewayError, invalid_request
+from llmgw_core.domain.errors import cost_center_not_allowed, invalid_request
 
 if TYPE_CHECKING:
     from llmgw_core.domain.call import Call
@@ -38,12 +38,5 @@ def booked_on(call: Call) -> str:
     code = values[0].decode("latin-1")
     chosen = centers.chosen(code, call.started_ns)
     if not chosen:
-        raise GatewayError(
-            403,
-            "cost_center_not_allowed",
-            f"This key may not choose the cost centre '{code[:50]}' now.",
-            type="permission_error",
-            param=_NAME,
-            should_retry=False,
-        )
+        raise cost_center_not_allowed(code, _NAME)
     return chosen

@@ -55,7 +55,15 @@ def test_every_key_of_the_routing_rules_is_in_the_reference(pages: dict[str, str
 
 def test_every_new_command_is_in_the_reference(pages: dict[str, str]) -> None:
     text = pages["reference/command-line.md"]
-    for command in ("faults", "explain", "switch off", "models canary start", "calls tail", "top"):
+    for command in (
+        "faults",
+        "explain",
+        "switch off",
+        "models canary start",
+        "calls tail",
+        "statement close",
+        "top",
+    ):
         assert f"llmgw-server {command}\n" in text, command
 
 
