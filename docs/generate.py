@@ -27,6 +27,7 @@ from llmgw_core.config import (
     schema_routing,
     schema_statements,
     schema_streams,
+    schema_tokenizer,
 )
 from llmgw_core.domain import errors
 from llmgw_core.domain.alias import CanaryRules, Variant
@@ -71,6 +72,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "aliases.NAME.life": Life,
     "aliases.NAME.canary": CanaryRules,
     "outgoing": schema.OutgoingConfig,
+    "models.NAME.tokenizer": schema_tokenizer.TokenizerConfig,
     "models.NAME.prices[]": schema_prices.PriceEntry,
     "models.NAME.prices[].cost": schema_prices.TokenPrices,
     "models.NAME.prices[].tiers[]": schema_prices.PriceTier,

@@ -81,14 +81,14 @@ class Generation:
         self.sources = price_sources(config, host.prices, foundation.sheets.add)
         self.prices = PriceBook(config.models, self.sources)
         used = {each.tokenizer.name for each in config.models.values() if each.tokenizer}
-        tokenizers = {name: host.tokenizers[name] for name in used}
+        counting = {name: host.tokenizer_factories[name] for name in used}
         self.books = Books(
             prices=self.prices,
             journal=foundation.journal,
             estimator=foundation.estimator,
             estimates=Estimates(
                 foundation.estimator,
-                counters_of(config, tokenizers, foundation.made),
+                counters_of(config, counting, foundation.made),
             ),
             stats=foundation.stats,
             host=host,
@@ -101,7 +101,7 @@ class Generation:
             host.limiters[config.limits.limiter],
             host.queues[config.routing.overload.queue],
             *chosen.values(),
-            *tokenizers.values(),
+            *counting.values(),
         }
         self.limiter: Limiter = foundation.made(host.limiters[config.limits.limiter])
         require_able(self.limiter, self.models.values())
@@ -312,7 +312,7 @@ def load_plugins(
     for name, model in config.models.items():
         if model.tokenizer is not None:
             path = f"{join('models', name)}.tokenizer.name"
-            chosen("tokenizer", host.tokenizers, model.tokenizer.name, path)
+            chosen("tokenizer", host.tokenizer_factories, model.tokenizer.name, path)
     return host
 
 

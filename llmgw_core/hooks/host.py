@@ -90,8 +90,8 @@ class PluginHost:
         self.prices: dict[str, Sequence[CatalogueEntry]] = merged(
             "price", ((n, p.prices) for n, p in parts)
         )
-        self.tokenizers: dict[str, Callable[[], Tokenizer]] = merged(
-            "tokenizer", ((n, p.tokenizers) for n, p in parts)
+        self.tokenizer_factories: dict[str, Callable[[], Tokenizer]] = merged(
+            "tokenizer", ((n, p.tokenizer_factories) for n, p in parts)
         )
 
     def _compile(self) -> None:

@@ -40,7 +40,7 @@ class Parts(NamedTuple):
     limiters: Mapping[str, Callable[[], Limiter]] = {}
     queues: Mapping[str, Callable[[], Queue]] = {}
     prices: Mapping[str, Sequence[CatalogueEntry]] = {}
-    tokenizers: Mapping[str, Callable[[], Tokenizer]] = {}
+    tokenizer_factories: Mapping[str, Callable[[], Tokenizer]] = {}
 
 
 def parts_of(hooks: Mapping[str, CompiledHook]) -> Parts:

@@ -149,15 +149,15 @@ def _input(counter: Counter, request: RequestView) -> int | None:
 
 def counters_of(
     config: Config,
-    tokenizers: Mapping[str, Callable[[], Tokenizer]],
+    factories: Mapping[str, Callable[[], Tokenizer]],
     made: Callable[[Callable[[], Tokenizer]], Tokenizer],
 ) -> dict[str, Counter]:
-    """The counters of those models that name one of `tokenizers`, which `made` makes once. Raises
+    """The counters of those models that name one of `factories`, which `made` makes once. Raises
     `ConfigError`."""
     counters: dict[str, Counter] = {}
     for model, section in config.models.items():
         if section.tokenizer is not None:
-            name, factory = section.tokenizer.name, tokenizers[section.tokenizer.name]
+            name, factory = section.tokenizer.name, factories[section.tokenizer.name]
             counters[model] = Counter(
                 name,
                 made(factory),

@@ -57,6 +57,20 @@ def test_what_is_left_of_an_event_without_its_usage_keeps_its_other_lines() -> N
 
 
 @pytest.mark.parametrize("together", [True, False])
+def test_usage_in_the_middle_of_a_text_is_none_until_there_is_a_later_one(together: bool) -> None:
+    middle = event({"choices": [], "usage": usage_object(9, 1)})
+    words = [event(chat_chunk({"content": word})) for word in ("Hello", " there", "!")]
+    end = event(chat_chunk({}, "stop"))
+    events = [words[0], middle, *words[1:], end, DONE]
+    seen = read([b"".join(events)] if together else events)
+    assert seen == Seen(b"".join([*words, end, DONE]), None, "")
+    later = event({"choices": [], "usage": usage_object(9, 3)})
+    events.insert(-1, later)
+    seen = read([b"".join(events)] if together else events)
+    assert seen == Seen(b"".join([*words, end, DONE]), Usage(9, 3), "")
+
+
+@pytest.mark.parametrize("together", [True, False])
 def test_usage_that_further_text_has_made_out_of_date_is_none(together: bool) -> None:
     early = {**chat_chunk({"role": "assistant", "content": ""}), "usage": usage_object(9, 0)}
     words = [event(chat_chunk({"content": word})) for word in ("Hello", " there")]
