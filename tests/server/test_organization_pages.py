@@ -92,10 +92,8 @@ async def test_groups_filters_and_pages(served: Served) -> None:
     hours = [(DAY + number * 3_600) * 10**9 for number in range(12)]
     await served.book(
         *(
-            usage_record(
-                n, model=f"m{n % 2}", team_id=f"team-{n % 3}", started_ns=DAY * 10**9 + n * hour
-            )
-            for n in range(12)
+            usage_record(n, model=f"m{n % 2}", team_id=f"team-{n % 3}", started_ns=at_ns)
+            for n, at_ns in enumerate(hours)
         ),
         usage_record(50, endpoint="embeddings", usage=Usage(7, 0), started_ns=DAY * 10**9),
     )
