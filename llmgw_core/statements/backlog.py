@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from llmgw_core.accounting import directory as directories
 from llmgw_core.accounting import segments
-from llmgw_core.accounting.directory import KEPT_NAME, Directory, Progress
+from llmgw_core.accounting.directory import Directory, Progress
 from llmgw_core.domain.usage import UsageRecord
 
 if TYPE_CHECKING:
@@ -32,12 +32,6 @@ def backlog(root: Path, start_ns: int, end_ns: int) -> list[Backlog]:
         if calls:
             found.append(Backlog(path.name, calls))
     return found
-
-
-def damaged(root: Path) -> list[str]:
-    """The segments that were put aside because a part of them could not be read."""
-    folder = root / KEPT_NAME
-    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 
 
 def _calls(path: Path, start_ns: int, end_ns: int) -> Iterator[str]:

@@ -86,7 +86,7 @@ def without_price(
         yield (
             f"There is no price for {_count(calls, 'call')} with {tokens:,} tokens on {deployment}"
             f"{f' ({reason})' if reason else ''}. Give the model {model} a price, 0 if it is free,"
-            " and price that time anew."
+            " and price that time anew (`llmgw-server reprice`)."
         )
     for price, model in sorted(lost.items()):
         yield f"The price sheet {price} of the model {model} is not in the database any more."

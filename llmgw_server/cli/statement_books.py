@@ -5,19 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from llmgw_core.accounting.prices import PriceBook
 from llmgw_core.config.load import load
 from llmgw_core.domain.errors import ConfigError
-from llmgw_core.gateway import load_plugins
-from llmgw_core.pricing import price_sources
 from llmgw_core.statements.service import Statements
 from llmgw_server.cli.database import on_store
+from llmgw_server.cli.price_book import priced
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Awaitable, Callable
 
-    from llmgw_core.config.schema import Config
+    from llmgw_core.accounting.prices import PriceBook
     from llmgw_core.store.engine import Store
 
 T = TypeVar("T")
@@ -34,7 +32,7 @@ def on_statements(args: argparse.Namespace, work: Callable[[Statements], Awaitab
                 config.statements,
                 currency=config.accounting.currency,
                 journal=Path(config.accounting.journal),
-                why=_Reasons(config, Path(args.config).absolute().parent),
+                why=_Reasons(args.config),
             )
         )
 
@@ -45,18 +43,14 @@ class _Reasons:
     """Why something had no price, by what the configuration says now. Plugins, whose catalogues
     prices may be from, are loaded when it is first asked."""
 
-    def __init__(self, config: Config, base: Path) -> None:
-        self._config = config
-        self._base = base
-        self._book: PriceBook | None = None
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._prices: PriceBook | None = None
 
     def __call__(self, model: str, deployment: str, at_ns: int) -> str:
-        if self._book is None:
+        if self._prices is None:
             try:
-                host = load_plugins(self._config, self._base)
-                self._book = PriceBook(
-                    self._config.models, price_sources(self._config, host.prices)
-                )
+                self._prices = priced(self._path).prices
             except ConfigError as error:
                 return str(error)
-        return self._book.reason(model, deployment, at_ns)
+        return self._prices.reason(model, deployment, at_ns)

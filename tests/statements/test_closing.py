@@ -146,7 +146,7 @@ async def test_usage_without_a_price_is_named_with_the_reason(
         (
             "There is no price for 3 calls with 2,400 tokens on small/local (there is no exchange"
             " rate for USD). Give the model small a price, 0 if it is free, and price that time"
-            " anew."
+            " anew (`llmgw-server reprice`)."
         ),
     )
 

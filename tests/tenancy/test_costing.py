@@ -180,3 +180,19 @@ async def test_the_time_of_a_closed_statement_does_not_change_any_more(
     with pytest.raises(TenancyError, match="closed for good"):
         await costing.unassign("team", tenant.team_id, since_ns=since, actor=BY)
     await costing.assign("CC-1", "team", tenant.team_id, since_ns=(NOW - 100) * NS, actor=BY)
+
+
+async def test_a_cost_centre_is_found_by_its_code_and_may_have_another_one(
+    tenant: Tenant, costing: Costing
+) -> None:
+    made = await costing.create("CC-1", actor=BY)
+    await costing.assign("CC-1", "team", tenant.team_id, actor=BY)
+    changed = await costing.update("CC-1", code="CC-2", name="Two", valid_from_ns=5, actor=BY)
+    assert (changed.id, changed.code, changed.name, changed.valid_from_ns) == (
+        made.id, "CC-2", "Two", 5,
+    )  # fmt: skip
+    assert await costing.get(made.id) == await costing.get("CC-2") == changed
+    assert [each.code for each in await costing.assigned("CC-2")] == ["CC-2"]
+    await costing.create("CC-1", actor=BY)
+    with pytest.raises(Conflict):
+        await costing.update("CC-1", code="CC-2", actor=BY)
