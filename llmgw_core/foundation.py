@@ -8,6 +8,7 @@ reload leaves it alone. What follows from one configuration is a `Generation`.
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import time
 from functools import partial
@@ -19,18 +20,21 @@ from llmgw_core.accounting.journal import Journal
 from llmgw_core.accounting.mover import Mover
 from llmgw_core.accounting.sheet_shelf import PricedLedger, SheetShelf
 from llmgw_core.accounting.sole import SoleGateway
+from llmgw_core.backends.transport.plugin_http import open_session
 from llmgw_core.backends.transport.registry import TransportRegistry
+from llmgw_core.config.outgoing import outgoing_of
 from llmgw_core.config.secret_files import SecretWatch
 from llmgw_core.domain.errors import ConfigError, StoreUnavailable
 from llmgw_core.limits.budget_book import BudgetBook
 from llmgw_core.limits.estimate import TokenEstimator
-from llmgw_core.pipeline.budget_alerts import BudgetAlerts
+from llmgw_core.pipeline.budget_alerts import BudgetAlerts, message_of
 from llmgw_core.pipeline.budget_keeper import BudgetKeeper
 from llmgw_core.pipeline.overload import Doors
 from llmgw_core.pipeline.prober import Prober
 from llmgw_core.pipeline.shadow import ShadowWatch
 from llmgw_core.pipeline.stats import Stats
 from llmgw_core.pipeline.switchboard import Switchboard
+from llmgw_core.pipeline.webhook import Hook, Webhook
 from llmgw_core.routing.health import Health
 from llmgw_core.routing.rollouts import LiveRollouts
 from llmgw_core.routing.state import RoutingMemory
@@ -49,11 +53,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Set
     from contextlib import AsyncExitStack
 
+    import aiohttp
+
     from llmgw_core.backends.transport.registry import Way
     from llmgw_core.config.schema import Config
     from llmgw_core.domain.deployment import Origin
     from llmgw_core.hooks.registry import Parts
     from llmgw_core.limits.memory import MemoryLimiter
+    from llmgw_core.tenancy.records import AuditEntry
 
 T = TypeVar("T")
 
@@ -129,6 +136,10 @@ class Foundation:
         self.alerts = BudgetAlerts(store, time.time)
         self.budgets = BudgetKeeper(BudgetBook(self.alerts.tell), store, self.mover, time.time_ns)
         self.control.add(self.budgets.read, self.budgets.apply)
+        self.webhook = Webhook(partial(_open_session, config), time.time)
+        self.webhook.configure(_hook(config))
+        self._currency = config.accounting.currency
+        self.alerts.listeners.append(self._tell_webhook)
         self.secrets = SecretWatch()
         self._made: dict[Callable[[], Any], Any] = {}
 
@@ -157,6 +168,7 @@ class Foundation:
         stack.push_async_callback(self.learned.aclose)
         stack.push_async_callback(self.secrets.aclose)
         stack.push_async_callback(self.mover.aclose)
+        stack.push_async_callback(self.webhook.aclose)
         stack.push_async_callback(self.alerts.aclose)
 
     def start(self, stack: AsyncExitStack) -> None:
@@ -172,6 +184,7 @@ class Foundation:
         self.mover.start()
         self.alerts.start()
         self.learned.start()
+        self.webhook.start()
         self.secrets.start()
         stack.push_async_callback(self.prober.aclose)
         self.prober.start()
@@ -205,6 +218,10 @@ class Foundation:
             _all(each.ways() for each in alive), _all(each.origins() for each in alive)
         )
 
+    def _tell_webhook(self, entry: AuditEntry) -> None:
+        message = message_of(entry, self._currency)
+        self.webhook.send(message["id"], message)
+
     def configure(self, config: Config) -> None:
         """Take over what a new configuration says about these parts. Cannot fail."""
         self.memory.ramp = config.routing.ramp
@@ -216,7 +233,20 @@ class Foundation:
         # Lanes hold meters with their limits, candidates and prices.
         self.principals.forget_derived()
         self.mover.interval = config.accounting.move_interval
+        self.webhook.configure(_hook(config), partial(_open_session, config))
+        self._currency = config.accounting.currency
         self.estimator.expect(config.requests.default_output_tokens)
+
+
+def _hook(config: Config) -> Hook | None:
+    told = config.budgets
+    if not told.webhook:
+        return None
+    return Hook(told.webhook, told.webhook_secret, told.webhook_timeout, told.webhook_attempts)
+
+
+def _open_session(config: Config) -> aiohttp.ClientSession:
+    return open_session(outgoing_of(config.outgoing, None, os.environ, "outgoing"))
 
 
 def _open_books(config: Config) -> tuple[SoleGateway, Journal]:

@@ -32,6 +32,7 @@ from llmgw_core.limits.specs import require_able
 from llmgw_core.pipeline.admission import Admission
 from llmgw_core.pipeline.attempts import Attempts
 from llmgw_core.pipeline.balancing import chosen_balancers, roster
+from llmgw_core.pipeline.budget_headers import telling_budgets
 from llmgw_core.pipeline.delivery import Delivery
 from llmgw_core.pipeline.endings import Held
 from llmgw_core.pipeline.entrance import Entrance
@@ -204,6 +205,8 @@ class Generation:
         overload = config.routing.overload
         refuse_unpriced = config.accounting.unpriced == "refuse"
         kind = RevealingDelivery if config.routing.reply_headers else Delivery
+        if config.budgets.reply_headers:
+            kind = telling_budgets(kind)
         delivery = kind(
             host=host,
             limiter=self.limiter,

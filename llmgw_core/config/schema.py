@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from llmgw_core.config.schema_aliases import AliasConfig  # noqa: TC001 -- as above
+from llmgw_core.config.schema_budgets import BudgetsConfig
 from llmgw_core.config.schema_prices import PriceEntry  # noqa: TC001 -- as above
 from llmgw_core.config.schema_routing import (
     DeploymentRouting,
@@ -291,6 +292,7 @@ class Config(Section, frozen=True):
     requests: RequestLimits = RequestLimits()
     routing: RoutingConfig = RoutingConfig()
     limits: LimitsConfig = LimitsConfig()
+    budgets: BudgetsConfig = BudgetsConfig()
     reload: ReloadConfig = ReloadConfig()
     outgoing: OutgoingConfig = OutgoingConfig()
     statements: StatementsConfig = StatementsConfig()

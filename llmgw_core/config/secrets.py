@@ -25,7 +25,7 @@ _PLUGIN_VALUE: Final = re.compile(r"models\..+\.deployments\[\d+\]\.options|plug
 _CREDENTIAL: Final = re.compile(
     r"models\..+\.deployments\[\d+\]\.credential(?:s\[\d+\])?"
     r"|(?:models\..+\.deployments\[\d+\]\.)?outgoing\.(?:proxy|proxy_password)"
-    r"|server\.admin_key|server\.(?:admin\.|metrics\.)?tls\.key_password"
+    r"|budgets\.webhook(?:_secret)?|server\.admin_key|server\.(?:admin\.|metrics\.)?tls\.key_password"
 )
 
 

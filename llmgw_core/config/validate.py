@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from llmgw_core.config.errors import join, listed, suggestion
 from llmgw_core.config.outgoing import section_errors
+from llmgw_core.config.validate_budgets import budgets_errors
 from llmgw_core.config.validate_limits import cap_errors, limit_errors
 from llmgw_core.config.validate_names import name_errors
 from llmgw_core.config.validate_prices import price_errors
@@ -43,6 +44,7 @@ def validate(config: Config, *, today: dt.date) -> list[ConfigError]:
         *streams_errors(config.routing.streams, "routing.streams"),
         *overload_errors(config.routing.overload, "routing.overload"),
         *statements_errors(config),
+        *budgets_errors(config.budgets, "budgets"),
         *_numbers(config),
     ]
 

@@ -26,6 +26,13 @@ was refused."""
 REFUSED = 0
 
 
+def decimal(nano: int) -> str:
+    """Nano-units in units of the currency, exactly: `12.5`, `0.000000001`."""
+    sign, nano = "-" * (nano < 0), abs(nano)
+    whole, rest = divmod(nano, 10**9)
+    return f"{sign}{whole}.{rest:09d}".rstrip("0").rstrip(".")
+
+
 class Measure(NamedTuple):
     """What a counter counts: budgets of one level that differ in their amounts only share it."""
 

@@ -119,6 +119,34 @@ class BudgetAlerts:
         }
 
 
+def message_of(entry: AuditEntry, currency: str) -> dict[str, Any]:
+    """What a webhook is told of an entry. Amounts of money are in nano-units of `currency`."""
+    told = entry.details
+    return {
+        "id": f"budget-{entry.id}",
+        "type": "budget.refused" if told["refused"] else "budget.reached",
+        "at": entry.at,
+        "level": told["level"],
+        "level_id": entry.object_id,
+        **{name: told[name] for name in _TOLD},
+        "currency": currency if told["unit"] == "money" else None,
+    }
+
+
+_TOLD: Final = (
+    "unit",
+    "period",
+    "timezone",
+    "amount",
+    "percent",
+    "spent",
+    "reserved",
+    "shadow",
+    "start_ns",
+    "end_ns",
+)
+
+
 def _sentence(entry: AuditEntry) -> str:
     told = entry.details
     what = f"{told['level']} {entry.object_id}: {told['unit']} by the {told['period']}"

@@ -7,12 +7,15 @@ import datetime as dt
 from typing import TYPE_CHECKING
 
 from llmgw_core.domain.errors import budget_exceeded, invalid_request
+from llmgw_core.limits.budget_counts import decimal
 from llmgw_core.limits.budgets import name_of
-from llmgw_core.limits.periods import zone_of
+from llmgw_core.limits.periods import EVER, zone_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from llmgw_core.domain.errors import GatewayError
-    from llmgw_core.limits.budgets import BudgetExceeded
+    from llmgw_core.limits.budgets import BudgetExceeded, Need, Purse
 
 RESET = b"x-llmgw-budget-reset"
 """In refusals: the instant at which the budget begins anew, if it does."""
@@ -32,6 +35,21 @@ def budget_reached(error: BudgetExceeded) -> GatewayError:
 def reset_of(error: BudgetExceeded) -> str:
     """When the period ends, as in `2026-12-01T00:00:00+01:00`; "" where it does not."""
     return moment_in(error.end_ns, error.line.budget.timezone) if error.resets else ""
+
+
+def budget_sentences(purse: Purse, at_ns: int, need: Need) -> Iterator[str]:
+    """What operators are told of the budgets that a call needs room in."""
+    for line in purse.lines:
+        budget, count = line.budget, line.counter.at(at_ns)
+        money = budget.unit == "money"
+        of, unit = (decimal, "") if money else (str, " tokens")
+        left = budget.amount - count.spent - count.reserved
+        shadow = " (in shadow: never refuses)" if budget.shadow else ""
+        until = "" if count.end_ns == EVER else f" until {moment_in(count.end_ns, budget.timezone)}"
+        yield (
+            f"{name_of(line)} has {of(left)} of {of(budget.amount)}{unit} left{until}; the call"
+            f" would reserve {of(need.money if money else need.tokens)}{shadow}"
+        )
 
 
 def moment_in(at_ns: int, timezone: str) -> str:

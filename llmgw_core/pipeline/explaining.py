@@ -14,7 +14,9 @@ import msgspec
 from llmgw_core.domain.call import Call, Endpoint, Head
 from llmgw_core.domain.errors import GatewayError, unknown_caller
 from llmgw_core.inprocess.memory import MemorySink
+from llmgw_core.limits.budgets import BudgetExceeded
 from llmgw_core.limits.port import Exceeded
+from llmgw_core.pipeline.budget_reached import budget_reached, budget_sentences
 from llmgw_core.pipeline.demanding import demand_of
 from llmgw_core.pipeline.exchange import Exchange
 from llmgw_core.pipeline.explanation import (
@@ -199,10 +201,30 @@ class _Inquiry:
                 self._tell("limit", f"{state.remaining} of {state.limit} {unit} a minute are left")
         if lane.token_limit is not None:
             self._tell("limit", f"the call would reserve {tokens} tokens")
+        self._check_budgets(lane, input_tokens, tokens)
         try:
             self._examine(lane.bound, tokens)
         except Exceeded as error:
             self._refuse(limit_reached(error, tokens, demand))
+
+    def _check_budgets(self, lane: Lane, input_tokens: int, tokens: int) -> None:
+        if lane.purse is None:
+            return
+        at_ns, estimate = self._call.started_ns, self._parts.admission.spending.estimate
+        need = estimate.first(self._call, lane, input_tokens, tokens)
+        for sentence in budget_sentences(lane.purse, at_ns, need):
+            self._tell("budget", sentence)
+        try:
+            lane.purse.examine(at_ns, need)
+        except BudgetExceeded as error:
+            fallback = error.line.budget.fallback
+            if fallback and self._exchange.lanes is not None:
+                there = self._exchange.lanes.lane(fallback) is not None
+                then = "would serve instead" if there else "is not granted"
+                self._tell("budget", f"{fallback}, which is named for that, {then}")
+                if there:
+                    return
+            self._refuse(budget_reached(error))
 
     def _examine(self, bound: Any, tokens: int) -> None:
         """Raise `Exceeded` where a reservation would, if the limiter can tell."""
