@@ -203,6 +203,11 @@ class Foundation:
             await self.principals.poll()
             await self.principals.poll()
 
+    async def spend_anew(self) -> None:
+        """This process has changed budgets: have them in force now, as far as that can be done."""
+        await self.recognize_anew()
+        await self.take_over()
+
     async def retain(self, alive: Collection[Living]) -> None:
         """Forget and close what no generation has any more."""
         identities = _all(each.identities() for each in alive)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from llmgw_core.pipeline.deployment_rows import deployment_rows
 from llmgw_core.statements.service import Statements
 from llmgw_core.tenancy.audit_relay import AuditRelay
+from llmgw_core.tenancy.budgeting import Budgeting
 from llmgw_core.tenancy.costing import Costing
 from llmgw_core.tenancy.rollouts import Rollouts
 from llmgw_core.tenancy.service import Tenancy
@@ -37,12 +38,17 @@ class Operated:
         self.mover = foundation.mover
         self.principals = foundation.principals
         self.budgets = foundation.budgets
+        self.budget_alerts = foundation.alerts
+        self.webhook = foundation.webhook
         foundation.alerts.listeners.append(self._audited)
         relay = AuditRelay(self._audited)
         foundation.control.add(relay.read, relay.apply)
         self.tenancy = Tenancy(foundation.store, clock=time.time, changed=self._audited)
         self.costing = Costing(
             foundation.store, changed=self._audited, applied=foundation.recognize_anew
+        )
+        self.budgeting = Budgeting(
+            foundation.store, changed=self._audited, applied=foundation.spend_anew
         )
         self.rollouts = Rollouts(
             foundation.store,

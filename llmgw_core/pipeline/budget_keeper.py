@@ -11,7 +11,9 @@ import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from llmgw_core.domain.errors import StoreUnavailable, overloaded
-from llmgw_core.limits.periods import known_zone
+from llmgw_core.limits.budget_counts import Measure
+from llmgw_core.limits.budget_state import state_of
+from llmgw_core.limits.periods import Span, known_zone
 from llmgw_core.pipeline.budget_reading import read_budgets
 from llmgw_core.store import budget_queries as queries
 
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
     from llmgw_core.domain.limits import Budget
     from llmgw_core.domain.usage import UsageRecord
     from llmgw_core.limits.budget_book import BudgetBook, Owner
-    from llmgw_core.limits.budget_counts import Account, Measure
+    from llmgw_core.limits.budget_counts import Account
+    from llmgw_core.limits.budget_state import BudgetState
     from llmgw_core.pipeline.budget_reading import Wanted
     from llmgw_core.store.budget_queries import BudgetRow
     from llmgw_core.store.engine import Store
@@ -109,6 +112,20 @@ class BudgetKeeper:
             else:
                 found[row.kind, row.id] = row.budgets
         return found
+
+    def states(self) -> list[BudgetState]:
+        """How every budget is at the moment, by level."""
+        now = self._wall_clock_ns()
+        found = []
+        for account in self.book.accounts():
+            for budget in account.budgets:
+                count = account.counters[Measure.of(budget)].at(now)
+                span = Span(count.start_ns, count.end_ns)
+                owner = (account.kind, account.id)
+                found.append(
+                    state_of(owner, account.name, budget, span, count.spent, count.reserved)
+                )
+        return sorted(found, key=lambda each: (each.level, each.name, each.id))
 
     # Who waits
 

@@ -30,19 +30,20 @@ def budgets(values: Sequence[Budget]) -> list[dict[str, Any]] | None:
     seen: set[tuple[Any, ...]] = set()
     for each in values:
         _check(each)
-        name = name_of(each)
-        if name in seen:
+        place = place_of(each)
+        if place in seen:
             raise TenancyError(
-                f"There are two budgets in {each.unit} per {each.period} with the same reaction;"
-                " only the smaller one could ever hold."
+                f"There are two budgets in {each.unit} by the {each.period} with the same reaction;"
+                " only one could ever hold."
             )
-        seen.add(name)
+        seen.add(place)
     return [msgspec.to_builtins(each) for each in values] or None
 
 
-def name_of(budget: Budget) -> tuple[BudgetUnit, BudgetPeriod, str, str, bool]:
-    """What tells the budgets of one level apart: two with the same could only be one."""
-    return budget.unit, budget.period, budget.timezone, budget.fallback, budget.shadow
+def place_of(budget: Budget) -> tuple[BudgetUnit, BudgetPeriod, bool, bool]:
+    """What tells the budgets of one level apart: unit, period, and whether it refuses, leads to
+    another model, or does neither. Setting one replaces that in its place."""
+    return budget.unit, budget.period, bool(budget.fallback), budget.shadow
 
 
 def _check(budget: Budget) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from starlette.exceptions import HTTPException
 
+from llmgw_server.admin.budgets import BudgetPages
 from llmgw_server.admin.calls import CallPages
 from llmgw_server.admin.organization import PREFIX as ORGANIZATION
 from llmgw_server.admin.organization import OrganizationPages
@@ -45,6 +46,7 @@ class AdminPages:
             SwitchPages(gateway),
             RoutingPages(gateway),
             StatementPages(gateway),
+            BudgetPages(gateway),
         )
         self._organization = OrganizationPages(gateway)
         self._key = gateway.config.server.admin_key
