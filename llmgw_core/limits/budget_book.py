@@ -115,20 +115,26 @@ class BudgetBook:
 
     def retain(self, owners: Iterable[Owner]) -> None:
         """Forget the budgets of levels other than `owners` unless something is bound to them."""
-        for owner in self._defined.keys() - set(owners):
-            account = self._defined.pop(owner)
-            account.stored, account.budgets = False, ()
-            del account
+        kept = set(owners)
+        for owner in self._defined.keys() - kept:
+            del self._defined[owner]
+        for owner, account in list(self._alive.items()):
+            if owner not in kept:
+                account.stored = False
+                if not account.given:
+                    account.budgets = ()
         self.active = bool(self._alive)
 
-    def purse(self, principal: Principal) -> Purse | None:
-        """What `principal` may spend from, all of which has been read; None without budgets."""
+    def purse(self, principal: Principal, *, given: bool = False) -> Purse | None:
+        """What `principal` may spend from, all of which has been read; None without budgets.
+        `given`: a plugin or an application says what its budgets are."""
         lines: list[Line] = []
         for level in principal.levels:
             if level.budgets:
                 account = self._alive[level.kind, level.id]
                 if not account.stored:
                     account.name, account.budgets = level.name, level.budgets
+                    account.given |= given
                 lines += lines_of(account, level.budgets)
         return Purse(lines, self.note_refusal) if lines else None
 

@@ -150,6 +150,7 @@ class Account:
         "_budgets",
         "counters",
         "cursor",
+        "given",
         "id",
         "kind",
         "name",
@@ -163,7 +164,9 @@ class Account:
         self.counters: dict[Measure, Counter] = {}
         self.cursor = 0
         self.stored = False
-        """Whether the store, and not whoever made the principal, says what its budgets are."""
+        """Whether the store says what its budgets are."""
+        self.given = False
+        """Whether somebody who makes principals says so."""
         self._budgets: tuple[Budget, ...] = ()
 
     @property

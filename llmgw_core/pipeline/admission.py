@@ -308,7 +308,7 @@ class Admission:
         if lanes is None:
             check_levels(principal)
             await self._budgets.ready(principal)
-            lanes = known[principal] = self._lanes(principal)
+            lanes = known[principal] = self._lanes(principal, given=True)
             if len(known) > GIVEN_PRINCIPALS:
                 known.popitem(last=False)
         else:
@@ -319,7 +319,7 @@ class Admission:
         """What was compiled for principals from plugins and applications is out of date."""
         self._known.clear()
 
-    def _lanes(self, principal: Principal) -> Lanes:
+    def _lanes(self, principal: Principal, *, given: bool = False) -> Lanes:
         self._switchboard.refuse_team(principal.team_id)
         return Lanes(
             principal,
@@ -329,7 +329,7 @@ class Admission:
             self._roster,
             self._rollouts,
             refuse_unpriced=self._refuse_unpriced,
-            purse=self._budgets.book.purse(principal),
+            purse=self._budgets.book.purse(principal, given=given),
         )
 
 

@@ -44,6 +44,11 @@ class BudgetAlerts:
         self._task: asyncio.Task[None] | None = None
         self.listeners: list[Callable[[AuditEntry], None]] = []
 
+    @property
+    def waiting(self) -> int:
+        """Events that are not written down."""
+        return len(self._waiting)
+
     def tell(self, event: BudgetEvent) -> None:
         """Tell of `event` as soon as it is written down."""
         self._waiting.append(event)

@@ -171,6 +171,11 @@ class BudgetKeeper:
             self._reading.add_done_callback(_retrieve)
         return self._reading
 
+    async def settle_down(self) -> None:
+        """Wait until everything is read that anybody waits for. Raises `StoreUnavailable`."""
+        if self._reading is not None:
+            await asyncio.shield(self._reading)
+
     async def _run(self) -> None:
         try:
             await self._mover.move_once()

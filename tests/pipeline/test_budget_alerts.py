@@ -1,0 +1,149 @@
+"""What is told of budgets: once for each period, and to whom."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from llmgw_core.domain.errors import StoreUnavailable
+from llmgw_core.domain.limits import Budget
+from llmgw_core.hooks.specs import hookimpl
+from llmgw_core.tenancy.records import TEAM
+from llmgw_core.testing.client import Client
+from llmgw_core.testing.installation import at, install
+from llmgw_core.testing.model_server import ModelServer, completion
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from llmgw_core.gateway import Gateway
+    from llmgw_core.hooks.context import PluginContext
+    from llmgw_core.limits.budget_counts import Count
+    from llmgw_core.tenancy.records import AuditEntry
+    from llmgw_core.testing.client import MemorySink
+    from llmgw_core.testing.installation import Install, Installation
+    from llmgw_core.testing.tenants import Tenant
+
+BY = "test"
+PRICE = 15_000
+BODY: dict[str, Any] = {"max_tokens": 3, "messages": [{"role": "user", "content": "Hello!"}]}
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[ModelServer]:
+    async with ModelServer() as server:
+        server.reply = msgspec.json.encode(completion(input=9, output=3))
+        yield server
+
+
+def month(calls: float, **fields: Any) -> Budget:
+    return Budget("money", int(calls * PRICE), "month", **fields)
+
+
+def count_of(gateway: Gateway, tenant: Tenant) -> Count:
+    account = gateway.budgets.book.account(("team", tenant.team_id))
+    assert account is not None
+    return next(iter(account.counters.values())).current
+
+
+def count(here: Installation) -> Count:
+    return count_of(here.gateway, here.tenant)
+
+
+async def chat(here: Installation) -> MemorySink:
+    return await here.client.chat("m", **BODY)
+
+
+class Listening:
+    """Hears of what is audited."""
+
+    heard: list[AuditEntry]
+
+    def __init__(self, config: None, context: PluginContext) -> None:
+        pass
+
+    @hookimpl
+    def on_audit(self, entry: AuditEntry) -> None:
+        if entry.kind == "budget":
+            self.heard.append(entry)
+
+
+async def heard(entries: list[AuditEntry], number: int) -> list[tuple[str, int]]:
+    async with asyncio.timeout(5):
+        while len([each for each in entries if each.action == "reach"]) < number:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    return [(entry.details["level"], entry.details["percent"]) for entry in entries]
+
+
+async def test_each_threshold_is_told_once_also_after_a_restart(
+    tmp_path: Path, server: ModelServer
+) -> None:
+    entries: list[AuditEntry] = []
+    listening = type("Listening", (Listening,), {"heard": entries})
+    models = {"m": [at(server)]}
+    options: dict[str, Any] = {"plugins": [("listening", listening)]}
+    budget = month(4)
+    async with install(tmp_path, models, tenant={"team_budgets": [budget]}, **options) as first:
+        tenant = first.tenant
+        for _ in range(2):
+            assert (await chat(first)).status == 200
+        assert await heard(entries, 1) == [("team", 50)]
+        assert (entries[0].actor, entries[0].action, entries[0].object_id) == (
+            "gateway",
+            "reach",
+            tenant.team_id,
+        )
+        assert entries[0].details["spent"] == 2 * PRICE
+        started = dt.datetime.fromtimestamp(entries[0].details["start_ns"] / 1e9, dt.UTC)
+        assert (started.day, started.hour) == (1, 0)
+    async with install(tmp_path, models, tenant={"name": "another"}, **options) as second:
+        client = Client(second.gateway, tenant.key)
+        assert (await client.chat("m", **BODY)).status == 200
+        assert (await client.chat("m", **BODY)).status == 200
+        for _ in range(3):
+            assert (await client.chat("m", **BODY)).status == 429
+        told = [("team", 50), ("team", 80), ("team", 100), ("team", 0)]
+        assert await heard(entries, 4) == told
+        assert [entry.details["refused"] for entry in entries] == [False, False, False, True]
+        # Another amount is another budget, whose thresholds have not been told.
+        await second.gateway.budgeting.set(TEAM, tenant.team_id, month(5), actor=BY)
+        await heard(entries, 6)
+        told = [
+            each.details["percent"] for each in entries if each.details.get("amount") == 5 * PRICE
+        ]
+        assert told == [50, 80]
+        log = await second.gateway.tenancy.list_audit(object_id=tenant.team_id)
+        assert len([each for each in log if each.action == "reach"]) == 6
+
+
+async def test_events_wait_for_the_store(
+    installed: Install, server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries: list[AuditEntry] = []
+    listening = type("Listening", (Listening,), {"heard": entries})
+    here = await installed(
+        {"m": [at(server)]},
+        tenant={"team_budgets": [month(1)]},
+        plugins=[("listening", listening)],
+    )
+    alerts = here.gateway.budget_alerts
+    monkeypatch.setattr("llmgw_core.pipeline.budget_alerts._PAUSE", 0.01)
+    failed = asyncio.Event()
+    begin = here.gateway.store.begin
+
+    def broken() -> Any:
+        failed.set()
+        raise StoreUnavailable("down")
+
+    monkeypatch.setattr(here.gateway.store, "begin", broken)
+    assert (await chat(here)).status == 200
+    await failed.wait()
+    assert entries == []
+    monkeypatch.setattr(here.gateway.store, "begin", begin)
+    assert await heard(entries, 3) == [("team", 50), ("team", 80), ("team", 100)]
+    assert alerts.waiting == 0

@@ -1,0 +1,180 @@
+"""Budgets that lead to another model, and candidates that are dearer than what is reserved for."""
+
+from __future__ import annotations
+
+import datetime as dt
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from llmgw_core.config.schema_prices import PriceEntry, TokenPrices
+from llmgw_core.domain.limits import Budget
+from llmgw_core.hooks.specs import hookimpl
+from llmgw_core.testing.installation import at, served_by
+from llmgw_core.testing.model_server import ModelServer, chat_events, completion, usage_object
+from llmgw_core.testing.upstream import Peer, Upstream, http_reply
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from llmgw_core.domain.call import Call
+    from llmgw_core.hooks.context import PluginContext
+    from llmgw_core.limits.budget_counts import Count
+    from llmgw_core.testing.client import MemorySink
+    from llmgw_core.testing.installation import Install, Installation
+
+BY = "test"
+PRICE = 15_000
+"""Of one call with 9 tokens of input and 3 of output, as the upstream here answers."""
+BODY: dict[str, Any] = {"max_tokens": 3, "messages": [{"role": "user", "content": "Hello!"}]}
+"""Nine tokens by the first estimate, and three of output: reserved is what will be charged."""
+
+
+def priced(input: int, output: int) -> tuple[PriceEntry, ...]:
+    return (
+        PriceEntry(dt.date(2020, 1, 1), TokenPrices(input=Decimal(input), output=Decimal(output))),
+    )
+
+
+def month(calls: float, **fields: Any) -> Budget:
+    return Budget("money", int(calls * PRICE), "month", **fields)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[ModelServer]:
+    async with ModelServer() as server:
+        server.reply = msgspec.json.encode(completion(input=9, output=3))
+        server.events = chat_events(usage=usage_object(9, 3))
+        yield server
+
+
+def count(here: Installation, kind: str = "team") -> Count:
+    """What is counted for the first budget of a level of the tenant."""
+    owner: Any = (kind, getattr(here.tenant, f"{kind}_id"))
+    account = here.gateway.budgets.book.account(owner)
+    assert account is not None
+    return next(iter(account.counters.values())).current
+
+
+async def chat(here: Installation, model: str = "m", **fields: Any) -> MemorySink:
+    return await here.client.chat(model, **{**BODY, **fields})
+
+
+def code(reply: MemorySink) -> tuple[int, str]:
+    return reply.status, msgspec.json.decode(reply.body)["error"]["code"]
+
+
+async def test_a_cheaper_model_serves_what_has_no_room_and_says_so(
+    installed: Install, server: ModelServer
+) -> None:
+    models = {"m": [at(server)], "own": served_by(at(server), prices=priced(0, 0))}
+    budget = month(1, fallback="own")
+    here = await installed(models, tenant={"team_budgets": [budget]})
+    replies = [await chat(here) for _ in range(2)]
+    replies.append(await chat(here, stream=True))
+    assert [reply.status for reply in replies] == [200, 200, 200]
+    told = [reply.headers.get("x-llmgw-budget-fallback") for reply in replies]
+    assert told == [None, "own", "own"]
+    records = await here.records()
+    assert [(each.model, each.served_model) for each in records] == [
+        ("m", "m"),
+        ("m", "own"),
+        ("m", "own"),
+    ]
+    assert count(here).spent == PRICE
+
+
+@pytest.mark.parametrize("why", ["not granted", "no such model", "too dear as well", "denied"])
+async def test_a_fallback_that_the_caller_may_not_use_is_none(
+    installed: Install, server: ModelServer, why: str
+) -> None:
+    class Denying:
+        def __init__(self, config: None, context: PluginContext) -> None:
+            pass
+
+        @hookimpl
+        def authorize(self, call: Call, model: str) -> str | None:
+            return "not that one" if why == "denied" and model == "own" else None
+
+    models = {
+        "m": [at(server)],
+        "own": served_by(
+            at(server), prices=priced(1, 2) if why == "too dear as well" else priced(0, 0)
+        ),
+    }
+    budget = month(1, fallback="nobody" if why == "no such model" else "own")
+    granted = ("m",) if why == "not granted" else ("*",)
+    tenant = {"team_budgets": [budget], "models": granted}
+    here = await installed(models, tenant=tenant, plugins=[("denying", Denying)])
+    assert (await chat(here)).status == 200
+    assert code(await chat(here)) == (429, "budget_exceeded")
+    assert len(server.requests) == 1
+
+
+async def test_a_hard_budget_holds_behind_one_with_a_fallback(
+    installed: Install, server: ModelServer
+) -> None:
+    models = {"m": [at(server)], "small": served_by(at(server), prices=priced(1, 2))}
+    budgets = [month(1, fallback="small"), month(2)]
+    here = await installed(models, tenant={"team_budgets": budgets[:1], "budgets": budgets[1:]})
+    assert (await chat(here)).status == 200
+    # The team's has no room for the other model either: it costs the same.
+    assert code(await chat(here)) == (429, "budget_exceeded")
+
+
+async def test_the_dearest_of_the_first_deployments_is_reserved_for(
+    installed: Install, server: ModelServer
+) -> None:
+    dear = at(server, "dear", prices=priced(10, 20))
+    models = {"m": served_by(at(server, "cheap", weight=1000), dear)}
+    here = await installed(models, tenant={"team_budgets": [month(9)]})
+    assert code(await chat(here)) == (400, "request_exceeds_limit")
+    assert (await chat(here, max_tokens=1)).status == 200
+
+
+async def test_a_dearer_fallback_without_room_is_skipped_and_the_call_goes_on(
+    installed: Install, server: ModelServer
+) -> None:
+    async with Upstream(failing) as broken:
+        models = {
+            "m": served_by(at(broken), fallbacks=("dear", "same")),
+            "dear": served_by(at(server), prices=priced(10, 20)),
+            "same": served_by(at(server)),
+        }
+        here = await installed(models, tenant={"team_budgets": [month(5)]})
+        assert (await chat(here)).status == 200
+        [record] = await here.records()
+        assert [(each.model, each.outcome) for each in record.attempts][-2:] == [
+            ("dear", "unavailable"),
+            ("same", "ok"),
+        ]
+        assert len(server.requests) == 1
+        assert (count(here).spent, count(here).reserved) == (PRICE, 0)
+
+
+async def test_a_dearer_fallback_with_room_reserves_more_first(
+    installed: Install, server: ModelServer
+) -> None:
+    seen: list[int] = []
+    async with Upstream(failing) as broken:
+        models = {
+            "m": served_by(at(broken), fallbacks=("dear",)),
+            "dear": served_by(at(server), prices=priced(10, 20)),
+        }
+        here = await installed(models, tenant={"team_budgets": [month(10)]})
+        grown = here.gateway.budgets.book
+        original = grown.settled
+        grown.settled = lambda record: (seen.append(count(here).reserved), original(record))[1]  # type: ignore[method-assign]
+        assert (await chat(here)).status == 200
+        assert count(here).spent == 10 * PRICE
+        # Given back in the very step that charges.
+        assert (seen, count(here).reserved) == ([0], 0)
+        assert code(await chat(here)) == (429, "budget_exceeded")
+
+
+async def failing(peer: Peer) -> None:
+    while True:
+        await peer.request()
+        await peer.send(http_reply(500, b"{}", [(b"content-type", b"application/json")]))
