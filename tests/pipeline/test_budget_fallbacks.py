@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from llmgw_core.domain.call import Call
+    from llmgw_core.domain.usage import UsageRecord
     from llmgw_core.hooks.context import PluginContext
     from llmgw_core.limits.budget_counts import Count
     from llmgw_core.testing.client import MemorySink
@@ -155,7 +156,7 @@ async def test_a_dearer_fallback_without_room_is_skipped_and_the_call_goes_on(
 
 
 async def test_a_dearer_fallback_with_room_reserves_more_first(
-    installed: Install, server: ModelServer
+    installed: Install, server: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
     async with Upstream(failing) as broken:
@@ -164,9 +165,14 @@ async def test_a_dearer_fallback_with_room_reserves_more_first(
             "dear": served_by(at(server), prices=priced(10, 20)),
         }
         here = await installed(models, tenant={"team_budgets": [month(10)]})
-        grown = here.gateway.budgets.book
-        original = grown.settled
-        grown.settled = lambda record: (seen.append(count(here).reserved), original(record))[1]  # type: ignore[method-assign]
+        book = here.gateway.budgets.book
+        settled = book.settled
+
+        def look(record: UsageRecord) -> None:
+            seen.append(count(here).reserved)
+            settled(record)
+
+        monkeypatch.setattr(book, "settled", look)
         assert (await chat(here)).status == 200
         assert count(here).spent == 10 * PRICE
         # Given back in the very step that charges.

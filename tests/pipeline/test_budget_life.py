@@ -151,7 +151,7 @@ async def test_budgets_that_appear_while_calls_run_count_each_of_them_once(
     charged = sum(record.charge for record in await here.records())
     assert charged == 80 * PRICE
     for owner in (("team", here.tenant.team_id), ("key", here.tenant.key_id)):
-        account = here.gateway.budgets.book.account(owner)  # type: ignore[arg-type]
+        account = here.gateway.budgets.book.account(owner)
         assert account is not None
         [counter] = account.counters.values()
         assert (counter.current.spent, counter.current.reserved) == (charged, 0)
