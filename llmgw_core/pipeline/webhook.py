@@ -46,7 +46,7 @@ class Hook(msgspec.Struct, frozen=True):
 
 
 class Webhook:
-    """`open_session` makes the HTTP client, in a thread; `clock` gives seconds since the epoch,
+    """`open_session` makes the HTTP client; `clock` gives seconds since the epoch,
     `sleep` waits."""
 
     def __init__(
@@ -146,7 +146,7 @@ class Webhook:
 
         try:
             if self._session is None:
-                self._session = await asyncio.to_thread(self._open_session)
+                self._session = self._open_session()  # needs the loop
             async with self._session.post(
                 hook.url,
                 data=body,
