@@ -78,15 +78,19 @@ class WindowCounter:
         return tick
 
     def change(self, booking: int, held: int, amount: int, now: float) -> int:
-        """See the port. More counts anew from now on, less where it was booked."""
+        """See the port. Less counts where it was booked, more counts anew from now on. When what
+        was booked has left the window, only what is more does: nothing else was asked for."""
         tick = tick_of(now)
         self._window.advance(tick)
         if amount <= held:
             self._window.correct(booking, amount - held)
             return booking
-        self._window.correct(booking, -held)
-        self._window.add(amount)
-        return tick
+        own = -self._window.correct(booking, -held)
+        if own == held:
+            self._window.add(amount)
+            return tick
+        self._window.add(own + amount - held)
+        return booking
 
     def end(self, booking: int, held: int, used: int, now: float) -> None:
         """See the port."""

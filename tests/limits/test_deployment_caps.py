@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -25,7 +25,7 @@ class Capped:
         self.caps = self.of("m/a", **limits)
         self.held: list[port.CapTicket] = []
 
-    def of(self, id: str, /, **limits: int) -> port.Caps:
+    def of(self, id: str, /, **limits: Any) -> port.Caps:
         deployment = Deployment(id, "m", "x", "onprem", "m", caps=Limits(**limits))
         found: port.Caps | None = Caps.of(deployment, self.limiter)
         assert found is not None
