@@ -55,4 +55,11 @@ class Client:
         return await self.post("/v1/embeddings", {"model": model, "input": input, **fields})
 
 
-__all__ = ["Client", "MemoryBody", "MemorySink"]
+def error_code(reply: MemorySink) -> str:
+    """The code in the last event of a stream."""
+    code = msgspec.json.decode(reply.events()[-1])["error"]["code"]
+    assert isinstance(code, str)
+    return code
+
+
+__all__ = ["Client", "MemoryBody", "MemorySink", "error_code"]

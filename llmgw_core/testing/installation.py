@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from llmgw_core.config.schema import PluginConfig
-    from llmgw_core.domain.usage import UsageRecord
+    from llmgw_core.domain.usage import AttemptRecord, UsageRecord
 
     Install = Callable[..., Awaitable["Installation"]]
     """`install` as a fixture gives it to tests: without directory, closed by the fixture."""
@@ -85,6 +85,15 @@ class Installation(msgspec.Struct, frozen=True):
         """What is on the books, in order, after the journal was moved into the ledger."""
         await self.gateway.mover.move_once()
         return [row.record for row in await self.gateway.ledger.rows(limit=1_000_000)]
+
+    async def only_record(self) -> UsageRecord:
+        """The one that is on the books."""
+        [record] = await self.records()
+        return record
+
+    async def attempts(self) -> list[AttemptRecord]:
+        """Those of the last call on the books."""
+        return list((await self.records())[-1].attempts)
 
 
 @asynccontextmanager

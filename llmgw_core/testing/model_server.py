@@ -7,7 +7,7 @@ the tokens that it reported, and records every request. Upstreams that fail are
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import msgspec
 
@@ -62,6 +62,11 @@ def chat_chunk(delta: dict[str, Any], finish: str | None = None) -> dict[str, An
         "model": "upstream-name",
         "choices": [{"index": 0, "delta": delta, "finish_reason": finish}],
     }
+
+
+WORD: Final = event(chat_chunk({"content": "Hello"}))
+STOP: Final = event(chat_chunk({}, "stop"))
+"""Of a stream with one word, and the reason for its end."""
 
 
 def chat_events(

@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
     from types import TracebackType
 
+    Script = Callable[["Peer"], Awaitable[None]]
+    """What an upstream does with each connection."""
+    Scripted = Callable[[Script], Awaitable["Upstream"]]
+    """Opens an upstream (a fixture of tests)."""
+
 _READ_LIMIT = 16 * 1024 * 1024
 
 

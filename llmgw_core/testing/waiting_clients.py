@@ -15,9 +15,7 @@ from llmgw_core.testing.model_server import SSE, chat_chunk, event
 from llmgw_core.testing.upstream import Peer, chunk, chunked_head
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    Script = Callable[[Peer], Awaitable[None]]
+    from llmgw_core.testing.upstream import Script
 
 KEPT: Final = RoutingConfig(streams=StreamsConfig(keep_alive_seconds=0.005))
 """Comments in quick succession."""

@@ -14,7 +14,7 @@ from llmgw_core.config.schema import AccountingConfig, Config
 from llmgw_core.sync_gateway import SyncGateway
 from llmgw_core.testing.canonical_plugin import CanonicalPlugin
 from llmgw_core.testing.installation import at, served_by
-from llmgw_core.testing.model_server import DONE, SSE, ModelServer, chat_chunk, event
+from llmgw_core.testing.model_server import DONE, SSE, WORD, ModelServer, chat_chunk, event
 from llmgw_core.testing.tenants import create_tenant
 from llmgw_core.testing.upstream import Peer, Upstream, chunk, chunked_head
 
@@ -24,13 +24,11 @@ if TYPE_CHECKING:
 
     from llmgw_core import ChatStream, Gateway, UsageRecord
     from llmgw_core.testing.tenants import Tenant
-
-    Script = Callable[[Peer], Awaitable[None]]
+    from llmgw_core.testing.upstream import Script
 
 T = TypeVar("T")
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
-WORD = event(chat_chunk({"content": "Hello"}))
 
 
 @pytest.fixture(autouse=True)

@@ -20,14 +20,10 @@ from llmgw_core.testing.upstream import Peer, http_reply
 from .conftest import MESSAGES, silent, until_settled
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from llmgw_core.domain.call import Call, Head
     from llmgw_core.testing.installation import Install
     from llmgw_core.testing.model_server import ModelServer
-    from llmgw_core.testing.upstream import Upstream
-
-    Scripted = Callable[[Callable[[Peer], Awaitable[None]]], Awaitable[Upstream]]
+    from llmgw_core.testing.upstream import Scripted
 
 
 async def test_a_chat_gives_the_reply_as_it_came_and_what_it_cost(

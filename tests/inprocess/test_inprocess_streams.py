@@ -30,9 +30,7 @@ if TYPE_CHECKING:
     from llmgw_core import ChatStream
     from llmgw_core.testing.installation import Install, Installation
     from llmgw_core.testing.model_server import ModelServer
-    from llmgw_core.testing.upstream import Upstream
-
-    Scripted = Callable[[Callable[[Peer], Awaitable[None]]], Awaitable[Upstream]]
+    from llmgw_core.testing.upstream import Scripted
 
 
 def streamed(here: Installation, **fields: Any) -> ChatStream:

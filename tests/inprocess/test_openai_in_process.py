@@ -29,11 +29,9 @@ if TYPE_CHECKING:
 
     from llmgw_core.testing.installation import Install
     from llmgw_core.testing.model_server import ModelServer
-    from llmgw_core.testing.upstream import Upstream
+    from llmgw_core.testing.upstream import Scripted
 
     from .conftest import Beside
-
-    Scripted = Callable[[Callable[[Peer], Awaitable[None]]], Awaitable[Upstream]]
 
 ASK: Any = {"model": "m", "messages": MESSAGES}
 

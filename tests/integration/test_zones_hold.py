@@ -19,13 +19,12 @@ from llmgw_core.testing.upstream import Peer, Upstream, chunk, chunked_head, htt
 from .conftest import CHAT
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator
 
     from llmgw_core.testing.installation import Install, Installation
+    from llmgw_core.testing.upstream import Script
 
     from .conftest import HttpReply, Serve, Server
-
-    Script = Callable[[Peer], Awaitable[None]]
 
 QUICK = Timeouts(first_byte=0.1, idle=0.1)
 PATIENT = Timeouts(first_byte=30.0, idle=30.0)

@@ -18,7 +18,7 @@ from llmgw_core.testing.upstream import Peer, Upstream, chunk, chunked_head, htt
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    Script = Callable[[Peer], Awaitable[None]]
+    from llmgw_core.testing.upstream import Script
 
 SECRET = "pw-of-the-upstream"
 """Text of upstreams that no client may see."""

@@ -17,14 +17,9 @@ from llmgw_core.testing.model_server import JSON, completion
 from llmgw_core.testing.upstream import Peer, http_reply, repeating
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from llmgw_core.testing.installation import Install, Installation
     from llmgw_core.testing.model_server import ModelServer
-    from llmgw_core.testing.upstream import Upstream
-
-    Script = Callable[[Peer], Awaitable[None]]
-    Scripted = Callable[[Script], Awaitable[Upstream]]
+    from llmgw_core.testing.upstream import Scripted
 
 BROKEN = http_reply(500, b'{"error": {"message": "no"}}', JSON)
 SOON = http_reply(429, b'{"error": {"message": "slow down"}}', (*JSON, (b"retry-after-ms", b"150")))

@@ -21,14 +21,9 @@ from llmgw_core.testing.model_server import (
 from llmgw_core.testing.upstream import Peer, chunk, chunked_head, http_reply
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from llmgw_core.testing.installation import Install
     from llmgw_core.testing.model_server import ModelServer
-    from llmgw_core.testing.upstream import Upstream
-
-    Script = Callable[[Peer], Awaitable[None]]
-    Scripted = Callable[[Script], Awaitable[Upstream]]
+    from llmgw_core.testing.upstream import Script, Scripted, Upstream
 
 ASKED = {"stream_options": {"include_usage": True}}
 

@@ -19,35 +19,23 @@ from llmgw_core.config.schema_routing import (
     TreatmentConfig,
 )
 from llmgw_core.testing.installation import at, served_by
-from llmgw_core.testing.model_server import JSON, SSE, chat_chunk, completion, event
+from llmgw_core.testing.model_server import JSON, SSE, WORD, chat_chunk, completion, event
 from llmgw_core.testing.upstream import Peer, chunk, chunked_head, http_reply, repeating
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from llmgw_core.domain.usage import AttemptRecord
     from llmgw_core.testing.client import MemorySink
-    from llmgw_core.testing.installation import Install, Installation
+    from llmgw_core.testing.installation import Install
     from llmgw_core.testing.model_server import ModelServer
-    from llmgw_core.testing.upstream import Upstream
-
-    Script = Callable[[Peer], Awaitable[None]]
-    Scripted = Callable[[Script], Awaitable[Upstream]]
+    from llmgw_core.testing.upstream import Script, Scripted
 
 GOOD = http_reply(200, msgspec.json.encode(completion()), JSON)
 BROKEN = http_reply(500, b'{"error": {"message": "no"}}', JSON)
 ROLE = event(chat_chunk({"role": "assistant", "content": ""}))
-WORD = event(chat_chunk({"content": "Hello"}))
 
 
 def limited(*headers: tuple[str, str]) -> bytes:
     fields = tuple((name.encode(), value.encode()) for name, value in headers)
     return http_reply(429, b'{"error": {"message": "slow down"}}', JSON + fields)
-
-
-async def attempts(here: Installation) -> list[AttemptRecord]:
-    """Of the last call on the books."""
-    return list((await here.records())[-1].attempts)
 
 
 def code(reply: MemorySink) -> str:
@@ -79,7 +67,7 @@ async def test_a_deployment_that_failed_fast_is_asked_again_when_it_is_alone(
     upstream = await scripted(repeating(BROKEN, GOOD))
     here = await installed({"m": [at(upstream)]})
     assert (await here.client.chat("m")).status == 200
-    failed, worked = await attempts(here)
+    failed, worked = await here.attempts()
     assert (failed.outcome, worked.outcome) == ("server", "ok")
     assert failed.reason.startswith("again after 0.")
     assert worked.reason == ""
@@ -151,7 +139,7 @@ async def test_retries_have_a_budget(
     here = await installed({"m": [at(upstream, "a", weight=99), at(server, "b")]}, routing=routing)
     statuses = [(await here.client.chat("m")).status for _ in range(4)]
     assert statuses == [200, 200, 502, 502]
-    [last] = await attempts(here)
+    [last] = await here.attempts()
     assert last.reason == "too many calls of the model are tried again already"
 
 
@@ -256,7 +244,7 @@ async def test_a_caller_can_say_how_long_a_call_may_take(
     reply = await here.client.chat("m", stream=stream, headers=headers)
     assert 0.05 <= time.monotonic() - began < 5.0
     assert (reply.status, code(reply)) == (504, "deadline_exceeded")
-    [attempt] = await attempts(here)
+    [attempt] = await here.attempts()
     assert (attempt.outcome, attempt.reason) == ("timeout", "the deadline has passed")
     assert server.requests == []
 
@@ -328,7 +316,7 @@ async def test_a_stream_whose_first_token_takes_too_long_goes_elsewhere(
     reply = await here.client.chat("m", stream=True)
     assert reply.status == 200
     assert reply.body.endswith(b"data: [DONE]\n\n")
-    slow_one, good = await attempts(here)
+    slow_one, good = await here.attempts()
     assert (slow_one.outcome, good.outcome) == ("timeout", "ok")
 
 

@@ -15,6 +15,8 @@ from llmgw_core.testing.model_server import (
     DONE,
     JSON,
     SSE,
+    STOP,
+    WORD,
     chat_chunk,
     chat_events,
     completion,
@@ -25,15 +27,12 @@ from llmgw_core.testing.stream_filters import Gate, Hold, Pass, filtering, judgi
 from llmgw_core.testing.upstream import http_reply
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator
 
     from llmgw_core.testing.client import MemorySink
-    from llmgw_core.testing.installation import Install, Installation
+    from llmgw_core.testing.installation import Install
     from llmgw_core.testing.model_server import ModelServer
-    from llmgw_core.testing.upstream import Peer, Upstream
-
-    Script = Callable[[Peer], Awaitable[None]]
-    Scripted = Callable[[Script], Awaitable[Upstream]]
+    from llmgw_core.testing.upstream import Peer, Script, Scripted
 
 Cases = dict[str, tuple[bytes, tuple[tuple[bytes, bytes], ...], str]]
 """Body and headers of a reply, and the outcome of the attempt."""
@@ -43,8 +42,6 @@ GZIP = (b"content-encoding", b"gzip")
 ERROR = b'{"error":{"message":"pw-of-the-upstream","code":503}}'
 VLLM_ERROR = b'{"object":"error","message":"pw-of-the-upstream","code":500}'
 ROLE = event(chat_chunk({"role": "assistant", "content": ""}))
-WORD = event(chat_chunk({"content": "Hello"}))
-STOP = event(chat_chunk({}, "stop"))
 USAGE = event({"choices": [], "usage": usage_object()})
 
 DOCUMENTS: Cases = {
@@ -78,11 +75,6 @@ STREAMS: Cases = {
     "broken UTF-8": (ROLE + WORD.replace(b"Hello", b"\xff"), SSE, "protocol"),
     "roles only": (ROLE + ROLE, SSE, "cut"),
 }
-
-
-async def only_record(here: Installation) -> Any:
-    [record] = await here.records()
-    return record
 
 
 def sending(body: bytes, headers: tuple[tuple[bytes, bytes], ...]) -> Script:
@@ -256,7 +248,7 @@ async def test_of_several_choices_every_one_must_have_finished(
     upstream = await scripted(streaming(*pieces, b"", ending=ending, gate=gate))
     here = await installed({"m": [at(upstream)]})
     reply = await here.client.chat("m", stream=True, n=2, sink=gate)
-    record = await only_record(here)
+    record = await here.only_record()
     if len(finished) == 2:
         assert reply.body == b"".join(pieces) + DONE
         assert record.status == "completed"

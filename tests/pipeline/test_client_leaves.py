@@ -16,6 +16,8 @@ from llmgw_core.testing.model_server import (
     DONE,
     JSON,
     SSE,
+    STOP,
+    WORD,
     chat_chunk,
     completion,
     event,
@@ -24,19 +26,14 @@ from llmgw_core.testing.model_server import (
 from llmgw_core.testing.upstream import Peer, chunk, chunked_head, http_reply
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable
 
-    from llmgw_core.testing.installation import Install, Installation
+    from llmgw_core.testing.installation import Install
     from llmgw_core.testing.model_server import ModelServer
-    from llmgw_core.testing.upstream import Upstream
+    from llmgw_core.testing.upstream import Scripted
     from llmgw_core.wire.request import RequestView
 
-    Script = Callable[[Peer], Awaitable[None]]
-    Scripted = Callable[[Script], Awaitable[Upstream]]
-
 ROLE = event(chat_chunk({"role": "assistant", "content": ""}))
-WORD = event(chat_chunk({"content": "Hello"}))
-STOP = event(chat_chunk({}, "stop"))
 USAGE = event({"choices": [], "usage": usage_object(20, 10)})
 FULL = 20 * INPUT_PRICE + 10 * OUTPUT_PRICE
 
@@ -49,11 +46,6 @@ async def leaves_after(sink: MemorySink, call: Awaitable[Any], moment: Awaitable
     await task
     assert task.cancelled() is False
     assert task.cancelling() == 0
-
-
-async def only_record(here: Installation) -> Any:
-    [record] = await here.records()
-    return record
 
 
 async def test_a_client_that_leaves_before_the_answer_stops_the_upstreams_work(
@@ -74,7 +66,7 @@ async def test_a_client_that_leaves_before_the_answer_stops_the_upstreams_work(
     )
     await gone.wait()
     assert sink.status == 0
-    record = await only_record(here)
+    record = await here.only_record()
     assert (record.status, record.http_status) == ("client_left", 499)
     assert [attempt.outcome for attempt in record.attempts] == ["client_left"]
     assert record.usage.source == "estimated"
@@ -97,7 +89,7 @@ async def test_a_client_that_leaves_before_the_first_content_is_charged_for_the_
     sink = MemorySink()
     await leaves_after(sink, here.client.chat("m", stream=True, sink=sink), sent.wait())
     assert sink.status == 0
-    record = await only_record(here)
+    record = await here.only_record()
     assert (record.status, record.usage.output_tokens, record.first_content_us) == (
         "client_left",
         0,
@@ -140,7 +132,7 @@ async def test_a_client_that_leaves_in_the_middle_is_charged_for_what_was_used(
     here = await installed({"m": [at(await scripted(endless))]})
     await here.client.chat("m", stream=True, sink=sink)
     await gone.wait()
-    record = await only_record(here)
+    record = await here.only_record()
     assert (record.status, record.http_status) == ("client_left", 499)
     assert record.usage.source == "estimated"
     assert record.usage.input_tokens > 0
@@ -191,7 +183,7 @@ async def test_a_client_that_closes_after_the_end_has_not_left(
     here = await installed({"m": [at(await scripted(lingering))]})
     await here.client.chat("m", stream=True, sink=sink)
     assert sink.body.endswith(DONE)
-    assert (await only_record(here)).status == "completed"
+    assert (await here.only_record()).status == "completed"
 
 
 async def test_draining_goes_on_to_the_usage_after_the_client_has_left(
@@ -207,7 +199,7 @@ async def test_draining_goes_on_to_the_usage_after_the_client_has_left(
 
     here = await installed({"m": [at(await scripted(slow), on_disconnect="drain")]})
     await here.client.chat("m", stream=True, sink=sink)
-    record = await only_record(here)
+    record = await here.only_record()
     assert (record.status, record.http_status) == ("client_left", 499)
     assert (record.usage.source, record.charge) == ("provider", FULL)
     assert [attempt.outcome for attempt in record.attempts] == ["ok"]
@@ -231,7 +223,7 @@ async def test_draining_a_complete_reply(installed: Install, scripted: Scripted)
     sink.leave()
     left.set()
     await task
-    record = await only_record(here)
+    record = await here.only_record()
     assert (record.status, record.charge, sink.body) == ("client_left", FULL, b"")
 
 
@@ -250,7 +242,7 @@ async def test_nobody_is_asked_after_the_client_has_left(
     here = await installed({"m": [drained, at(server, "y", on_disconnect="drain")]})
     await here.client.chat("m", sink=sink)
     assert server.requests == []
-    record = await only_record(here)
+    record = await here.only_record()
     assert record.status == "client_left"
     assert [attempt.outcome for attempt in record.attempts] == ["server", "client_left"]
     assert record.charge == 0
@@ -307,7 +299,7 @@ async def test_a_client_that_leaves_in_a_hook_is_charged_nothing(
     here = await installed({"m": [at(server)]}, plugins=[("slow", Slow)])
     sink = MemorySink()
     await leaves_after(sink, here.client.chat("m", sink=sink), waiting.wait())
-    record = await only_record(here)
+    record = await here.only_record()
     assert (record.status, record.usage, record.attempts) == ("client_left", NO_USAGE, ())
 
 
@@ -328,7 +320,7 @@ async def test_a_client_that_leaves_while_its_reply_is_judged_pays_what_was_repo
     here = await installed({"m": [at(server)]}, plugins=[("judge", Judge)])
     sink = MemorySink()
     await leaves_after(sink, here.client.chat("m", sink=sink), judging.wait())
-    record = await only_record(here)
+    record = await here.only_record()
     assert (record.status, record.usage.source) == ("client_left", "provider")
     assert record.charge == 7 * INPUT_PRICE + 3 * OUTPUT_PRICE
 
@@ -354,7 +346,7 @@ async def test_a_hook_that_swallows_the_cancellation_leaves_none_behind(
     here = await installed({"m": [at(server)]}, plugins=[("stubborn", Stubborn)])
     sink = MemorySink()
     await leaves_after(sink, here.client.chat("m", stream=stream, sink=sink), waiting.wait())
-    record = await only_record(here)
+    record = await here.only_record()
     assert record.status == "client_left"
     assert server.requests == []
 
@@ -378,4 +370,4 @@ async def test_a_client_that_leaves_while_it_is_told_of_an_error_hurts_nobody(
     await asyncio.sleep(0)
     gone.set()
     await task
-    assert (await only_record(here)).http_status in {400, 502}
+    assert (await here.only_record()).http_status in {400, 502}

@@ -6,17 +6,18 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import pytest
 
 from llmgw_core.config.schema import PluginConfig, RequestLimits
 from llmgw_core.domain.deployment import Timeouts
 from llmgw_core.domain.errors import GatewayError
-from llmgw_core.testing.client import MemorySink
+from llmgw_core.testing.client import MemorySink, error_code
 from llmgw_core.testing.installation import INPUT_PRICE, OUTPUT_PRICE, at
 from llmgw_core.testing.model_server import (
     DONE,
     SSE,
+    STOP,
+    WORD,
     chat_chunk,
     chat_events,
     event,
@@ -31,20 +32,14 @@ from llmgw_core.testing.stream_filters import (
 from llmgw_core.testing.upstream import Peer, chunk, chunked_head
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from llmgw_core.testing.installation import Install, Installation
+    from llmgw_core.testing.installation import Install
     from llmgw_core.testing.model_server import ModelServer
-    from llmgw_core.testing.upstream import Upstream
+    from llmgw_core.testing.upstream import Scripted
     from llmgw_core.wire.stream_event import StreamEvent
-
-    Scripted = Callable[[Callable[[Peer], Awaitable[None]]], Awaitable[Upstream]]
 
 USUAL_CHARGE = 7 * INPUT_PRICE + 3 * OUTPUT_PRICE
 TEAPOT = GatewayError(418, "guarded", "Not that.", type="policy_error")
 ROLE = event(chat_chunk({"role": "assistant", "content": ""}))
-WORD = event(chat_chunk({"content": "Hello"}))
-STOP = event(chat_chunk({}, "stop"))
 
 
 def text(reply: MemorySink) -> str:
@@ -54,17 +49,6 @@ def text(reply: MemorySink) -> str:
         for each in reply.chunks()
         for choice in each.get("choices", ())
     )
-
-
-def error_code(reply: MemorySink) -> str:
-    code = msgspec.json.decode(reply.events()[-1])["error"]["code"]
-    assert isinstance(code, str)
-    return code
-
-
-async def only_record(here: Installation) -> Any:
-    [record] = await here.records()
-    return record
 
 
 class Raises(Pass):
@@ -119,7 +103,7 @@ async def test_a_filter_that_fails_before_content_is_an_error_reply(
     )
     reply = await here.client.chat("m", stream=True)
     assert (reply.status, reply.json()["error"]["code"]) == (500, "plugin_error")
-    record = await only_record(here)
+    record = await here.only_record()
     assert (record.status, record.error_code) == ("refused", "plugin_error")
     assert record.charge > 0
     assert here.gateway.host.failures["p", "open_stream"] == (2 if make is Closing else 1)
@@ -137,7 +121,7 @@ async def test_a_filter_that_may_fail_is_left_out_and_loses_nothing(
     reply = await here.client.chat("m", stream=True)
     assert text(reply) == "Hello! there!"
     assert reply.body.endswith(STOP + DONE)
-    assert (await only_record(here)).status == "completed"
+    assert (await here.only_record()).status == "completed"
     assert here.gateway.host.failures["p", "open_stream"] >= 1
 
 
@@ -165,7 +149,7 @@ async def test_a_plugin_may_refuse_to_open_a_stream_and_those_opened_are_closed(
     reply = await here.client.chat("m", stream=True)
     assert reply.status == 418
     assert [each.closed for each in opened] == [1]
-    assert (await only_record(here)).status == "refused"
+    assert (await here.only_record()).status == "refused"
 
 
 class FailsHolding(Hold):
@@ -252,7 +236,7 @@ async def test_a_filter_that_makes_a_reply_of_an_odd_shape_has_failed(
     here = await installed({"m": [at(server)]}, plugins=[("p", filtering(OddShape))])
     reply = await here.client.chat("m")
     assert (reply.status, reply.json()["error"]["code"]) == (500, "plugin_error")
-    assert (await only_record(here)).charge == USUAL_CHARGE
+    assert (await here.only_record()).charge == USUAL_CHARGE
 
 
 class AsyncClose(Pass):
@@ -294,7 +278,7 @@ async def test_a_filter_that_swallows_its_cancellation_does_not_keep_the_upstrea
     sink.leave()
     await call
     await gone.wait()
-    assert (await only_record(here)).status == "client_left"
+    assert (await here.only_record()).status == "client_left"
 
 
 @pytest.mark.parametrize("way", ["leaves", "is cancelled"])
@@ -323,7 +307,7 @@ async def test_a_client_that_goes_while_a_filter_holds_is_settled_once_and_filte
         with pytest.raises(asyncio.CancelledError):
             await call
     assert [(each.finished, each.closed) for each in opened] == [(0, 1)]
-    record = await only_record(here)
+    record = await here.only_record()
     assert record.status == ("client_left" if way == "leaves" else "failed")
     assert record.charge > 0
 
@@ -351,7 +335,7 @@ async def test_a_client_that_leaves_while_a_filter_thinks_stops_it(
     await call
     assert stopped.is_set()
     assert opened[0].closed == 1
-    record = await only_record(here)
+    record = await here.only_record()
     assert (record.status, record.charge) == ("client_left", USUAL_CHARGE)
 
 
@@ -381,7 +365,7 @@ async def test_a_drained_stream_goes_on_through_its_filters_without_its_client(
     go_on.set()
     await call
     assert [(each.fed, each.finished, each.closed) for each in opened] == [(3, 1, 1)]
-    record = await only_record(here)
+    record = await here.only_record()
     assert (record.status, record.charge) == ("client_left", USUAL_CHARGE)
 
 
@@ -392,5 +376,5 @@ async def test_a_slow_upstream_behind_a_holding_filter_times_out_and_the_sibling
     bad = at(upstream, "bad", weight=9, timeouts=Timeouts(idle=0.05))
     here = await installed({"m": [bad, at(server, "good")]}, plugins=[("p", filtering(Hold))])
     assert text(await here.client.chat("m", stream=True)) == "Hello there"
-    record = await only_record(here)
+    record = await here.only_record()
     assert [attempt.outcome for attempt in record.attempts] == ["timeout", "ok"]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import pytest
 
 from llmgw_core.config.schema import RequestLimits
 from llmgw_core.domain.errors import GatewayError
+from llmgw_core.testing.client import error_code
 from llmgw_core.testing.installation import INPUT_PRICE, OUTPUT_PRICE, at
 from llmgw_core.testing.model_server import (
     DONE,
+    STOP,
+    WORD,
     chat_chunk,
     chat_events,
     event,
@@ -26,21 +28,15 @@ from llmgw_core.testing.stream_filters import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from llmgw_core.testing.client import MemorySink
-    from llmgw_core.testing.installation import Install, Installation
+    from llmgw_core.testing.installation import Install
     from llmgw_core.testing.model_server import ModelServer
-    from llmgw_core.testing.upstream import Peer, Upstream
+    from llmgw_core.testing.upstream import Scripted
     from llmgw_core.wire.stream_event import StreamEvent
-
-    Scripted = Callable[[Callable[[Peer], Awaitable[None]]], Awaitable[Upstream]]
 
 USUAL_CHARGE = 7 * INPUT_PRICE + 3 * OUTPUT_PRICE
 TEAPOT = GatewayError(418, "guarded", "Not that.", type="policy_error")
 ROLE = event(chat_chunk({"role": "assistant", "content": ""}))
-WORD = event(chat_chunk({"content": "Hello"}))
-STOP = event(chat_chunk({}, "stop"))
 
 
 class RejectAtEnd(Hold):
@@ -66,17 +62,6 @@ def text(reply: MemorySink) -> str:
     )
 
 
-def error_code(reply: MemorySink) -> str:
-    code = msgspec.json.decode(reply.events()[-1])["error"]["code"]
-    assert isinstance(code, str)
-    return code
-
-
-async def only_record(here: Installation) -> Any:
-    [record] = await here.records()
-    return record
-
-
 async def test_a_filter_that_passes_leaves_every_byte_as_it_was(
     installed: Install, server: ModelServer
 ) -> None:
@@ -88,7 +73,7 @@ async def test_a_filter_that_passes_leaves_every_byte_as_it_was(
     reply = await here.client.chat("m", stream=True)
     assert reply.body == b"".join(events)
     assert [(p.fed, p.finished, p.closed) for p in opened] == [(4, 1, 1)]
-    assert (await only_record(here)).status == "completed"
+    assert (await here.only_record()).status == "completed"
 
 
 @pytest.mark.parametrize("make", [Pass, Hold])
@@ -103,7 +88,7 @@ async def test_usage_and_finish_reason_come_through_and_are_booked(
     )
     [plugin] = opened
     assert plugin.fed == 5
-    record = await only_record(here)
+    record = await here.only_record()
     assert (record.charge, record.usage.source) == (USUAL_CHARGE, "provider")
 
 
@@ -139,7 +124,7 @@ async def test_a_rejection_before_any_content_is_an_ordinary_error_and_is_paid(
     assert (reply.status, reply.json()["error"]["code"]) == (418, "guarded")
     assert sibling.requests == []
     assert [each.closed for each in opened] == [1]
-    record = await only_record(here)
+    record = await here.only_record()
     assert (record.status, record.http_status, record.error_code) == ("refused", 418, "guarded")
     assert (record.charge, record.attempts[0].outcome) == (USUAL_CHARGE, "rejected")
 
@@ -160,7 +145,7 @@ async def test_a_rejection_after_content_ends_the_stream_truthfully(
     assert error_code(reply) == "guarded"
     assert reply.finished
     assert [each.closed for each in opened] == [1]
-    record = await only_record(here)
+    record = await here.only_record()
     assert (record.status, record.http_status, record.error_code) == (
         "incomplete",
         200,
@@ -183,7 +168,7 @@ async def test_while_filters_hold_everything_a_failing_upstream_goes_to_the_sibl
     *body, _, end = server.events
     assert (reply.status, reply.body) == (200, b"".join(body) + end)
     assert [(each.fed, each.finished, each.closed) for each in opened] == [(3, 0, 1), (4, 1, 1)]
-    record = await only_record(here)
+    record = await here.only_record()
     assert [attempt.outcome for attempt in record.attempts] == ["cut", "ok"]
 
 
@@ -214,7 +199,7 @@ async def test_an_upstream_that_breaks_after_content_is_told_and_what_it_said_is
     assert error_code(reply) == "stream_cut"
     assert b"[DONE]" not in reply.body
     assert server.requests == []
-    assert (await only_record(here)).status == "incomplete"
+    assert (await here.only_record()).status == "incomplete"
 
 
 async def test_of_what_a_broken_stream_had_said_last_the_readable_is_handed_over(
@@ -253,7 +238,7 @@ async def test_a_filter_may_reject_what_a_broken_stream_leaves(
     reply = await here.client.chat("m", stream=True, sink=gate)
     assert reply.body.startswith(ROLE + WORD)
     assert error_code(reply) == "guarded"
-    record = await only_record(here)
+    record = await here.only_record()
     assert (record.status, record.error_code) == ("incomplete", "guarded")
 
 
@@ -267,7 +252,7 @@ async def test_an_event_that_only_filters_find_unreadable_is_the_upstreams_fault
     reply = await here.client.chat("m", stream=True, sink=gate)
     assert reply.body.startswith(ROLE + WORD)
     assert error_code(reply) == "stream_cut"
-    assert (await only_record(here)).attempts[0].outcome == "protocol"
+    assert (await here.only_record()).attempts[0].outcome == "protocol"
 
 
 async def test_a_stream_for_which_nobody_has_a_filter_is_an_ordinary_one(
@@ -289,7 +274,7 @@ async def test_a_filter_that_holds_too_much_fails_the_attempt(
     )
     reply = await here.client.chat("m", stream=True)
     assert text(reply) == "Hello there"
-    record = await only_record(here)
+    record = await here.only_record()
     assert [attempt.outcome for attempt in record.attempts] == ["protocol", "ok"]
 
 
@@ -303,7 +288,7 @@ async def test_a_stream_without_any_content_left_is_complete(
     here = await installed({"m": [at(server)]}, plugins=[("p", filtering(Drop))])
     reply = await here.client.chat("m", stream=True)
     assert (reply.status, reply.body) == (200, DONE)
-    record = await only_record(here)
+    record = await here.only_record()
     assert (record.status, record.charge) == ("completed", USUAL_CHARGE)
 
 

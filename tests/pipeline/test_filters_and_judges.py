@@ -13,7 +13,16 @@ from llmgw_core.domain.errors import GatewayError
 from llmgw_core.domain.reply import Reply
 from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.testing.installation import INPUT_PRICE, OUTPUT_PRICE, at, served_by
-from llmgw_core.testing.model_server import DONE, JSON, chat_chunk, completion, event, usage_object
+from llmgw_core.testing.model_server import (
+    DONE,
+    JSON,
+    STOP,
+    WORD,
+    chat_chunk,
+    completion,
+    event,
+    usage_object,
+)
 from llmgw_core.testing.stream_filters import (
     Gate,
     Hold,
@@ -23,24 +32,18 @@ from llmgw_core.testing.stream_filters import (
     streaming,
     suffixing,
 )
-from llmgw_core.testing.upstream import Peer, http_reply, repeating
+from llmgw_core.testing.upstream import http_reply, repeating
 from llmgw_core.wire.stream_event import StreamEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from llmgw_core.testing.client import MemorySink
-    from llmgw_core.testing.installation import Install, Installation
+    from llmgw_core.testing.installation import Install
     from llmgw_core.testing.model_server import ModelServer
-    from llmgw_core.testing.upstream import Upstream
-
-    Scripted = Callable[[Callable[[Peer], Awaitable[None]]], Awaitable[Upstream]]
+    from llmgw_core.testing.upstream import Scripted
 
 USUAL_CHARGE = 7 * INPUT_PRICE + 3 * OUTPUT_PRICE
 TEAPOT = GatewayError(418, "guarded", "Not that.", type="policy_error")
 ROLE = event(chat_chunk({"role": "assistant", "content": ""}))
-WORD = event(chat_chunk({"content": "Hello"}))
-STOP = event(chat_chunk({}, "stop"))
 
 
 class RejectAtEnd(Hold):
@@ -64,17 +67,6 @@ def text(reply: MemorySink) -> str:
         for each in reply.chunks()
         for choice in each.get("choices", ())
     )
-
-
-def error_code(reply: MemorySink) -> str:
-    code = msgspec.json.decode(reply.events()[-1])["error"]["code"]
-    assert isinstance(code, str)
-    return code
-
-
-async def only_record(here: Installation) -> Any:
-    [record] = await here.records()
-    return record
 
 
 class Raises(Pass):
@@ -104,7 +96,7 @@ async def test_filters_and_judges_of_complete_replies_keep_their_order(
     assert text(reply) == ("Hello therejf" if filter_first else "Hellof theref" + "j")
     assert reply.body.endswith(DONE)
     assert b"prompt_tokens" not in reply.body
-    record = await only_record(here)
+    record = await here.only_record()
     assert (record.charge, record.usage.source) == (USUAL_CHARGE, "provider")
 
 
@@ -114,7 +106,7 @@ async def test_a_filter_that_fails_in_a_judged_stream_fails_the_call_or_is_left_
     plugins = [("j", appending("j")), ("p", filtering(Raises))]
     here = await installed({"m": [at(server)]}, plugins=plugins)
     assert (await here.client.chat("m", stream=True)).status == 500
-    assert (await only_record(here)).charge == USUAL_CHARGE
+    assert (await here.only_record()).charge == USUAL_CHARGE
     here = await installed(
         {"m": [at(server)]}, plugins=plugins, sections=[PluginConfig("p", on_error="open")]
     )
@@ -180,7 +172,7 @@ async def test_a_plugin_that_knows_streams_only_gets_complete_replies_as_one(
     assert document["choices"][0]["message"] == {"role": "assistant", "content": "Hello there!"}
     assert (document["object"], document["usage"]) == ("chat.completion", usage_object())
     assert [each.closed for each in opened] == [1]
-    assert (await only_record(here)).charge == USUAL_CHARGE
+    assert (await here.only_record()).charge == USUAL_CHARGE
 
 
 async def test_a_complete_reply_that_a_filter_lets_pass_keeps_its_bytes(
@@ -212,7 +204,7 @@ async def test_a_filter_rejects_a_complete_reply_and_it_is_paid(
     here = await installed({"m": [at(server)]}, plugins=[("p", filtering(RejectAtEnd))])
     reply = await here.client.chat("m")
     assert (reply.status, reply.json()["error"]["code"]) == (418, "guarded")
-    record = await only_record(here)
+    record = await here.only_record()
     assert (record.status, record.charge) == ("refused", USUAL_CHARGE)
 
 
@@ -287,7 +279,7 @@ async def test_a_stream_that_cannot_be_folded_for_a_judge_goes_to_the_sibling(
         plugins=[("j", judging(lambda reply: None))],
     )
     assert text(await here.client.chat("m", stream=True)) == "Hello there"
-    record = await only_record(here)
+    record = await here.only_record()
     assert [attempt.outcome for attempt in record.attempts] == ["protocol", "ok"]
 
 

@@ -19,18 +19,16 @@ from llmgw_core.testing.client import Client
 from llmgw_core.testing.installation import INPUT_PRICE, OUTPUT_PRICE, at, served_by
 from llmgw_core.testing.model_server import DONE, completion
 from llmgw_core.testing.plugins import DenyModel, authenticator
-from llmgw_core.testing.upstream import Peer, http_reply, repeating
+from llmgw_core.testing.upstream import http_reply, repeating
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from llmgw_core.domain.call import Call
-    from llmgw_core.testing.installation import Install, Installation
+    from llmgw_core.testing.installation import Install
     from llmgw_core.testing.model_server import ModelServer
-    from llmgw_core.testing.upstream import Upstream
+    from llmgw_core.testing.upstream import Scripted
     from llmgw_core.wire.request import RequestView
-
-    Scripted = Callable[[Callable[[Peer], Awaitable[None]]], Awaitable[Upstream]]
 
 USUAL_CHARGE = 7 * INPUT_PRICE + 3 * OUTPUT_PRICE
 TEAPOT = GatewayError(418, "guarded", "Not that.", type="policy_error")
@@ -71,11 +69,6 @@ def rejecting(*arguments: Any) -> Any:
 
 def failing(*arguments: Any) -> Any:
     raise ZeroDivisionError
-
-
-async def only_record(here: Installation) -> Any:
-    [record] = await here.records()
-    return record
 
 
 async def test_pre_auth_may_bring_the_credentials(installed: Install, server: ModelServer) -> None:
@@ -177,7 +170,7 @@ async def test_when_all_that_is_left_is_denied_it_is_403(
     reply = await here.client.chat("m")
     assert (reply.status, reply.json()["error"]["code"]) == (403, "permission_denied")
     assert server.requests == []
-    record = await only_record(here)
+    record = await here.only_record()
     assert (record.status, record.http_status) == ("refused", 403)
 
 
@@ -192,7 +185,7 @@ async def test_pre_route_may_reject(installed: Install, server: ModelServer, str
     assert (reply.status, reply.json()["error"]["type"]) == (418, "policy_error")
     assert reply.headers["x-ratelimit-remaining-tokens"] == "1000"
     assert server.requests == []
-    record = await only_record(here)
+    record = await here.only_record()
     assert (record.status, record.http_status, record.error_code) == ("refused", 418, "guarded")
     assert (record.usage, record.charge, record.attempts) == (NO_USAGE, 0, ())
 
@@ -211,7 +204,7 @@ async def test_pre_route_may_answer(installed: Install, server: ModelServer, str
     else:
         assert reply.body == answer.body
     assert server.requests == []
-    record = await only_record(here)
+    record = await here.only_record()
     assert (record.status, record.usage, record.charge) == ("completed", NO_USAGE, 0)
 
 
@@ -271,7 +264,7 @@ async def test_pre_route_may_not_change_the_model_to_one_that_is_not_granted(
     assert error["message"] == "The model 'm' does not exist or you do not have access to it."
     assert here.gateway.stats.refused[-1].rule.startswith(f"{name}, for which a plugin asks: ")
     assert server.requests == []
-    assert (await only_record(here)).status == "refused"
+    assert (await here.only_record()).status == "refused"
 
 
 async def test_a_changed_request_is_sent_and_reserved_for_as_it_is_now(

@@ -15,13 +15,10 @@ from llmgw_core.testing.installation import INPUT_PRICE, OUTPUT_PRICE, at
 from llmgw_core.testing.model_server import DONE, chat_chunk, event
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
-    from llmgw_core.testing.installation import Install, Installation
+    from llmgw_core.testing.installation import Install
     from llmgw_core.testing.model_server import ModelServer
-    from llmgw_core.testing.upstream import Peer, Upstream
-
-    Scripted = Callable[[Callable[[Peer], Awaitable[None]]], Awaitable[Upstream]]
 
 USUAL_CHARGE = 7 * INPUT_PRICE + 3 * OUTPUT_PRICE
 TEAPOT = GatewayError(418, "guarded", "Not that.", type="policy_error")
@@ -49,11 +46,6 @@ def rejecting(*arguments: Any) -> Any:
     raise TEAPOT
 
 
-async def only_record(here: Installation) -> Any:
-    [record] = await here.records()
-    return record
-
-
 @pytest.mark.parametrize("stream", [False, True])
 async def test_post_process_may_change_the_reply_and_the_price_stays(
     installed: Install, server: ModelServer, stream: bool
@@ -67,7 +59,7 @@ async def test_post_process_may_change_the_reply_and_the_price_stays(
     if stream:
         assert reply.body.endswith(DONE)
         assert b"prompt_tokens" not in reply.body
-    record = await only_record(here)
+    record = await here.only_record()
     assert (record.status, record.charge, record.usage.source) == (
         "completed",
         USUAL_CHARGE,
@@ -85,7 +77,7 @@ async def test_post_process_may_reject_and_the_reply_is_paid_for(
     reply = await here.client.chat("m", stream=stream)
     assert (reply.status, reply.json()["error"]["code"]) == (418, "guarded")
     assert sibling.requests == []
-    record = await only_record(here)
+    record = await here.only_record()
     assert (record.status, record.http_status, record.error_code) == ("refused", 418, "guarded")
     assert (record.charge, record.attempts[0].outcome) == (USUAL_CHARGE, "rejected")
 
@@ -98,7 +90,7 @@ async def test_garbage_of_post_process_never_becomes_a_stream(
     )
     reply = await here.client.chat("m", stream=True)
     assert (reply.status, reply.json()["error"]["code"]) == (500, "plugin_error")
-    record = await only_record(here)
+    record = await here.only_record()
     assert (record.status, record.charge) == ("refused", USUAL_CHARGE)
 
 
@@ -126,7 +118,7 @@ async def test_a_stream_that_cannot_be_judged_whole_goes_to_the_sibling(
     )
     reply = await here.client.chat("m", stream=True)
     assert reply.body.endswith(DONE)
-    record = await only_record(here)
+    record = await here.only_record()
     assert [attempt.deployment for attempt in record.attempts] == ["m/a", "m/b"]
 
 

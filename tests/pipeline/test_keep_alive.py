@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -14,7 +14,14 @@ from llmgw_core.domain.errors import GatewayError
 from llmgw_core.pipeline.keep_alive import COMMENT
 from llmgw_core.testing.client import MemorySink
 from llmgw_core.testing.installation import at
-from llmgw_core.testing.model_server import DONE, JSON, SSE, chat_chunk, completion, event
+from llmgw_core.testing.model_server import (
+    DONE,
+    JSON,
+    SSE,
+    STOP,
+    WORD,
+    completion,
+)
 from llmgw_core.testing.upstream import Peer, chunk, chunked_head, http_reply
 from llmgw_core.testing.waiting_clients import (
     KEPT,
@@ -26,22 +33,9 @@ from llmgw_core.testing.waiting_clients import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from llmgw_core.testing.installation import Install, Installation
+    from llmgw_core.testing.installation import Install
     from llmgw_core.testing.model_server import ModelServer
-    from llmgw_core.testing.upstream import Upstream
-
-    Script = Callable[[Peer], Awaitable[None]]
-    Scripted = Callable[[Script], Awaitable[Upstream]]
-
-WORD = event(chat_chunk({"content": "Hello"}))
-STOP = event(chat_chunk({}, "stop"))
-
-
-async def only_record(here: Installation) -> Any:
-    [record] = await here.records()
-    return record
+    from llmgw_core.testing.upstream import Scripted
 
 
 @pytest.mark.parametrize("place", ["head", "role"])
@@ -57,7 +51,7 @@ async def test_a_client_that_waits_gets_comments_and_then_its_stream(
     assert sink.headers["content-type"].startswith("text/event-stream")
     assert sink.body == COMMENT * sink.comments + role + WORD + STOP + DONE
     assert sink.comments >= 2
-    record = await only_record(here)
+    record = await here.only_record()
     assert (record.status, record.http_status) == ("completed", 200)
 
 
@@ -120,7 +114,7 @@ async def test_after_a_comment_a_failure_still_goes_to_the_sibling(
     await here.client.chat("m", stream=True, sink=sink)
     *body, _, end = server.events
     assert without_comments(sink) == b"".join(body) + end
-    record = await only_record(here)
+    record = await here.only_record()
     assert [attempt.outcome for attempt in record.attempts] == ["cut", "ok"]
     assert (record.status, record.http_status) == ("completed", 200)
 
@@ -135,7 +129,7 @@ async def test_after_a_comment_a_failure_for_good_is_an_error_event_and_no_end_m
     assert (sink.status, sink.finished) == (200, True)
     assert ROLE not in sink.body
     assert error_of(sink)["code"] == "upstream_error"
-    record = await only_record(here)
+    record = await here.only_record()
     assert (record.status, record.http_status) == ("failed", 200)
     assert record.error_code == "upstream_error"
     assert record.first_content_us == 0
@@ -156,7 +150,7 @@ async def test_after_a_comment_the_upstreams_refusal_is_an_error_event(
     await here.client.chat("m", stream=True, sink=sink)
     assert sink.status == 200
     assert error_of(sink)["message"] == "max_tokens is\ntoo large"
-    record = await only_record(here)
+    record = await here.only_record()
     assert (record.status, record.http_status) == ("refused", 200)
     assert record.error_code == "upstream_refused"
 
@@ -194,7 +188,7 @@ async def test_a_client_that_leaves_between_comments_stops_the_upstreams_work(
     here = await installed({"m": [at(await scripted(patient))]}, routing=KEPT)
     await here.client.chat("m", stream=True, sink=sink)
     await gone.wait()
-    record = await only_record(here)
+    record = await here.only_record()
     assert (record.status, record.http_status) == ("client_left", 499)
 
 
@@ -218,7 +212,7 @@ async def test_a_client_that_takes_no_comment_ends_with_its_call(
     await stuck.wait()
     sink.leave()
     await call
-    assert (await only_record(here)).status == "client_left"
+    assert (await here.only_record()).status == "client_left"
     assert not [task for task in asyncio.all_tasks() if task.get_name() == "llmgw keep-alive"]
 
 

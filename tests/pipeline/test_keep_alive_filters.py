@@ -9,7 +9,7 @@ import pytest
 from llmgw_core.domain.errors import GatewayError
 from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.testing.installation import at
-from llmgw_core.testing.model_server import DONE, chat_chunk, event
+from llmgw_core.testing.model_server import DONE, STOP, WORD
 from llmgw_core.testing.stream_filters import Hold, Pass, filtering
 from llmgw_core.testing.waiting_clients import (
     KEPT,
@@ -21,23 +21,10 @@ from llmgw_core.testing.waiting_clients import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from llmgw_core.domain.reply import Reply
-    from llmgw_core.testing.installation import Install, Installation
+    from llmgw_core.testing.installation import Install
     from llmgw_core.testing.model_server import ModelServer
-    from llmgw_core.testing.upstream import Peer, Upstream
-
-    Script = Callable[[Peer], Awaitable[None]]
-    Scripted = Callable[[Script], Awaitable[Upstream]]
-
-WORD = event(chat_chunk({"content": "Hello"}))
-STOP = event(chat_chunk({}, "stop"))
-
-
-async def only_record(here: Installation) -> Any:
-    [record] = await here.records()
-    return record
+    from llmgw_core.testing.upstream import Scripted
 
 
 @pytest.mark.parametrize("make", [Pass, Hold])
@@ -51,7 +38,7 @@ async def test_what_a_filter_holds_is_waited_for_with_comments(
     await here.client.chat("m", stream=True, sink=sink)
     assert sink.comments
     assert without_comments(sink) == ROLE + WORD + STOP + DONE
-    assert (await only_record(here)).status == "completed"
+    assert (await here.only_record()).status == "completed"
 
 
 @pytest.mark.parametrize("committed", [False, True])
@@ -71,7 +58,7 @@ async def test_a_filter_that_rejects_after_comments_is_told_in_an_error_event(
     await here.client.chat("m", stream=True, sink=sink)
     assert error_of(sink)["code"] == "not_said"
     assert (WORD in sink.body) == committed
-    record = await only_record(here)
+    record = await here.only_record()
     expected = "incomplete" if committed else "refused"
     assert (record.status, record.http_status) == (expected, 200)
 
@@ -87,7 +74,7 @@ async def test_a_filtered_stream_that_breaks_after_comments_goes_to_the_sibling(
     await here.client.chat("m", stream=True, sink=sink)
     *body, _, end = server.events
     assert without_comments(sink) == b"".join(body) + end
-    assert [attempt.outcome for attempt in (await only_record(here)).attempts] == ["cut", "ok"]
+    assert [attempt.outcome for attempt in (await here.only_record()).attempts] == ["cut", "ok"]
 
 
 async def test_a_judge_of_complete_replies_is_waited_for_with_comments(
@@ -107,7 +94,7 @@ async def test_a_judge_of_complete_replies_is_waited_for_with_comments(
     here = await installed({"m": [at(server)]}, plugins=[("judge", Judge)], routing=KEPT)
     await here.client.chat("m", stream=True, sink=sink)
     assert error_of(sink)["code"] == "not_said"
-    record = await only_record(here)
+    record = await here.only_record()
     assert (record.status, record.http_status, record.usage.source) == (
         "refused",
         200,

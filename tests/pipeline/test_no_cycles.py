@@ -15,19 +15,22 @@ from llmgw_core.config.schema_routing import RoutingConfig
 from llmgw_core.config.schema_streams import OverloadConfig, StreamsConfig
 from llmgw_core.domain.call import Call
 from llmgw_core.testing.installation import at
-from llmgw_core.testing.model_server import DONE, JSON, SSE, chat_chunk, completion, event
+from llmgw_core.testing.model_server import (
+    DONE,
+    JSON,
+    SSE,
+    STOP,
+    WORD,
+    completion,
+)
 from llmgw_core.testing.upstream import Peer, chunk, chunked_head, http_reply
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Sequence
 
     from llmgw_core.testing.installation import Install
-    from llmgw_core.testing.upstream import Upstream
+    from llmgw_core.testing.upstream import Scripted
 
-    Scripted = Callable[[Callable[[Peer], Awaitable[None]]], Awaitable[Upstream]]
-
-WORD = event(chat_chunk({"content": "Hello"}))
-STOP = event(chat_chunk({}, "stop"))
 HEAD = chunked_head(200, SSE)
 REPLIES = {
     "complete": http_reply(200, msgspec.json.encode(completion()), JSON),

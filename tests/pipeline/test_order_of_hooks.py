@@ -20,14 +20,10 @@ from llmgw_core.testing.reloads import settled, with_models
 from llmgw_core.testing.upstream import http_reply, repeating
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from llmgw_core.domain.usage import EndedAttempt
     from llmgw_core.testing.installation import Install
     from llmgw_core.testing.model_server import ModelServer
-    from llmgw_core.testing.upstream import Peer, Upstream
-
-    Scripted = Callable[[Callable[[Peer], Awaitable[None]]], Awaitable[Upstream]]
+    from llmgw_core.testing.upstream import Scripted
 
 Events = list[tuple[str, str]]
 

@@ -18,16 +18,11 @@ from llmgw_core.testing.installation import at
 from llmgw_core.testing.waiting_clients import Listening, error_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from llmgw_core.domain.call import Call
     from llmgw_core.domain.reply import Reply
     from llmgw_core.testing.installation import Install
     from llmgw_core.testing.model_server import ModelServer
-    from llmgw_core.testing.upstream import Peer, Upstream
-
-    Script = Callable[[Peer], Awaitable[None]]
-    Scripted = Callable[[Script], Awaitable[Upstream]]
+    from llmgw_core.testing.upstream import Scripted
 
 
 async def test_a_call_waits_for_a_slot_of_a_deployment_at_its_cap(

@@ -12,13 +12,8 @@ from llmgw_core.testing.busy_engine import ONE, Engine, asking, queued, waits
 from llmgw_core.testing.installation import at, served_by
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from llmgw_core.testing.installation import Install
-    from llmgw_core.testing.upstream import Peer, Upstream
-
-    Script = Callable[[Peer], Awaitable[None]]
-    Scripted = Callable[[Script], Awaitable[Upstream]]
+    from llmgw_core.testing.upstream import Scripted
 
 
 async def test_a_tenant_with_many_waiting_calls_does_not_starve_another(

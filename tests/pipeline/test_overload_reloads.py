@@ -22,14 +22,9 @@ from llmgw_core.testing.reloads import changed
 from llmgw_core.testing.upstream import Peer, http_reply
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from llmgw_core.testing.installation import Install, Installation
     from llmgw_core.testing.model_server import ModelServer
-    from llmgw_core.testing.upstream import Upstream
-
-    Script = Callable[[Peer], Awaitable[None]]
-    Scripted = Callable[[Script], Awaitable[Upstream]]
+    from llmgw_core.testing.upstream import Scripted, Upstream
 
 
 async def reload(here: Installation, upstream: Upstream, **fields: Any) -> None:

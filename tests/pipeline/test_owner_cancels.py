@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -11,17 +11,8 @@ from llmgw_core.testing.client import MemorySink
 from llmgw_core.testing.installation import at
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from llmgw_core.testing.installation import Install, Installation
-    from llmgw_core.testing.upstream import Peer, Upstream
-
-    Scripted = Callable[[Callable[[Peer], Awaitable[None]]], Awaitable[Upstream]]
-
-
-async def only_record(here: Installation) -> Any:
-    [record] = await here.records()
-    return record
+    from llmgw_core.testing.installation import Install
+    from llmgw_core.testing.upstream import Peer, Scripted
 
 
 async def test_a_client_that_leaves_as_the_owner_cancels_does_not_hide_the_cancellation(
@@ -40,7 +31,7 @@ async def test_a_client_that_leaves_as_the_owner_cancels_does_not_hide_the_cance
     asyncio.get_running_loop().call_soon(task.cancel)
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert (await only_record(here)).status == "client_left"
+    assert (await here.only_record()).status == "client_left"
 
 
 async def test_a_call_inside_a_timeout_of_its_owner_respects_it(
@@ -54,6 +45,6 @@ async def test_a_call_inside_a_timeout_of_its_owner_respects_it(
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await here.client.chat("m")
-    record = await only_record(here)
+    record = await here.only_record()
     assert (record.status, record.error_code) == ("failed", "interrupted")
     assert record.usage.input_tokens > 0

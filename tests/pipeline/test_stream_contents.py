@@ -18,19 +18,9 @@ from llmgw_core.testing.model_server import (
 from llmgw_core.testing.upstream import Peer, http_reply
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from llmgw_core.testing.installation import Install, Installation
+    from llmgw_core.testing.installation import Install
     from llmgw_core.testing.model_server import ModelServer
-    from llmgw_core.testing.upstream import Upstream
-
-    Script = Callable[[Peer], Awaitable[None]]
-    Scripted = Callable[[Script], Awaitable[Upstream]]
-
-
-async def only_record(here: Installation) -> Any:
-    [record] = await here.records()
-    return record
+    from llmgw_core.testing.upstream import Scripted
 
 
 async def test_a_stream_goes_through_byte_for_byte_without_the_usage_that_nobody_asked_for(
@@ -42,7 +32,7 @@ async def test_a_stream_goes_through_byte_for_byte_without_the_usage_that_nobody
     assert reply.body == b"".join(body) + end
     assert reply.headers["content-type"].startswith("text/event-stream")
     assert server.bodies[0]["stream_options"] == {"include_usage": True}
-    record = await only_record(here)
+    record = await here.only_record()
     assert (record.status, record.usage.source, record.stream) == ("completed", "provider", True)
     assert record.charge == 7 * INPUT_PRICE + 3 * OUTPUT_PRICE
     assert 0 < record.first_content_us <= record.duration_us
@@ -70,7 +60,7 @@ async def test_a_stream_without_usage_is_estimated_from_what_was_delivered(
     server.events = [one for one in chat_events(["word "] * 100) if b'"usage"' not in one]
     here = await installed({"m": [at(server)]})
     await here.client.chat("m", stream=True)
-    record = await only_record(here)
+    record = await here.only_record()
     assert (record.status, record.usage.source) == ("completed", "estimated")
     assert record.usage.output_tokens == pytest.approx(125, abs=5)
     assert record.charge == (
@@ -95,7 +85,7 @@ async def test_one_document_in_answer_to_a_stream_request_becomes_a_stream(
     assert chunks[0]["choices"][0]["delta"]["content"] == "Whole"
     assert chunks[0]["choices"][0]["finish_reason"] == "stop"
     assert [bool(one.get("usage")) for one in chunks] == [False, True][: 1 + usage_wanted]
-    assert (await only_record(here)).usage.source == "provider"
+    assert (await here.only_record()).usage.source == "provider"
 
 
 @pytest.mark.parametrize(
@@ -117,7 +107,7 @@ async def test_a_document_that_cannot_become_a_stream_is_a_failure(
     odd = at(await scripted(document), "odd", weight=9)
     here = await installed({"m": [odd, at(server, "good")]})
     assert (await here.client.chat("m", stream=True)).status == 200
-    record = await only_record(here)
+    record = await here.only_record()
     assert [attempt.outcome for attempt in record.attempts] == ["protocol", "ok"]
 
 

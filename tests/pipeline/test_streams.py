@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import msgspec
 import pytest
 
 from llmgw_core.config.schema import RequestLimits
 from llmgw_core.domain.deployment import Timeouts
 from llmgw_core.pipeline.endings import Held
-from llmgw_core.testing.client import MemorySink
+from llmgw_core.testing.client import MemorySink, error_code
 from llmgw_core.testing.installation import INPUT_PRICE, OUTPUT_PRICE, at
 from llmgw_core.testing.model_server import (
     DONE,
+    STOP,
+    WORD,
     chat_chunk,
     chat_events,
     event,
@@ -22,32 +23,13 @@ from llmgw_core.testing.model_server import (
 from llmgw_core.testing.stream_filters import Gate, streaming
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from llmgw_core.testing.installation import Install, Installation
+    from llmgw_core.testing.installation import Install
     from llmgw_core.testing.model_server import ModelServer
-    from llmgw_core.testing.upstream import Peer, Upstream
-
-    Script = Callable[[Peer], Awaitable[None]]
-    Scripted = Callable[[Script], Awaitable[Upstream]]
+    from llmgw_core.testing.upstream import Scripted
 
 ROLE = event(chat_chunk({"role": "assistant", "content": ""}))
-WORD = event(chat_chunk({"content": "Hello"}))
-STOP = event(chat_chunk({}, "stop"))
 COMMENT = b": keep-alive\n\n"
 ERROR = event({"error": {"message": "pw-of-the-upstream"}})
-
-
-def error_code(reply: MemorySink) -> str:
-    """The code in the last event."""
-    code = msgspec.json.decode(reply.events()[-1])["error"]["code"]
-    assert isinstance(code, str)
-    return code
-
-
-async def only_record(here: Installation) -> Any:
-    [record] = await here.records()
-    return record
 
 
 @pytest.mark.parametrize(
@@ -80,7 +62,7 @@ async def test_before_the_first_content_a_failure_goes_to_the_sibling_unseen(
     reply = await here.client.chat("m", stream=True)
     *body, _, end = server.events
     assert (reply.status, reply.body) == (200, b"".join(body) + end)
-    record = await only_record(here)
+    record = await here.only_record()
     assert [attempt.outcome for attempt in record.attempts] == [outcome, "ok"]
     assert (record.status, record.deployment) == ("completed", "m/good")
 
@@ -92,7 +74,7 @@ async def test_before_the_first_content_a_failure_alone_is_an_http_error(
     here = await installed({"m": [at(upstream)]})
     reply = await here.client.chat("m", stream=True)
     assert (reply.status, reply.json()["error"]["code"]) == (502, "upstream_error")
-    assert (await only_record(here)).status == "failed"
+    assert (await here.only_record()).status == "failed"
 
 
 @pytest.mark.parametrize(
@@ -128,7 +110,7 @@ async def test_after_content_the_end_is_truthful_and_nobody_else_is_tried(
     assert error_code(reply) == "stream_cut"
     assert b"[DONE]" not in reply.body
     assert server.requests == []
-    record = await only_record(here)
+    record = await here.only_record()
     assert (record.status, record.http_status) == ("incomplete", 200)
     assert record.error_code == "stream_cut"
     assert [attempt.outcome for attempt in record.attempts] == [outcome]
@@ -157,7 +139,7 @@ async def test_an_incomplete_stream_is_charged_as_reported_where_it_was_reported
     upstream = await scripted(streaming(WORD, reported, b"", ending="cut", gate=gate))
     here = await installed({"m": [at(upstream)]})
     await here.client.chat("m", stream=True, sink=gate)
-    record = await only_record(here)
+    record = await here.only_record()
     assert (record.status, record.usage.source) == ("incomplete", "provider")
     assert record.charge == 11 * INPUT_PRICE + 4 * OUTPUT_PRICE
 
@@ -169,7 +151,7 @@ async def test_what_a_failed_attempt_reported_is_paid_as_well(
     upstream = await scripted(streaming(usage_first, ending="cut"))
     here = await installed({"m": [at(upstream, "bad", weight=9), at(server, "good")]})
     assert (await here.client.chat("m", stream=True)).status == 200
-    record = await only_record(here)
+    record = await here.only_record()
     charges = [11 * INPUT_PRICE + 1 * OUTPUT_PRICE, 7 * INPUT_PRICE + 3 * OUTPUT_PRICE]
     assert [attempt.charge for attempt in record.attempts] == charges
     assert record.charge == sum(charges)
@@ -208,7 +190,7 @@ async def test_a_stream_that_only_forgets_its_end_marker_is_complete(
     reply = await here.client.chat("m", stream=True)
     assert reply.body.endswith(DONE)
     assert reply.body.count(b"[DONE]") == 1
-    assert (await only_record(here)).status == "completed"
+    assert (await here.only_record()).status == "completed"
 
 
 @pytest.mark.parametrize("marker", [DONE, b"data:[DONE]\n\n", b"data: [DONE]", b"data:[DONE]"])
@@ -220,7 +202,7 @@ async def test_a_stream_of_nothing_but_an_end_is_delivered_as_that(
     reply = await here.client.chat("m", stream=True)
     assert reply.events()[-1] == b"[DONE]"
     assert reply.body.count(b"[DONE]") == 1
-    assert (await only_record(here)).status == "completed"
+    assert (await here.only_record()).status == "completed"
 
 
 async def test_events_without_content_are_held_up_to_a_bound(
@@ -233,7 +215,7 @@ async def test_events_without_content_are_held_up_to_a_bound(
     reply = await here.client.chat("m", stream=True)
     assert (reply.status, error_code(reply)) == (200, "stream_cut")
     assert reply.body.startswith(filler * (count - 1))
-    assert (await only_record(here)).status == "incomplete"
+    assert (await here.only_record()).status == "incomplete"
 
 
 async def test_a_stream_in_one_byte_pieces_arrives_whole(

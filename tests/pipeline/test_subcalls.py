@@ -24,16 +24,13 @@ from llmgw_core.testing.plugins import contexts_in
 from llmgw_core.testing.tenants import create_tenant
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from llmgw_core.hooks.context import PluginContext
     from llmgw_core.testing.installation import Install, Installation
     from llmgw_core.testing.model_server import ModelServer
-    from llmgw_core.testing.upstream import Peer, Upstream
+    from llmgw_core.testing.upstream import Peer, Scripted
     from llmgw_core.wire.request import RequestView
-
-    Scripted = Callable[[Callable[[Peer], Awaitable[None]]], Awaitable[Upstream]]
 
 QUESTION = {"model": "guard", "messages": [{"role": "user", "content": "Is it safe?"}]}
 

@@ -9,28 +9,19 @@ import pytest
 from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.testing.installation import at, served_by
 from llmgw_core.testing.model_server import JSON, SSE, chat_chunk, event
-from llmgw_core.testing.upstream import Peer, Upstream, chunk, chunked_head, http_reply, repeating
+from llmgw_core.testing.upstream import chunk, chunked_head, http_reply, repeating
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from llmgw_core.domain.usage import AttemptRecord
     from llmgw_core.testing.client import MemorySink
-    from llmgw_core.testing.installation import Install, Installation
+    from llmgw_core.testing.installation import Install
     from llmgw_core.testing.model_server import ModelServer
-
-    Scripted = Callable[[Callable[[Peer], Awaitable[None]]], Awaitable[Upstream]]
+    from llmgw_core.testing.upstream import Scripted
 
 TOO_LONG = (
     b'{"error": {"message": "This model\'s maximum context length is 10 tokens.", "code": 400}}'
 )
 REFUSED = b'{"error": {"message": "no", "code": "content_filter"}}'
 ROLE = event(chat_chunk({"role": "assistant", "content": ""}))
-
-
-async def attempts(here: Installation) -> list[AttemptRecord]:
-    """Of the last call on the books."""
-    return list((await here.records())[-1].attempts)
 
 
 def code(reply: MemorySink) -> str:
@@ -50,7 +41,7 @@ async def test_a_request_that_is_too_long_is_served_by_a_model_with_a_larger_win
     )
     for stream in (False, True):
         assert (await here.client.chat("m", stream=stream)).status == 200
-    refused, served = await attempts(here)
+    refused, served = await here.attempts()
     assert (refused.outcome, served.deployment) == ("context_window", "large/a")
     assert refused.reason == "another model: large"
     record = (await here.records())[-1]
@@ -69,7 +60,7 @@ async def test_an_error_in_a_200_can_say_that_a_request_is_too_long(
         {"m": served_by(at(upstream), context_fallbacks=("large",)), "large": [at(sibling)]}
     )
     assert (await here.client.chat("m", stream=stream)).status == 200
-    assert [each.deployment for each in await attempts(here)] == ["m/a", "large/a"]
+    assert [each.deployment for each in await here.attempts()] == ["m/a", "large/a"]
 
 
 async def test_a_larger_model_that_may_not_be_used_is_not(

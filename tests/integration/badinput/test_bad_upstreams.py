@@ -16,13 +16,9 @@ from llmgw_core.testing.upstream import chunk, chunked_head, http_reply
 from .conftest import SECRET, UPSTREAM_MODEL
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from llmgw_core.testing.upstream import Peer
+    from llmgw_core.testing.upstream import Peer, Script
 
     from .conftest import World
-
-    Script = Callable[[Peer], Awaitable[None]]
 
 JSON = [(b"content-type", b"application/json")]
 SSE = [(b"content-type", b"text/event-stream")]
