@@ -82,9 +82,18 @@ class Installation(msgspec.Struct, frozen=True):
         return Client(self.gateway, tenant.key)
 
     async def records(self) -> list[UsageRecord]:
-        """What is on the books, in order, after the journal was moved into the ledger."""
+        """What is on the books after the journal was moved into the ledger, in order, and calls of
+        plugins before the call that they were made for: rows of one commit need not be."""
         await self.gateway.mover.move_once()
-        return [row.record for row in await self.gateway.ledger.rows(limit=1_000_000)]
+        records = [row.record for row in await self.gateway.ledger.rows(limit=1_000_000)]
+        places = {record.call_id: place for place, record in enumerate(records)}
+        return sorted(
+            records,
+            key=lambda each: (
+                places.get(each.parent or "", places[each.call_id]),
+                each.parent is None,
+            ),
+        )
 
     async def only_record(self) -> UsageRecord:
         """The one that is on the books."""
