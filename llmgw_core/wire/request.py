@@ -196,7 +196,10 @@ class RequestView:
         if asks or model != self.model:
             fields = {**fields, "model": _raw_text(model)}
         if asks:
-            self._ask(fields, ask_usage=ask_usage)
+            if ask_usage and "stream_options" not in fields:
+                fields["stream_options"] = _ASK_USAGE
+            else:
+                self._ask(fields, ask_usage=ask_usage)
         return _encode(fields)
 
     @staticmethod

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llmgw_core.backends.canonical_stream import CanonicalStreamReader
 from llmgw_core.domain.failure import UpstreamFailure
@@ -94,6 +96,19 @@ def test_usage_in_the_place_that_groq_has_for_it_is_counted_and_left_there() -> 
     other = {**chat_chunk({"content": "b"}), "x_groq": "elsewhere"}
     events = [event(first), event(other), event(last), DONE]
     assert read(events) == Seen(b"".join(events), Usage(2, 1), "")
+
+
+@given(st.lists(st.text("abc xyz", min_size=1), min_size=1), st.integers(1, 400), st.booleans())
+def test_text_without_escapes_in_events_of_one_envelope_is_measured_exactly(
+    words: list[str], size: int, reported: bool
+) -> None:
+    events = chat_events(words)
+    stream = b"".join(events if reported else [*events[:-2], DONE])
+    reader = CanonicalStreamReader(hide_usage=True)
+    for at in range(0, len(stream), size):
+        reader.feed(stream[at : at + size])
+    reader.end()
+    assert reader.output_bytes == len("".join(words))
 
 
 def test_the_last_of_several_usages_counts() -> None:
