@@ -64,7 +64,7 @@ def chunk_usage(chunk: Chunk) -> Usage | None:
     if present(chunk.x_groq):
         try:
             return read_usage(_decode_groq(chunk.x_groq).usage)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             pass  # another member of that name
     return None
 

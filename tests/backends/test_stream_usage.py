@@ -94,7 +94,7 @@ def test_usage_in_the_place_that_groq_has_for_it_is_counted_and_left_there() -> 
     last = {**chat_chunk({}, "stop"), "x_groq": {"id": "req_1", "usage": usage_object(2, 1)}}
     first = {**chat_chunk({"content": "a"}), "x_groq": {"id": "req_1"}}
     other = {**chat_chunk({"content": "b"}), "x_groq": "elsewhere"}
-    events = [event(first), event(other), event(last), DONE]
+    events = [event(other), event(first), event(last), DONE]
     assert read(events) == Seen(b"".join(events), Usage(2, 1), "")
 
 
