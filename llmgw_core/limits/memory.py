@@ -140,6 +140,13 @@ class MemoryLimiter:
             tightest_of((tokens, *(state for unit, state in told if unit == "tokens"))),
         )
 
+    def states(self, bound: BoundMeters) -> list[tuple[MeterSpec, MeterState]]:
+        """Every meter of `bound`, with how full it is."""
+        now = self.clock()
+        own = [(spec, meter.counter.state(spec, now)) for spec, meter in bound.meters]
+        kept = {spec.id for spec, _ in bound.meters}
+        return [*own, *((s, c.state(s, now)) for s, c in bound.others if s.id not in kept)]
+
     def counter(self, spec: MeterSpec) -> Counter:
         """What counts `spec`, for whoever wants to count in it as calls do."""
         meter = self._meter(spec, tick_of(self.clock()))

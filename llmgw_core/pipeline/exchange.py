@@ -61,6 +61,11 @@ class Exchange(State):
         assert self.settlement is not None
         return self.settlement
 
+    @property
+    def ended(self) -> bool:
+        """Whether the task of the call, if it is known, has ended."""
+        return self._task is not None and self._task.done()
+
     def stop_when_gone(self) -> None:
         """From now on a client that leaves cancels this call, and with it the upstream's work.
         Raises `ClientGone` when it has left already."""

@@ -14,6 +14,7 @@ import msgspec
 from llmgw_core.domain.call import Call, Endpoint, Head
 from llmgw_core.domain.errors import GatewayError, unknown_caller
 from llmgw_core.inprocess.memory import MemorySink
+from llmgw_core.limits import words
 from llmgw_core.limits.budgets import BudgetExceeded
 from llmgw_core.limits.port import Exceeded
 from llmgw_core.pipeline.budget_reached import budget_reached, budget_sentences
@@ -194,11 +195,9 @@ class _Inquiry:
         demand = demand_of(self._call, lane, input_tokens, tokens) if lane.demanding else None
         self._demand = demand
         self._exchange.reserved = tokens
-        for unit, state in zip(
-            ("requests", "tokens"), parts.limiter.state(lane.bound), strict=True
-        ):
-            if state is not None:
-                self._tell("limit", f"{state.remaining} of {state.limit} {unit} a minute are left")
+        states = getattr(parts.limiter, "states", None)
+        for spec, state in () if states is None else states(lane.bound):
+            self._tell("limit", words.left(spec, state))
         if lane.token_limit is not None:
             self._tell("limit", f"the call would reserve {tokens} tokens")
         self._check_budgets(lane, input_tokens, tokens)

@@ -21,6 +21,7 @@ from llmgw_core.config.schema import (
     AccountingConfig,
     Config,
     DeploymentConfig,
+    LimitsConfig,
     ModelConfig,
     RequestLimits,
     ServerConfig,
@@ -118,6 +119,7 @@ async def install(
     accounting: AccountingConfig | None = None,
     server: ServerConfig | None = None,
     routing: RoutingConfig | None = None,
+    limiter: str = "memory",
     limiter_clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[Installation]:
     """Start a gateway whose data lie in `directory`, which exists. `tenant` are arguments of
@@ -133,6 +135,7 @@ async def install(
         requests=requests or RequestLimits(),
         server=server or ServerConfig(),
         routing=routing or RoutingConfig(),
+        limits=LimitsConfig(limiter),
         accounting=accounting or AccountingConfig(move_interval=3600.0, segment_bytes=1 << 20),
     )
     enabled = [("canonical", CanonicalPlugin), *plugins]

@@ -219,8 +219,8 @@ async def test_a_limit_that_is_reached_is_told_and_the_plan_as_well(
     )
     found = await ask(here)
     assert rules(found, "limit")[:2] == [
-        "1 of 1 requests a minute are left",
-        "5000 of 5000 tokens a minute are left",
+        "1 of 1 requests per minute are left to the team",
+        "5000 of 5000 tokens per minute are left to the key",
     ]
     assert (await here.client.chat("m")).status == 200
     found = await ask(here)
