@@ -45,6 +45,7 @@ from llmgw_core.store.learned import LearnedLengths
 from llmgw_core.store.ledger import Ledger
 from llmgw_core.store.price_sheets import store_sheets
 from llmgw_core.store.principals import StorePrincipals
+from llmgw_core.store.retention import Retention
 from llmgw_core.store.rollout_queries import all_rollouts
 from llmgw_core.store.switch_queries import current as current_switches
 from llmgw_core.tenancy.embedding_targets import EmbeddingTargets
@@ -142,6 +143,7 @@ class Foundation:
         self.webhook.configure(_hook(config))
         self._currency = config.accounting.currency
         self.alerts.listeners.append(self._tell_webhook)
+        self.retention = Retention(store, config.accounting.retention, time.time_ns)
         self.secrets = SecretWatch()
         self._made: dict[Callable[[], Any], Any] = {}
 
@@ -184,6 +186,8 @@ class Foundation:
         self.principals.start()
         self.control.start()
         self.mover.start()
+        stack.push_async_callback(self.retention.aclose)
+        self.retention.start()
         self.alerts.start()
         self.learned.start()
         self.webhook.start()
@@ -244,6 +248,7 @@ class Foundation:
         self.mover.interval = config.accounting.move_interval
         self.webhook.configure(_hook(config), partial(_open_session, config))
         self._currency = config.accounting.currency
+        self.retention.config = config.accounting.retention
         self.estimator.expect(config.requests.default_output_tokens)
 
 

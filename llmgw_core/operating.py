@@ -36,6 +36,7 @@ class Operated:
         self.ledger = foundation.ledger
         self.journal = foundation.journal
         self.mover = foundation.mover
+        self.retention = foundation.retention
         self.principals = foundation.principals
         self.budgets = foundation.budgets
         self.budget_alerts = foundation.alerts
@@ -97,6 +98,10 @@ class Operated:
         if not self.mover.running:
             reasons.append("The journal is not being moved into the ledger.")
         return reasons
+
+    def notices(self) -> list[str]:
+        """What somebody should look into although calls are served."""
+        return self.mover.notices()
 
     def _audited(self, entry: AuditEntry) -> None:
         host = self._generation.host

@@ -157,6 +157,22 @@ class BooksCollector(Collector):
         yield GaugeMetricFamily(
             "llmgw_ledger_failures", "Moves that failed since the last success.", mover.failures
         )
+        yield CounterMetricFamily(
+            "llmgw_ledger_refused",
+            "Records that the ledger does not take, put aside.",
+            mover.refused,
+        )
+        yield CounterMetricFamily(
+            "llmgw_ledger_bugs",
+            "Moves that failed unexpectedly; anything but 0 is a bug.",
+            mover.bugs,
+        )
+        yield _counter(
+            "llmgw_retention_deleted",
+            "Rows deleted from the books because of their age.",
+            ["table"],
+            (((table,), count) for table, count in self._gateway.retention.deleted.items()),
+        )
         yield _counter(
             "llmgw_journal_damages",
             "Damaged places found in journals, by kind.",

@@ -139,11 +139,13 @@ class Pages:
         return as_json({"status": "live"})
 
     async def ready(self, request: Request) -> Response:
-        """200 when calls can be served, else 503 with the reasons."""
-        reasons = self.reasons()
+        """200 when calls can be served, else 503 with the reasons. `notices` say what somebody
+        should look into."""
+        reasons, notices = self.reasons(), self._gateway.notices()
+        more = {"notices": notices} if notices else {}
         if reasons:
-            return as_json({"status": "not_ready", "reasons": reasons}, 503)
-        return as_json({"status": "ready"})
+            return as_json({"status": "not_ready", "reasons": reasons, **more}, 503)
+        return as_json({"status": "ready", **more})
 
     def reasons(self) -> list[str]:
         """Why no new calls should be sent here."""

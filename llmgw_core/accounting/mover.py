@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from llmgw_core.accounting import directory as directories
 from llmgw_core.accounting import segments
 from llmgw_core.accounting.directory import Directory, Progress
+from llmgw_core.accounting.setting_aside import SettingAside
 from llmgw_core.domain.errors import StoreUnavailable
 from llmgw_core.domain.usage import DeliveryRecord, UsageRecord
 
@@ -63,11 +64,13 @@ class Mover:
         """Records stored since the start, those that were known already included."""
         self.failures = 0
         """Runs that failed in a row."""
+        self.bugs = 0
+        """Runs that failed for another reason than a store that does not answer."""
         self.damage: Counter[DamageKind] = Counter()
         """Places in journals that could not be read, by kind."""
         self._root = root
         self._journal = journal
-        self._ledger = ledger
+        self._ledger = SettingAside(ledger, root)
         self.interval = interval
         self._batch = batch
         self._progress: dict[str, Progress] = {}
@@ -79,6 +82,23 @@ class Mover:
         """Begin to move in the background."""
         self._task = asyncio.create_task(self._run(), name="ledger mover")
         self._task.add_done_callback(_report_end)
+
+    @property
+    def refused(self) -> int:
+        """Records that the ledger does not take, put aside since the start."""
+        return self._ledger.refused
+
+    def notices(self) -> list[str]:
+        """What somebody should look into; calls are not affected."""
+        kept = self._root / directories.KEPT_NAME
+        found = []
+        if damaged := self.damage.total() - self.damage["torn"]:
+            found.append(f"{damaged} places in journals could not be read; they are in {kept}.")
+        if self.refused:
+            found.append(f"The ledger has refused {self.refused} records; they are in {kept}.")
+        if self.failures:
+            found.append(f"Moving into the ledger has failed {self.failures} times in a row.")
+        return found
 
     @property
     def running(self) -> bool:
@@ -145,16 +165,26 @@ class Mover:
 
     async def _run(self) -> None:
         while not self._closing.is_set():
-            try:
-                await self.move_once()
-                self.failures = 0
-            except StoreUnavailable as error:
-                self.failures += 1
-                if self.failures == 1:
-                    log.warning("the ledger waits for the store: %s", error)
+            await self._try()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause(self.interval, self.failures)):
                     await self._closing.wait()
+
+    async def _try(self) -> None:
+        """Move what is there. Whatever fails is tried again, later and later; nothing is lost
+        meanwhile, so there is nothing for which the mover would stop."""
+        work = asyncio.create_task(self.move_once(), name="ledger move")
+        await asyncio.wait({work})
+        error = work.exception()
+        if error is None:
+            self.failures = 0
+            return
+        self.failures += 1
+        if not isinstance(error, StoreUnavailable):
+            self.bugs += 1
+            log.error("moving into the ledger has failed unexpectedly", exc_info=error)
+        elif self.failures == 1:
+            log.warning("the ledger waits for the store: %s", error)
 
     async def _move_own(self, journal: Journal) -> None:
         journal.check()
@@ -212,10 +242,15 @@ class Mover:
     async def _move_orphans(self) -> None:
         own = self._journal.directory.path if self._journal is not None else None
         try:
-            for path in directories.others(self._root, own):
-                await self._adopt(path)
+            paths = directories.others(self._root, own)
         except OSError as error:
-            log.error("an abandoned journal cannot be adopted: %s", error)  # noqa: TRY400 - expected
+            log.error("abandoned journals cannot be looked for: %s", error)  # noqa: TRY400 - expected
+            return
+        for path in paths:
+            try:
+                await self._adopt(path)
+            except OSError as error:
+                log.error("the abandoned journal %s cannot be adopted: %s", path, error)  # noqa: TRY400 - expected
 
     async def _adopt(self, path: Path) -> None:
         directory = directories.adopt(path)

@@ -14,6 +14,7 @@ import msgspec
 from llmgw_core.config.schema_aliases import AliasConfig  # noqa: TC001 -- as above
 from llmgw_core.config.schema_budgets import BudgetsConfig
 from llmgw_core.config.schema_prices import PriceEntry  # noqa: TC001 -- as above
+from llmgw_core.config.schema_retention import RetentionConfig
 from llmgw_core.config.schema_routing import (
     DeploymentRouting,
     ModelRouting,
@@ -173,6 +174,7 @@ class AccountingConfig(Section, frozen=True):
     segment_bytes: int = 16 * 1024 * 1024
     fsync: Literal["os", "always"] = "os"
     move_interval: float = 1.0
+    retention: RetentionConfig = RetentionConfig()
 
 
 class RequestLimits(Section, frozen=True):

@@ -14,6 +14,7 @@ from llmgw_core.config.validate_budgets import budgets_errors
 from llmgw_core.config.validate_limits import cap_errors, limit_errors
 from llmgw_core.config.validate_names import name_errors
 from llmgw_core.config.validate_prices import price_errors
+from llmgw_core.config.validate_retention import retention_errors
 from llmgw_core.config.validate_routing import routing_errors
 from llmgw_core.config.validate_server import server_errors
 from llmgw_core.config.validate_statements import statements_errors
@@ -164,6 +165,7 @@ def _numbers(config: Config) -> Iterator[ConfigError]:
     yield from _not_negative(config.store.serve_stale, "store.serve_stale")
     yield from _positive(config.accounting.segment_bytes, "accounting.segment_bytes", "bytes")
     yield from _positive(config.accounting.move_interval, "accounting.move_interval", "seconds")
+    yield from retention_errors(config)
     for field in config.requests.__struct_fields__:
         yield from _positive(getattr(config.requests, field), join("requests", field))
     for field, text in (

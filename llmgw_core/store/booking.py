@@ -81,6 +81,8 @@ class Booking:
                 return await self._insert(records, deliveries, is_cut, check=True)
         except IntegrityError as error:
             raise RecordsRefused(str(error.orig)) from error
+        except UnicodeEncodeError as error:
+            raise RecordsRefused("a text that is no Unicode") from error
 
     async def _insert(
         self,

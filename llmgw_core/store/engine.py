@@ -160,6 +160,8 @@ def _engine(file: Path, *, migrating: bool = False) -> AsyncEngine:
         # Rebuilding a table (SQLite's ALTER) would fire its ON DELETE actions.
         cursor.execute(f"PRAGMA foreign_keys={'OFF' if migrating else 'ON'}")
         if migrating:
+            # Of a new file: what retention frees can be given back piece by piece.
+            cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")
             cursor.execute("PRAGMA journal_mode=WAL")  # The file keeps it.
         cursor.close()
 
