@@ -9,6 +9,7 @@ instead of waited for. Of the real store nothing but organisations, teams, users
 
 from __future__ import annotations
 
+import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +19,7 @@ import msgspec
 from msgspec.structs import replace
 
 from llmgw_core.config.schema import LimitsConfig, ServerConfig, StoreConfig
+from llmgw_core.config.schema_budgets import BudgetsConfig
 from llmgw_core.config.schema_routing import DeploymentRouting, ModelRouting, RoutingConfig
 from llmgw_core.doctor.echo import BACKEND, EchoPlugin, echoing
 from llmgw_core.domain.access import Subject
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
     from llmgw_core.config.schema import Config, DeploymentConfig, ModelConfig
     from llmgw_core.domain.access import LevelKind, Principal
+    from llmgw_core.limits.budgets import Need
     from llmgw_core.limits.memory import MemoryLimiter
     from llmgw_core.limits.port import MeterSpec
     from llmgw_core.pipeline.lane import Lane
@@ -99,12 +102,27 @@ class Scene:
         self.canaries = 0
         self.limiter: MemoryLimiter = gateway.limiter  # type: ignore[assignment]
         self.caps = gateway.caps
+        # Of budgets that canaries use up nobody has to hear.
+        gateway.budgets.book.tell = lambda _: None
         self._ways: list[Way] | None = None
         self._known: dict[str, list[Way]] = {}
 
     def rest(self) -> None:
         """Let time pass until nothing is counted any more."""
         self.clock.now += REST
+        for account in self.gateway.budgets.book.accounts():
+            for counter in account.counters.values():
+                counter.current.spent = 0
+
+    def need(self, way: Way) -> Need:
+        """What a canary may need of budgets."""
+        endpoint, body = self._body(way.name)
+        request = decode_request(msgspec.json.encode(body), endpoint)
+        call = Call("", endpoint, Head("POST", "/", ()), 0.0, time.time_ns())
+        call.request = request
+        admission = self.gateway.admission
+        input_tokens, tokens = admission.demand(call, way.lane)
+        return admission.spending.estimate.first(call, way.lane, input_tokens, tokens)
 
     async def send(self, principal: Principal, name: str) -> Canary:
         """One small call."""
@@ -242,6 +260,7 @@ def copied(config: Config, directory: Path, port: int) -> Config:
         ),
         routing=RoutingConfig(),
         limits=LimitsConfig(),
+        budgets=BudgetsConfig(),
         outgoing=type(config.outgoing)(),
     )
 

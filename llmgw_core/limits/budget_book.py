@@ -57,7 +57,7 @@ class BudgetBook:
     """See the module. `tell` hears of every event once and must not raise."""
 
     def __init__(self, tell: Callable[[BudgetEvent], None]) -> None:
-        self._tell = tell
+        self.tell = tell
         self._alive: WeakValueDictionary[Owner, Account] = WeakValueDictionary()
         self._defined: dict[Owner, Account] = {}
         self.active = False
@@ -156,7 +156,7 @@ class BudgetBook:
         count = line.counter.current
         if error.spent_out and not error.never and mark not in count.marks:
             count.marks.add(mark)
-            self._tell(_event(line.account, budget, REFUSED, count))
+            self.tell(_event(line.account, budget, REFUSED, count))
 
     def _add(self, record: UsageRecord, cursor: int) -> None:
         for owner in owners_of(record):
@@ -174,7 +174,7 @@ class BudgetBook:
                 and each.amount == amount
                 and percent in each.alerts
             )
-            self._tell(_event(account, budget, percent, count))
+            self.tell(_event(account, budget, percent, count))
 
 
 def _event(account: Account, budget: Budget, percent: int, count: Count) -> BudgetEvent:
