@@ -34,8 +34,8 @@ async def test_the_page_and_the_metrics_say_how_full_budgets_are(
         server=ServerConfig(admin_key=KEY),
     )
     assert (await here.client.chat("m", max_tokens=3)).status == 200
-    assert (await here.client.chat("m", max_tokens=12)).status == 400
-    assert (await here.client.chat("m", max_tokens=3)).status == 429
+    assert (await here.client.chat("m", max_tokens=20)).status == 400
+    assert (await here.client.chat("m", max_tokens=8)).status == 429
     client = TestClient(create_app(here.gateway))
     assert client.get("/admin/v1/budgets").status_code == 401
     reply = client.get("/admin/v1/budgets", headers={"authorization": f"Bearer {KEY}"})
