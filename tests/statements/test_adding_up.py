@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llmgw_core.domain.usage import Usage
@@ -87,6 +87,10 @@ def test_lines_of_a_month_and_its_adjustments_are_what_the_ledger_says(
 
 
 @given(st.integers(-(10**20), 10**20), st.integers(0, 9))
+@example(5 * 10**5, 9)
+@example(15 * 10**5, 9)
+@example(-5 * 10**5, 9)
+@example(25 * 10**8, 6)
 def test_a_line_is_rounded_half_to_even(numerator: int, decimals: int) -> None:
     step = 10**6 * 10 ** (9 - decimals)
     rounded = rounded_to(numerator, decimals) * 10**6
