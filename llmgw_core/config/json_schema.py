@@ -92,7 +92,11 @@ def _adapted(schema: dict[str, Any], struct: type[Any]) -> None:
         if said:
             schema["properties"][field.encode_name].setdefault("description", " ".join(said))
     for field in msgspec.structs.fields(struct):
-        if _is_number(field.type):
+        if getattr(field.type, "__origin__", None) is dict:
+            if _is_number(field.type.__args__[1]):
+                values = {"anyOf": [{"type": "number"}, *_DECIMAL]}
+                schema["properties"][field.encode_name]["additionalProperties"] = values
+        elif _is_number(field.type):
             null = [{"type": "null"}] if type(None) in getattr(field.type, "__args__", ()) else []
             own = schema["properties"][field.encode_name]
             kept = {name: own[name] for name in ("description",) if name in own}

@@ -76,6 +76,10 @@ DEPLOYMENT = "{name: a, backend: openai, zone: eu, options: {base_url: u}}"
     [
         ("sevrer: {}", "$"),
         ("server: {port: x}", "$.server.port"),
+        (
+            "statements: {pools: {p: {monthly: 1, weights: {input: {}}}}}",
+            "$.statements.pools.p.weights.input",
+        ),
         ("server: {prot: 1}", "$.server"),
         ("models: {m: {}}", "$.models.m"),
         ("models: {m: {deployments: [], kind: chta}}", "$.models.m.kind"),
