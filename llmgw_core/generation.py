@@ -33,7 +33,6 @@ from llmgw_core.pipeline.admission import Admission
 from llmgw_core.pipeline.attempts import Attempts
 from llmgw_core.pipeline.balancing import chosen_balancers, roster
 from llmgw_core.pipeline.budget_headers import telling_budgets
-from llmgw_core.pipeline.delivery import Delivery
 from llmgw_core.pipeline.endings import Held
 from llmgw_core.pipeline.entrance import Entrance
 from llmgw_core.pipeline.estimates import Estimates, counters_of
@@ -42,7 +41,7 @@ from llmgw_core.pipeline.foreign_balancer import ForeignBalancer
 from llmgw_core.pipeline.keep_alive import kept_alive
 from llmgw_core.pipeline.overload import held_back
 from llmgw_core.pipeline.probing import Target
-from llmgw_core.pipeline.revealing import RevealingDelivery
+from llmgw_core.pipeline.revealing import revealing
 from llmgw_core.pipeline.settlement import Books
 from llmgw_core.pricing import price_problems, price_sources
 from llmgw_core.routing.queue import NoQueue
@@ -204,7 +203,7 @@ class Generation:
         limits, streams = config.requests, config.routing.streams
         overload = config.routing.overload
         refuse_unpriced = config.accounting.unpriced == "refuse"
-        kind = RevealingDelivery if config.routing.reply_headers else Delivery
+        kind = revealing(routes=config.routing.reply_headers, costs=config.reports.cost_header)
         if config.budgets.reply_headers:
             kind = telling_budgets(kind)
         delivery = kind(

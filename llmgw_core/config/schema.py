@@ -14,6 +14,7 @@ import msgspec
 from llmgw_core.config.schema_aliases import AliasConfig  # noqa: TC001 -- as above
 from llmgw_core.config.schema_budgets import BudgetsConfig
 from llmgw_core.config.schema_prices import PriceEntry  # noqa: TC001 -- as above
+from llmgw_core.config.schema_reports import ReportsConfig
 from llmgw_core.config.schema_retention import RetentionConfig
 from llmgw_core.config.schema_routing import (
     DeploymentRouting,
@@ -298,3 +299,4 @@ class Config(Section, frozen=True):
     reload: ReloadConfig = ReloadConfig()
     outgoing: OutgoingConfig = OutgoingConfig()
     statements: StatementsConfig = StatementsConfig()
+    reports: ReportsConfig = ReportsConfig()

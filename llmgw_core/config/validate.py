@@ -46,8 +46,14 @@ def validate(config: Config, *, today: dt.date) -> list[ConfigError]:
         *overload_errors(config.routing.overload, "routing.overload"),
         *statements_errors(config),
         *budgets_errors(config.budgets, "budgets"),
+        *_reports(config),
         *_numbers(config),
     ]
+
+
+def _reports(config: Config) -> Iterator[ConfigError]:
+    if config.reports.minimum_group < 1:
+        yield ConfigError("must be at least 1 (no rule).", path="reports.minimum_group")
 
 
 def _models(config: Config) -> Iterator[ConfigError]:

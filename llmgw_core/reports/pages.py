@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from llmgw_core.accounting.price_sheet import CLASSES, MILLION
+from llmgw_core.reports.privacy import usage
 from llmgw_core.reports.question import DAY, GROUPS, HOUR, LINE_ITEM
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from llmgw_core.accounting.price_sheet import PriceSheet
+    from llmgw_core.config.schema_reports import ReportsConfig
     from llmgw_core.reports.question import Question
     from llmgw_core.store.ledger import Ledger
     from llmgw_core.store.usage_report import Dimension, UsageRow
@@ -35,11 +37,12 @@ ROUNDING: Final = "rounding"
 """The line item that holds what single calls were rounded by."""
 
 
-async def page(question: Question, ledger: Ledger, currency: str) -> Result:
-    """The page that `question` asks for. Raises `StoreUnavailable`."""
+async def page(question: Question, ledger: Ledger, rules: ReportsConfig, currency: str) -> Result:
+    """The page that `question` asks for, within `rules`. Raises `StoreUnavailable`, and
+    `GatewayError` for what the rules do not allow."""
     found: dict[int, list[Result]] = {}
     if not question.nothing and question.page < question.last:
-        rows = await _rows(question, ledger)
+        rows = await _rows(question, ledger, rules)
         if question.subject != "costs":
             results = [(at, _used(question, ids, row)) for at, ids, row in rows]
         elif LINE_ITEM in question.groups:
@@ -66,7 +69,9 @@ async def page(question: Question, ledger: Ledger, currency: str) -> Result:
     }
 
 
-async def _rows(question: Question, ledger: Ledger) -> list[tuple[int, tuple[str, ...], UsageRow]]:
+async def _rows(
+    question: Question, ledger: Ledger, rules: ReportsConfig
+) -> list[tuple[int, tuple[str, ...], UsageRow]]:
     """The sums of the page: where their bucket begins, the ids in the order of the groups, and of
     line items what they are made of."""
     form = _FORMS[question.width.seconds]
@@ -77,9 +82,8 @@ async def _rows(question: Question, ledger: Ledger) -> list[tuple[int, tuple[str
     endpoint = _ENDPOINTS.get(question.subject)
     if endpoint is not None:
         filters["endpoint"] = (endpoint,)
-    rows = await ledger.usage(
-        (period, *dimensions, *more), _moment(question.page), _moment(question.end), filters
-    )
+    within = _moment(question.page), _moment(question.end)
+    rows = await usage(ledger, rules, (period, *dimensions, *more), *within, filters)
     return [
         (
             int(dt.datetime.strptime(row.ids[0], form).replace(tzinfo=dt.UTC).timestamp()),

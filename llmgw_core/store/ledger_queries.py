@@ -18,7 +18,8 @@ _EXACT: Final = ("organization_id", "team_id", "user_id", "key_id", "status", "p
 class CallFilter(msgspec.Struct, frozen=True):
     """What is given must be so; ids are internal ones. `model`: as it was asked for, or as it
     answered. `deployment`: one of the attempts was on it. `unsuccessful`: everything that was not
-    completed. `longer_us`: took at least so many microseconds."""
+    completed. `longer_us`: took at least so many microseconds. `since_ns`, `until_ns`: began at or
+    after, and before, these nanoseconds since the epoch."""
 
     organization_id: str = ""
     team_id: str = ""
@@ -30,6 +31,8 @@ class CallFilter(msgspec.Struct, frozen=True):
     deployment: str = ""
     unsuccessful: bool = False
     longer_us: int = 0
+    since_ns: int = 0
+    until_ns: int = 0
 
 
 EVERYTHING: Final = CallFilter()
@@ -50,4 +53,8 @@ def conditions(wanted: CallFilter) -> list[ColumnElement[bool]]:
         found.append(ledger.c.status != "completed")
     if wanted.longer_us:
         found.append(ledger.c.duration_us >= wanted.longer_us)
+    if wanted.since_ns:
+        found.append(ledger.c.started_ns >= wanted.since_ns)
+    if wanted.until_ns:
+        found.append(ledger.c.started_ns < wanted.until_ns)
     return found

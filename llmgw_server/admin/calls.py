@@ -5,17 +5,26 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from llmgw_core.domain.errors import GatewayError
+from starlette.responses import Response
+
+from llmgw_core.domain.errors import GatewayError, invalid_request
 from llmgw_core.pipeline.overview import load
+from llmgw_core.reports.raw_rows import as_json_lines, pages
 from llmgw_server.admin.actions import REFUSALS, Action, refused
 from llmgw_server.call_facts import Told, facts
 from llmgw_server.pages import as_json
 
 if TYPE_CHECKING:
     from starlette.requests import Request
-    from starlette.responses import Response
 
     from llmgw_core.gateway import Gateway
+
+
+_CURSOR = {
+    "after": "The cursor of the last row that is known; 0, the default, begins with the first.",
+    "limit": "At most so many rows, up to 10,000 (default 1,000).",
+}
+_MOST = 10_000
 
 
 class CallPages:
@@ -29,6 +38,7 @@ class CallPages:
         return [
             Action("GET", "/calls/running", self.running),
             Action("GET", "/calls/{call_id}", self.one),
+            Action("GET", "/ledger", self.ledger, query=_CURSOR),
         ]
 
     async def running(self, request: Request) -> Response:
@@ -42,6 +52,17 @@ class CallPages:
         except REFUSALS as error:
             return refused(error, request)
         return as_json(told)
+
+    async def ledger(self, request: Request) -> Response:
+        """Rows of the ledger as JSON lines, in the order of their cursors: none is missed and none
+        comes twice if `after` is the cursor of the last row of the reply before."""
+        try:
+            after = _number(request, "after", 0, 10**18)
+            limit = _number(request, "limit", 1000, _MOST)
+            found = [row async for page in pages(self._gateway.ledger, after, most=limit) for row in page]
+        except REFUSALS as error:
+            return refused(error, request)
+        return Response(as_json_lines(found), media_type="application/x-ndjson")
 
     async def _told(self, call_id: str) -> Told:
         gateway = self._gateway
@@ -58,3 +79,11 @@ class CallPages:
                 404, "no_such_call", "There is no such call on the books.", should_retry=False
             )
         return Told(None if record is None else facts(record), running, refusal)
+
+
+def _number(request: Request, name: str, default: int, most: int) -> int:
+    """The parameter `name`. Raises `GatewayError`."""
+    text = request.query_params.get(name, str(default))
+    if not (text.isascii() and text.isdecimal() and len(text) <= 18 and int(text) <= most):
+        raise invalid_request(f"'{name}' is a whole number from 0 to {most}.", param=name)
+    return int(text)

@@ -71,7 +71,8 @@ class OrganizationPages:
         gateway = self._gateway
         try:
             question = read_question(subject, request.query_params.multi_items(), int(time.time()))
-            currency = gateway.config.accounting.currency
-            return as_json(await page(question, gateway.ledger, currency))
+            config = gateway.config
+            found = page(question, gateway.ledger, config.reports, config.accounting.currency)
+            return as_json(await found)
         except REFUSALS as error:
             return refused(error, request)

@@ -40,6 +40,7 @@ COMMANDS = {
     "prices": ("prices", "what calls cost and why, catalogues, and the import of a price map"),
     "reprice": ("repricing", "book what calls of the past cost more or less at prices of now"),
     "usage": ("usage", "what was used and what it cost"),
+    "export": ("exporting", "the rows of the ledger, for whoever bills by them"),
 }
 """Command → its module in this package and its summary."""
 

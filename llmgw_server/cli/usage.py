@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, cast, get_args
+import sys
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from llmgw_core.config.load import load
+from llmgw_core.reports.privacy import usage
+from llmgw_core.statements.export import amount, csv_bytes
 from llmgw_core.store.ledger import Ledger
 from llmgw_core.store.usage_report import Dimension, UsageRow
+from llmgw_core.tenancy.records import KINDS, ORGANIZATION
+from llmgw_core.tenancy.service import Tenancy
 from llmgw_server.cli.database import on_store
 from llmgw_server.cli.options import add_config, add_json, past, run_with
 from llmgw_server.cli.output import money, say, say_json, say_table
@@ -15,10 +20,16 @@ from llmgw_server.cli.output import money, say, say_json, say_table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from llmgw_core.config.schema_reports import ReportsConfig
+    from llmgw_core.store.engine import Store
+
 DEFAULT = "organization,model"
-NAMED = ("organization", "team", "user", "key")
+NAMED = ("organization", "team", "user", "key", "cost_center")
 AMOUNTS = ("cost", "charge")
 COUNTS = ("calls", "input_tokens", "output_tokens", "cost", "charge", "estimated_calls")
+FIGURES = UsageRow.__struct_fields__[2:]
+EXACT = ("model", "served_model", "deployment", "endpoint", "price")
+"""Filters whose value is what the books have."""
 
 
 def configure(parser: argparse.ArgumentParser, _command: str) -> None:
@@ -34,7 +45,16 @@ def configure(parser: argparse.ArgumentParser, _command: str) -> None:
     moment = "a date (2026-01-31, UTC) or a span back from now (7d, 12h); whole hours count"
     parser.add_argument("--since", type=past, metavar="WHEN", help=moment)
     parser.add_argument("--until", type=past, metavar="WHEN", help="likewise")
-    add_json(parser)
+    for kind in KINDS.values():
+        parser.add_argument(f"--{kind.level}", metavar="NAME", help="only this one: id or name")
+    parser.add_argument("--cost-center", metavar="ID", help="only this one")
+    for name in EXACT:
+        option = f"--{name.replace('_', '-')}"
+        parser.add_argument(option, metavar="NAME", action="append", help="only this; repeatable")
+    parser.add_argument("--wide", action="store_true", help="every class of tokens")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--csv", action="store_true", help="for a spreadsheet")
+    add_json(form)
     run_with(parser, _usage)
 
 
@@ -49,14 +69,46 @@ def dimensions(text: str) -> tuple[Dimension, ...]:
 
 
 def _usage(args: argparse.Namespace) -> None:
-    currency = load(args.config).accounting.currency
-    rows = on_store(args, lambda store: Ledger(store).usage(args.by, args.since, args.until))
+    config = load(args.config)
+    currency = config.accounting.currency
+    rows = on_store(args, lambda store: _rows(args, store, config.reports))
     if args.json:
         say_json([_json(args.by, row, currency) for row in rows])
+    elif args.csv:
+        _csv(args.by, rows, currency)
     elif not rows or not any(row.calls for row in rows):
-        say("No usage yet." if not (args.since or args.until) else "No usage in this time.")
+        _say_nothing(args)
     else:
-        _table(args.by, rows, currency)
+        _table(args.by, rows, currency, wide=args.wide)
+
+
+def _say_nothing(args: argparse.Namespace) -> None:
+    if _given(args):
+        say("No usage that fits.")
+    else:
+        say("No usage in this time." if args.since or args.until else "No usage yet.")
+
+
+async def _rows(args: argparse.Namespace, store: Store, rules: ReportsConfig) -> list[UsageRow]:
+    filters: dict[Dimension, Any] = dict(_given(args))
+    tenancy = Tenancy(store)
+    if args.organization:
+        found = await tenancy.get(ORGANIZATION, args.organization)
+        filters["organization"] = found.id
+    for kind in KINDS.values():
+        reference = getattr(args, kind.level)
+        if reference and kind is not ORGANIZATION:
+            named = await tenancy.get(kind, reference, organization=args.organization)
+            filters[cast("Dimension", kind.level)] = named.id
+    return await usage(Ledger(store), rules, args.by, args.since, args.until, filters)
+
+
+def _given(args: argparse.Namespace) -> dict[Dimension, Any]:
+    """The filters, as they were written."""
+    names = (*KINDS, "cost_center", *EXACT)
+    return {
+        cast("Dimension", name): value for name in names if (value := getattr(args, name, None))
+    }
 
 
 def _json(by: Sequence[Dimension], row: UsageRow, currency: str) -> dict[str, object]:
@@ -65,19 +117,50 @@ def _json(by: Sequence[Dimension], row: UsageRow, currency: str) -> dict[str, ob
         line[dimension] = id
         if dimension in NAMED:
             line[f"{dimension}_name"] = name
-    for name in UsageRow.__struct_fields__[2:]:
+    for name in FIGURES:
         line[f"{name}_nano" if name in AMOUNTS else name] = getattr(row, name)
     return {**line, "currency": currency}
 
 
-def _table(by: Sequence[Dimension], rows: Sequence[UsageRow], currency: str) -> None:
+def _csv(by: Sequence[Dimension], rows: Sequence[UsageRow], currency: str) -> None:
+    """Amounts in whole units, exact."""
+    titles: list[str] = []
+    for dimension in by:
+        titles += (dimension, f"{dimension}_name") if dimension in NAMED else (dimension,)
+    lines = [
+        [
+            *(
+                cell
+                for dimension, id, name in zip(by, row.ids, row.names, strict=True)
+                for cell in ((id, name) if dimension in NAMED else (id,))
+            ),
+            *(_figure(row, each) for each in FIGURES),
+            currency,
+        ]
+        for row in rows
+    ]
+    sys.stdout.write(csv_bytes((*titles, *FIGURES, "currency"), lines).decode())
+
+
+def _figure(row: UsageRow, name: str) -> str | int:
+    value: int = getattr(row, name)
+    return amount(value, 9) if name in AMOUNTS else value
+
+
+def _table(
+    by: Sequence[Dimension], rows: Sequence[UsageRow], currency: str, *, wide: bool
+) -> None:
     cost, charge = f"COST/{currency}", f"CHARGE/{currency}"
+    more = [each for each in FIGURES if wide and each not in COUNTS]
     numbers = ("CALLS", "INPUT", "OUTPUT", cost, charge, "ESTIMATED")
-    lines = [(*row.names, *_cells([row])) for row in rows]
+    extra = [each.removesuffix("_tokens").upper() for each in more]
+    lines = [(*row.names, *_cells([row]), *_more([row], more)) for row in rows]
     if len(rows) > 1:
-        lines.append(("TOTAL", *[" "] * (len(by) - 1), *_cells(rows)))
-    titles = (*(name.upper() for name in by), *numbers)
-    say_table(titles, lines, right=" ".join(numbers))
+        lines.append(
+            ("TOTAL", *[" "] * (len(by) - 1), *_cells(rows), *_more(rows, more))
+        )
+    titles = (*(name.upper() for name in by), *numbers, *extra)
+    say_table(titles, lines, right=" ".join((*numbers, *extra)))
 
 
 def _cells(rows: Sequence[UsageRow]) -> tuple[int | str, ...]:
@@ -85,5 +168,9 @@ def _cells(rows: Sequence[UsageRow]) -> tuple[int | str, ...]:
     calls, inputs, outputs, cost, charge, estimated = (
         sum(getattr(row, name) for row in rows) for name in COUNTS
     )
-    share = f"{100 * estimated / calls:.0f}%"
+    share = f"{100 * estimated / calls:.0f}%" if calls else "-"
     return (calls, inputs, outputs, money(cost), money(charge), share)
+
+
+def _more(rows: Sequence[UsageRow], names: Sequence[str]) -> list[int]:
+    return [sum(getattr(row, name) for row in rows) for name in names]
