@@ -3,7 +3,7 @@
 Every row has a `cursor`, which grows in the order of commits. Whoever asks again with the cursor of
 the last row that he has got misses nothing and gets nothing twice, corrections included: a call is
 `entry` "call"; re-pricing adds a "reversal" and a "rebooking" of it, whose figures are to be added.
-Amounts are nano-units (1e-9 of the currency), times nanoseconds since the epoch. Ids only, no names.
+Amounts are nano-units (1e-9 of the currency), times nanoseconds since the epoch. Ids only.
 """
 
 from __future__ import annotations

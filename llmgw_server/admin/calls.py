@@ -59,7 +59,9 @@ class CallPages:
         try:
             after = _number(request, "after", 0, 10**18)
             limit = _number(request, "limit", 1000, _MOST)
-            found = [row async for page in pages(self._gateway.ledger, after, most=limit) for row in page]
+            found = [
+                row async for page in pages(self._gateway.ledger, after, most=limit) for row in page
+            ]
         except REFUSALS as error:
             return refused(error, request)
         return Response(as_json_lines(found), media_type="application/x-ndjson")

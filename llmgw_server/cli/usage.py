@@ -52,9 +52,8 @@ def configure(parser: argparse.ArgumentParser, _command: str) -> None:
         option = f"--{name.replace('_', '-')}"
         parser.add_argument(option, metavar="NAME", action="append", help="only this; repeatable")
     parser.add_argument("--wide", action="store_true", help="every class of tokens")
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--csv", action="store_true", help="for a spreadsheet")
-    add_json(form)
+    parser.add_argument("--csv", action="store_true", help="print CSV, for a spreadsheet")
+    add_json(parser)
     run_with(parser, _usage)
 
 
@@ -147,18 +146,14 @@ def _figure(row: UsageRow, name: str) -> str | int:
     return amount(value, 9) if name in AMOUNTS else value
 
 
-def _table(
-    by: Sequence[Dimension], rows: Sequence[UsageRow], currency: str, *, wide: bool
-) -> None:
+def _table(by: Sequence[Dimension], rows: Sequence[UsageRow], currency: str, *, wide: bool) -> None:
     cost, charge = f"COST/{currency}", f"CHARGE/{currency}"
     more = [each for each in FIGURES if wide and each not in COUNTS]
     numbers = ("CALLS", "INPUT", "OUTPUT", cost, charge, "ESTIMATED")
     extra = [each.removesuffix("_tokens").upper() for each in more]
     lines = [(*row.names, *_cells([row]), *_more([row], more)) for row in rows]
     if len(rows) > 1:
-        lines.append(
-            ("TOTAL", *[" "] * (len(by) - 1), *_cells(rows), *_more(rows, more))
-        )
+        lines.append(("TOTAL", *[" "] * (len(by) - 1), *_cells(rows), *_more(rows, more)))
     titles = (*(name.upper() for name in by), *numbers, *extra)
     say_table(titles, lines, right=" ".join((*numbers, *extra)))
 
