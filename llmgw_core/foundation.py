@@ -29,6 +29,7 @@ from llmgw_core.limits.budget_book import BudgetBook
 from llmgw_core.limits.estimate import TokenEstimator
 from llmgw_core.pipeline.budget_alerts import BudgetAlerts, message_of
 from llmgw_core.pipeline.budget_keeper import BudgetKeeper
+from llmgw_core.pipeline.leases import Leases
 from llmgw_core.pipeline.lost_calls import LostCalls
 from llmgw_core.pipeline.overload import Doors
 from llmgw_core.pipeline.prober import Prober
@@ -124,6 +125,7 @@ class Foundation:
         self.caps = cast("MemoryLimiter", own.limiters["memory"]())
         """What is counted against the caps of deployments: always in this process."""
         self.lost = LostCalls(self.stats.books, time.monotonic)
+        self.leases = Leases(self.stats.books)
         self.shadow = ShadowWatch(self.stats)
         self.shadow.watch(self.caps)
         self.health = Health(self.memory, time.time_ns)
@@ -196,6 +198,7 @@ class Foundation:
         self.prober.start()
         stack.push_async_callback(self.lost.aclose)
         self.lost.start()
+        stack.push_async_callback(self.leases.aclose)
 
     async def take_over(self) -> None:
         """Something was put into the store by this process: have it in force now. When the store

@@ -167,6 +167,7 @@ class Generation:
         these plugins hear of it."""
         foundation.health.configure(self.models.values())
         foundation.health.tell = self.host.observe_health
+        foundation.leases.keep(self.limiter)
         foundation.shadow.tell = self.host.observe_audit
         probed = [each for each in self.all_deployments() if each.rules.probes.enabled]
         transports = foundation.transports.take(probed)

@@ -123,12 +123,23 @@ class Ticket(msgspec.Struct, eq=False):
             self._more = More((), [], demand)
         self._more.held.extend(Held.of(s, counter, tokens, demand, now) for s, counter in others)
 
+    @property
+    def open(self) -> bool:
+        """Neither settled nor released, and not expired."""
+        return self._open
+
+    def expire(self) -> None:
+        """Its holder has gone: parallel slots are free, the rest stays counted. Idempotent."""
+        if not self._open:
+            return
+        self._open = False
+        self._end_parallel()
+        for held in self._held():
+            held.forget(self._clock())
+
     def __del__(self) -> None:
         if self._open:
-            self._open = False
-            self._end_parallel()
-            for held in self._held():
-                held.forget(self._clock())
+            self.expire()
             warnings.warn("a reservation was neither settled nor released", ResourceWarning, 2)
 
     def _settle_more(self, more: More, amount: int, tokens: int, used: Demand | None) -> None:
