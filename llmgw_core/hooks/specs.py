@@ -147,7 +147,8 @@ class GatewayHooks:
     @hookspec
     async def on_audit(self, entry: AuditEntry) -> None:
         """OBSERVE every change of organisations, teams, users, memberships and keys that was
-        made through this process, once it is in the database."""
+        made through this process, once it is in the database; and what budgets have come to
+        (kind `budget`, action `reach`)."""
 
     @hookspec
     async def on_health(self, change: HealthChange) -> None:

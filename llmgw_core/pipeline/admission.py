@@ -136,7 +136,9 @@ class Admission:
     async def _recognize_later(self, exchange: Exchange, entry: CachedPrincipal) -> None:
         """As soon as it is known what has been spent."""
         await self._budgets.ready(entry.principal)
-        exchange.lanes = entry.derived = self._lanes(entry.principal)
+        waiting = self._recognize(exchange, entry)
+        if waiting is not None:  # the configuration was changed meanwhile, or the budgets were
+            await waiting
 
     async def recognize(self, exchange: Exchange) -> None:
         """As `authenticate`, without asking any plugin."""

@@ -10,7 +10,9 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
-from llmgw_core.domain.errors import StoreUnavailable, overloaded
+import msgspec
+
+from llmgw_core.domain.errors import ConfigError, StoreUnavailable, overloaded
 from llmgw_core.limits.budget_counts import Measure
 from llmgw_core.limits.budget_state import state_of
 from llmgw_core.limits.periods import Span, known_zone
@@ -60,12 +62,18 @@ class BudgetKeeper:
     # What the store says
 
     async def start(self) -> None:
-        """Read every budget that there is. Comes before the first call. Raises
-        `StoreUnavailable`."""
-        async with self._store.connect() as connection:
-            rows = tuple(await queries.all_budgets(connection))
-        self._rows = rows
-        await self._read(self.book.missing(self._countable(rows)))
+        """Read every budget that there is. Comes before the first call. Raises `StoreUnavailable`
+        and `ConfigError`."""
+        try:
+            async with self._store.connect() as connection:
+                rows = tuple(await queries.all_budgets(connection))
+            self._rows = rows
+            await self._read(self.book.missing(self._countable(rows)))
+        except OSError as error:
+            message = f"the journals cannot be read, which budgets need: {error.strerror}."
+            raise ConfigError(message, path="accounting.journal") from None
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"a budget in the database makes no sense: {error}.") from None
         self._define()
 
     async def read(self, connection: AsyncConnection) -> tuple[Any, ...]:
