@@ -83,6 +83,21 @@ def test_periods_hold_their_instants_and_follow_each_other_without_a_gap(
     assert period != "month" or local.day == 1
 
 
+def test_an_hour_that_is_lived_twice_over_midnight_is_of_the_day_before_it_ended() -> None:
+    """In St. John's it was one minute past midnight, and then an hour before."""
+    zone = "America/St_Johns"
+    change = ns("2009-11-01T02:31")
+    for minutes in (-1, 0, 30, 58):
+        span = period_at("day", zone, change + minutes * 60 * 10**9)
+        assert span.start_ns <= change + minutes * 60 * 10**9 < span.end_ns
+    before, after = period_at("day", zone, change - 61 * 10**9), period_at("day", zone, change)
+    assert before.end_ns == ns("2009-11-01T02:30") == after.start_ns
+    # A day that a zone has left out has no length.
+    left_out = period_at("day", "Pacific/Apia", ns("2011-12-30T09:59"))
+    assert left_out.end_ns == ns("2011-12-30T10:00")
+    assert period_at("day", "Pacific/Apia", left_out.end_ns).start_ns == left_out.end_ns
+
+
 def test_an_absurd_clock_does_not_end_the_calendar() -> None:
     at = EVER - 1
     span = period_at("month", "Europe/Berlin", at)

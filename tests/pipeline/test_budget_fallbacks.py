@@ -13,8 +13,15 @@ from llmgw_core.config.schema_prices import PriceEntry, TokenPrices
 from llmgw_core.domain.limits import Budget
 from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.testing.installation import at, served_by
-from llmgw_core.testing.model_server import ModelServer, chat_events, completion, usage_object
-from llmgw_core.testing.upstream import Peer, Upstream, http_reply
+from llmgw_core.testing.model_server import (
+    ModelServer,
+    chat_chunk,
+    chat_events,
+    completion,
+    event,
+    usage_object,
+)
+from llmgw_core.testing.upstream import Peer, Upstream, chunk, chunked_head, http_reply
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -184,3 +191,28 @@ async def failing(peer: Peer) -> None:
     while True:
         await peer.request()
         await peer.send(http_reply(500, b"{}", [(b"content-type", b"application/json")]))
+
+
+async def paid_and_cut(peer: Peer) -> None:
+    """A stream that says what it has used, and breaks before there is any content."""
+    while True:
+        await peer.request()
+        await peer.send(chunked_head(200, [(b"content-type", b"text/event-stream")]))
+        first = {**chat_chunk({"role": "assistant", "content": ""}), "usage": usage_object(9, 3)}
+        await peer.send(chunk(event(first)))
+        peer.reset()
+        return
+
+
+@pytest.mark.parametrize(("calls", "status", "spent"), [(2, 200, 2), (1.5, 503, 1)])
+async def test_what_failed_attempts_were_charged_is_reserved_beside_the_next(
+    installed: Install, server: ModelServer, calls: float, status: int, spent: int
+) -> None:
+    async with Upstream(paid_and_cut) as upstream:
+        models = {"m": served_by(at(upstream), fallbacks=("n",)), "n": [at(server)]}
+        here = await installed(models, tenant={"team_budgets": [month(calls)]})
+        assert (await chat(here, stream=True)).status == status
+        [record] = await here.records()
+        assert (count(here).spent, count(here).reserved) == (spent * PRICE, 0)
+        assert record.charge == spent * PRICE
+        assert len(server.requests) == spent - 1
