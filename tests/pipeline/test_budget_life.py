@@ -183,6 +183,28 @@ async def test_a_new_budget_knows_what_was_spent_before_it(
     assert count(here).spent == 3 * PRICE == sum(each.charge for each in await here.records())
 
 
+@pytest.mark.parametrize("stored", [True, False])
+async def test_what_is_still_in_the_own_journal_counts_for_a_new_budget_once(
+    installed: Install, server: ModelServer, monkeypatch: pytest.MonkeyPatch, *, stored: bool
+) -> None:
+    """Also if the store has it, and the mover does not know: the answer was lost."""
+    here = await installed({"m": [at(server)]})
+    for _ in range(2):
+        assert (await chat(here)).status == 200
+    if stored:
+        calls = list(here.gateway.mover.unmoved())
+        await here.gateway.ledger.insert(calls, [])
+
+    async def nothing() -> int:
+        return 0
+
+    monkeypatch.setattr(here.gateway.mover, "move_once", nothing)
+    await here.gateway.budgeting.set(TEAM, here.tenant.team_id, month(3), actor=BY)
+    assert [(await chat(here)).status for _ in range(2)] == [200, 429]
+    assert count(here).spent == 3 * PRICE
+    monkeypatch.undo()
+
+
 async def test_budgets_that_appear_while_calls_run_count_each_of_them_once(
     installed: Install, server: ModelServer
 ) -> None:
