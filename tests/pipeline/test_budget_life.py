@@ -1,29 +1,20 @@
-"""Budgets over time: restarts, changes while the gateway runs, periods, corrections, and what is
-told of them."""
+"""Budgets over time: changes while the gateway runs, periods, corrections."""
 
 from __future__ import annotations
 
 import asyncio
-import signal
-import sys
 import time
-from asyncio.subprocess import PIPE
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
-from sqlalchemy import update
 
-from llmgw_core.domain.errors import ConfigError, StoreUnavailable
+from llmgw_core.domain.errors import StoreUnavailable
 from llmgw_core.domain.limits import Budget
 from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.limits.periods import period_at
-from llmgw_core.store.engine import Store
-from llmgw_core.store.ledger import Ledger
-from llmgw_core.store.tenancy_tables import teams
 from llmgw_core.tenancy.records import KEY, TEAM
-from llmgw_core.testing.client import Client
 from llmgw_core.testing.installation import at, install
 from llmgw_core.testing.model_server import ModelServer, completion
 from llmgw_core.testing.usage_records import usage_record
@@ -70,101 +61,8 @@ async def chat(here: Installation) -> MemorySink:
     return await here.client.chat("m", **BODY)
 
 
-# Restarts
-
-
-@pytest.mark.parametrize("moved", [True, False])
-async def test_what_was_spent_before_a_restart_still_is(
-    tmp_path: Path, server: ModelServer, monkeypatch: pytest.MonkeyPatch, *, moved: bool
-) -> None:
-    """Also if the store got nothing of it: then it lies in the journal of the last process."""
-    models = {"m": [at(server)]}
-    async with install(tmp_path, models, tenant={"team_budgets": [month(3)]}) as first:
-        for _ in range(2):
-            assert (await chat(first)).status == 200
-        tenant = first.tenant
-        if not moved:
-            monkeypatch.setattr(first.gateway.ledger, "insert", down)
-    store = Store(f"sqlite:///{tmp_path}/llmgw.db")
-    await store.open()
-    assert await Ledger(store).count() == (2 if moved else 0)
-    await store.aclose()
-    async with install(tmp_path, models, tenant={"name": "another"}) as second:
-        client = Client(second.gateway, tenant.key)
-        assert count_of(second.gateway, tenant).spent == 2 * PRICE
-        statuses = [(await client.chat("m", **BODY)).status for _ in range(2)]
-        assert statuses == [200, 429]
-        await second.records()
-        await second.gateway._foundation.control.refresh()
-        assert count_of(second.gateway, tenant).spent == 3 * PRICE
-
-
 async def down(*_: object) -> None:
     raise StoreUnavailable("down")
-
-
-async def test_what_is_in_the_journal_and_in_the_store_is_counted_once(
-    tmp_path: Path, server: ModelServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The process died between the commit and the checkpoint."""
-    models = {"m": [at(server)]}
-    async with install(tmp_path, models, tenant={"team_budgets": [month(3)]}) as first:
-        assert (await chat(first)).status == 200
-        tenant, insert = first.tenant, first.gateway.ledger.insert
-
-        async def committed(*args: Any) -> int:
-            await insert(*args)
-            raise StoreUnavailable("the answer was lost")
-
-        monkeypatch.setattr(first.gateway.ledger, "insert", committed)
-    async with install(tmp_path, models, tenant={"name": "another"}) as second:
-        assert await second.gateway.ledger.count() == 1
-        assert count_of(second.gateway, tenant).spent == PRICE
-
-
-async def test_what_a_killed_process_has_spent_is_known_to_the_next(
-    tmp_path: Path, server: ModelServer
-) -> None:
-    """It had no time to move anything into the store, or to close the journal."""
-    program = Path(__file__).with_name("spending_process.py")
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, str(program), str(tmp_path), str(server.port), stdout=PIPE
-    )
-    assert process.stdout is not None
-    team = (await process.stdout.readline()).decode().strip()
-    assert await process.wait() == -signal.SIGKILL
-    async with install(tmp_path, {"m": [at(server)]}, tenant={"name": "another"}) as second:
-        account = second.gateway.budgets.book.account(("team", team))
-        assert account is not None
-        [counter] = account.counters.values()
-        assert (counter.current.spent, counter.current.reserved) == (2 * PRICE, 0)
-
-
-async def test_budgets_that_make_no_sense_end_the_start_and_zones_that_are_gone_do_not(
-    tmp_path: Path, server: ModelServer
-) -> None:
-    models = {"m": [at(server)]}
-    async with install(tmp_path, models, tenant={"team_budgets": [month(2)]}) as first:
-        tenant, key = first.tenant, first.client.key
-
-    async def write(budgets: list[dict[str, Any]]) -> None:
-        store = Store(f"sqlite:///{tmp_path}/llmgw.db")
-        await store.open()
-        async with store.begin() as connection:
-            await connection.execute(update(teams).values(budgets=budgets))
-        await store.aclose()
-
-    await write([{"unit": "money", "amount": 5, "period": "month", "timezone": "Gone/Away"}])
-    async with install(tmp_path, models, tenant={"name": "another"}) as second:
-        reply = await Client(second.gateway, key).chat("m", **BODY)
-        assert reply.status == 503
-        assert msgspec.json.decode(reply.body)["error"]["code"] == "limit_unsupported"
-        assert second.gateway.budgets.states() == await second.gateway.budgeting.states() == []
-    await write([{"unit": "marbles"}])
-    with pytest.raises(ConfigError, match="a budget in the database makes no sense"):
-        async with install(tmp_path, models, tenant={"name": "third"}):
-            pass
-    assert tenant.team_id
 
 
 # Changes while it runs
