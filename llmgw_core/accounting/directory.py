@@ -103,12 +103,19 @@ def create(root: Path) -> Directory:
     """A new directory below `root` (which is created too), locked. Raises `OSError`."""
     root.mkdir(parents=True, exist_ok=True)
     while True:
-        path = root / f"{time.time_ns():019d}-{os.getpid()}-{next(_serial)}"
+        # The order of names is the order of making, also when the clock was put back.
+        number = max(time.time_ns(), *(_number(path) + 1 for path in others(root, None)), 0)
+        path = root / f"{number:019d}-{os.getpid()}-{next(_serial)}"
         path.mkdir(mode=0o700)
         directory = adopt(path)
         if directory is not None:
             return directory
         # An adopter took the lock of the empty directory in between and removes it.
+
+
+def _number(path: Path) -> int:
+    number = path.name.partition("-")[0]
+    return int(number) if number.isascii() and number.isdigit() else 0
 
 
 def adopt(path: Path) -> Directory | None:

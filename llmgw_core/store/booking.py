@@ -16,13 +16,14 @@ from sqlalchemy.exc import IntegrityError
 from llmgw_core.accounting.port import RecordsRefused
 from llmgw_core.domain.errors import StoreUnavailable
 from llmgw_core.store.contributions import HOUR_NS, contributions
+from llmgw_core.store.known_calls import known_calls
 from llmgw_core.store.ledger_tables import ledger, pruned
 from llmgw_core.store.many_rows import BLOCK, Rows
 from llmgw_core.store.rollups import RollUps
 from llmgw_core.store.row_values import COLUMNS, PLAIN, all_values, cut, plain_values
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -36,8 +37,6 @@ log = logging.getLogger(__name__)
 _LARGE: Final = 2**53
 """What one batch adds to one sum is less, or a figure in it is absurd. The sums themselves have 64
 bits, and must not come near their end."""
-_QUESTION: Final = 500
-"""Ids per question: far below every database's limit on parameters."""
 
 _call_id = attrgetter("call_id")
 
@@ -95,7 +94,7 @@ class Booking:
         groups: Ids = {}
         async with self._store.begin() as connection:
             if check:
-                known = await _known(connection, [record.call_id for record in records])
+                known = await known_calls(connection, [record.call_id for record in records])
                 records = [record for record in records if record.call_id not in known]
             if self._compiled is None:
                 self._compiled = _Compiled.of(connection)
@@ -154,11 +153,3 @@ async def _refuse_pruned(connection: AsyncConnection, sums: Mapping[Key, object]
     before = await connection.scalar(query)
     if before is not None and any(key[0] * HOUR_NS < before for key in sums):
         raise RecordsRefused("the ledger no longer keeps the time of a record")
-
-
-async def _known(connection: AsyncConnection, ids: Collection[str]) -> set[str]:
-    asked, known = list(ids), set[str]()
-    for start in range(0, len(asked), _QUESTION):
-        chosen = ledger.c.call_id.in_(asked[start : start + _QUESTION])
-        known.update(await connection.scalars(select(ledger.c.call_id).where(chosen)))
-    return known

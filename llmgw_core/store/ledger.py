@@ -15,7 +15,7 @@ from llmgw_core.store.row_values import LedgerRow, ledger_row
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 
     from llmgw_core.accounting.price_sheet import PriceSheet
     from llmgw_core.domain.usage import DeliveryRecord, UsageRecord
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from llmgw_core.store.usage_report import Dimension, UsageRow
 
 _LOOKED_AT: Final = 100_000
+_PAGE: Final = 1_000
 
 
 class Ledger:
@@ -59,11 +60,33 @@ class Ledger:
         self, after: int = 0, limit: int = 1000, wanted: CallFilter = EVERYTHING
     ) -> list[LedgerRow]:
         """The first `limit` rows behind the cursor `after`, in the order of commits: going on
-        from the last one's cursor misses nothing and repeats nothing."""
+        from the last one's cursor misses nothing and repeats nothing.
+
+        That holds because one writer commits at a time, which SQLite sees to. A database with
+        several writers at once needs a lock around inserting and committing, or a later cursor
+        may be visible before an earlier one."""
         query = select(ledger).where(ledger.c.cursor > after, *conditions(wanted))
         query = query.order_by(ledger.c.cursor).limit(limit)
         async with self._store.connect() as connection:
             return [ledger_row(row) for row in await connection.execute(query)]
+
+    async def export(
+        self, after: int = 0, wanted: CallFilter = EVERYTHING, page: int = _PAGE
+    ) -> AsyncIterator[LedgerRow]:
+        """Every row behind the cursor `after` that is there when it is asked for, in the order of
+        commits, `page` of them in memory at a time. Between two pages nothing is held open, so a
+        slow reader keeps no writer waiting; who stops goes on from the last cursor."""
+        async with self._store.connect() as connection:
+            last = await connection.scalar(select(func.max(ledger.c.cursor))) or 0
+        while after < last:
+            rows = await self.rows(after, page, wanted)
+            for row in rows:
+                if row.cursor > last:
+                    return
+                yield row
+            if len(rows) < page:
+                return
+            after = rows[-1].cursor
 
     async def latest(
         self, limit: int, wanted: CallFilter = EVERYTHING

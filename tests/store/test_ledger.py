@@ -145,6 +145,16 @@ async def test_an_absurd_figure_is_cut_and_keeps_nobody_off_the_books(
     assert (stored.usage.input_tokens, stored.cost, stored.charge) == (10**15, 10**15, -(10**15))
 
 
+async def test_sums_never_come_near_the_end_of_64_bits(ledger: Ledger) -> None:
+    """SQLite would go on with floating point, in silence."""
+    for number in range(3):
+        assert await ledger.insert([usage_record(number, charge=6 * 10**18)], []) == 1
+    (total,) = await ledger.usage([])
+    assert (type(total.charge), total.charge) == (int, 3 * 10**15)
+    rows = await ledger.rows()
+    assert [row.record.charge for row in rows] == [10**15] * 3
+
+
 names = st.sampled_from(["a", "b"])
 records = st.lists(
     st.builds(
