@@ -18,6 +18,7 @@ from llmgw_core.limits.budget_book import owners_of
 from llmgw_core.limits.budget_counts import Count, Counter, Measure
 from llmgw_core.limits.periods import period_at
 from llmgw_core.store import budget_queries as queries
+from llmgw_core.store.known_calls import known_calls
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from llmgw_core.limits.budget_counts import Account
     from llmgw_core.store.engine import Store
 
-_AT_ONCE: Final = 500
+_AT_ONCE: Final = 4000
 """Calls about which the ledger is asked at once."""
 
 Wanted = dict["Owner", set[Measure]]
@@ -60,9 +61,9 @@ async def read_budgets(
         loaded = await _from_ledger(connection, wanted, now_ns)
         moved: set[str] = set()
         for calls in _batches(mover.unmoved()):
-            moved |= await queries.known(connection, [each.call_id for each in calls])
+            moved |= await known_calls(connection, [each.call_id for each in calls])
         for calls in _batches(mover.orphaned()):
-            there = await queries.known(connection, [each.call_id for each in calls])
+            there = await known_calls(connection, [each.call_id for each in calls])
             _count(loaded, (each for each in calls if each.call_id not in there))
         # From here on nothing awaits: the next call that is settled finds the accounts.
         _count(loaded, (each for each in mover.unmoved() if each.call_id not in moved))

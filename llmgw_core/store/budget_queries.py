@@ -24,7 +24,7 @@ from llmgw_core.store.tenancy_tables import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection
 
     from sqlalchemy import Table
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -174,12 +174,6 @@ async def told(
         audit.c.kind == AUDIT_KIND, audit.c.action == TOLD, _among(audit.c.object_id, ids)
     )
     return [(row.object_id, row.details) for row in await connection.execute(query)]
-
-
-async def known(connection: AsyncConnection, call_ids: Sequence[str]) -> set[str]:
-    """Which of these calls, at most some hundreds, the ledger has."""
-    query = select(ledger.c.call_id).where(ledger.c.call_id.in_(call_ids))
-    return set(await connection.scalars(query))
 
 
 async def corrections(
