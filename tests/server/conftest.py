@@ -44,6 +44,7 @@ class Entrance:
         self.file = None
         self.stats = Stats()
         self.reasons: list[str] = []
+        self.told: list[str] = []
         self.ended: asyncio.Queue[BaseException | None] = asyncio.Queue()
         self._handle = handle
         self._listeners: list[Callable[[], None]] = []
@@ -60,6 +61,9 @@ class Entrance:
 
     def readiness(self) -> list[str]:
         return self.reasons
+
+    def notices(self) -> list[str]:
+        return self.told
 
     def new_call_id(self) -> str:
         self._ids += 1

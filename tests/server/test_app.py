@@ -40,6 +40,9 @@ async def test_health_says_live_and_ready_or_why_not(kind: str) -> None:
         assert headers["x-request-id"] == "call-1"
         status, _, body = await server.exchange(get("/health/ready"))
         assert (status, json.loads(body)) == (200, {"status": "ready"})
+        entrance.told.append("A part of the journal could not be read.")
+        status, _, body = await server.exchange(get("/health/ready"))
+        assert (status, json.loads(body)["notices"]) == (200, entrance.told)
         entrance.reasons.append("The journal cannot be written.")
         status, _, body = await server.exchange(get("/health/ready"))
         assert status == 503
