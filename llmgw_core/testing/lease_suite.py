@@ -1,5 +1,6 @@
 """The conformance suite of limiters whose reservations have a lease; for everything else there is
 `limiter_suite`, for one kind of tokens, buckets and shadow mode `limiter_kinds_machine`."""
+# ruff: noqa: D102 - the name of a test is its sentence
 
 from __future__ import annotations
 

@@ -2,12 +2,22 @@ from __future__ import annotations
 
 import gc
 import warnings
+from typing import Any
 
 import pytest
 
+from llmgw_core.limits.counters import Parallel
 from llmgw_core.limits.memory import MemoryLimiter
-from llmgw_core.limits.port import Exceeded, MeterSpec
+from llmgw_core.limits.port import (
+    Demand,
+    Exceeded,
+    MeterSpec,
+    Unsupported,
+    bind,
+    lacking_ability,
+)
 from llmgw_core.testing.limiter_machine import FakeClock
+from llmgw_core.testing.limiter_reference import Total
 from llmgw_core.testing.limiter_suite import LimiterSuite
 
 
@@ -151,3 +161,49 @@ def test_a_reservation_never_suspends() -> None:
 class TestMemoryLimiter(LimiterSuite):
     def make_limiter(self, clock: FakeClock) -> MemoryLimiter:
         return MemoryLimiter(clock)
+
+
+async def test_meters_of_somebody_else_are_reserved_in_the_same_step_and_only_for_this_call() -> (
+    None
+):
+    limiter = MemoryLimiter(FakeClock())
+    session, budget = MeterSpec("s", "key", "parallel", 1), MeterSpec("b", "key", "money", 9)
+    slots, total = Parallel(), Total()
+    bound = limiter.bind([rpm(5)], [(budget, total)])
+    demand = Demand(1, 1, 9, also=((session, slots),))
+    ticket = limiter.reserve_now(bound, 2, demand)
+    assert (total.used, slots.used) == (9, 1)
+    assert [spec.id for spec, _ in limiter.states(bound)] == ["team:t:rpm", "b"]
+    for need in (Demand(1, 1, 0, also=((session, slots),)), Demand(1, 1, 1)):
+        with pytest.raises(Exceeded):
+            limiter.reserve_now(bound, 2, need)
+    assert limiter.states(bound)[0][1].remaining == 4
+    ticket.settle(2, Demand(1, 1, 4))
+    assert total.used == 4
+    ticket = limiter.reserve_now(bound, 2)  # without a demand there is no money
+    ticket.release()
+    assert (total.used, total.open) == (4, {})
+
+
+def test_an_id_that_counts_something_else_is_a_mistake() -> None:
+    limiter = MemoryLimiter(FakeClock())
+    limiter.bind([tpm(5)])
+    with pytest.raises(ValueError, match="not input tokens by a window"):
+        limiter.bind([MeterSpec("team:t:tpm", "team", "tokens", 5, kind="input")])
+
+
+def test_what_a_limiter_lacks_is_said() -> None:
+    class Plain:
+        abilities = frozenset({"kinds"})
+
+    limiter: Any = Plain()
+    assert lacking_ability(limiter, [rpm(5)]) == ""
+    assert lacking_ability(limiter, [MeterSpec("i", "key", "tokens", 5, kind="input")]) == ""
+    for spec, missing in (
+        (MeterSpec("b", "key", "tokens", 5, shape="bucket", capacity=1), "bucket"),
+        (MeterSpec("p", "key", "money", 5), "meters"),
+        (MeterSpec("s", "key", "tokens", 5, shadow=True), "shadow"),
+    ):
+        assert lacking_ability(limiter, [spec]).endswith(f"{spec.id}: it lacks {missing}.")
+    with pytest.raises(Unsupported, match="cannot count b: it lacks meters"):
+        bind(limiter, [], [(MeterSpec("b", "key", "money", 5), Total())])
