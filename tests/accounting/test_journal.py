@@ -13,7 +13,7 @@ from llmgw_core.accounting import directory as directories
 from llmgw_core.accounting import segments
 from llmgw_core.accounting.journal import Journal
 from llmgw_core.domain.usage import DeliveryRecord
-from llmgw_core.testing.usage_records import append_calls, usage_record
+from llmgw_core.testing.usage_records import usage_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -386,18 +386,3 @@ def test_a_damaged_checkpoint_counts_as_none(open_journal: Callable[..., Journal
     assert directory.load_progress() == {"a": directories.Progress(5, True)}
     (directory.path / "checkpoint").write_bytes(os.urandom(3) + b"\xc1")
     assert directory.load_progress() == {}
-
-
-async def test_a_record_of_which_only_a_part_was_written_is_not_acknowledged(
-    open_journal: Callable[..., Journal], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write = os.pwrite
-    journal = open_journal(fsync="always")
-    append_calls(journal, range(1))
-    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: write(fd, data[: len(data) // 2], at))
-    append_calls(journal, range(1, 2))
-    assert not journal.healthy
-    assert len(journal.queued()) == 1
-    monkeypatch.undo()
-    assert journal.retry()
-    assert not journal.queued()

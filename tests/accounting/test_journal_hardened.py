@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING
 
@@ -48,3 +49,18 @@ async def test_a_directory_with_another_name_is_no_reason_to_stop(root: Path) ->
     directory = directories.create(root)
     assert directory.path.name.split("-")[0].isdigit()
     directory.remove()
+
+
+async def test_a_record_of_which_only_a_part_was_written_is_not_acknowledged(
+    open_journal: Callable[..., Journal], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.pwrite
+    journal = open_journal(fsync="always")
+    append_calls(journal, range(1))
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: write(fd, data[: len(data) // 2], at))
+    append_calls(journal, range(1, 2))
+    assert not journal.healthy
+    assert len(journal.queued()) == 1
+    monkeypatch.undo()
+    assert journal.retry()
+    assert not journal.queued()
