@@ -22,6 +22,7 @@ import msgspec
 from llmgw_core.config import (
     schema,
     schema_aliases,
+    schema_brake,
     schema_health,
     schema_prices,
     schema_routing,
@@ -91,6 +92,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "routing.overload": schema_streams.OverloadConfig,
     "routing.overload.rules[]": schema_streams.QueueRule,
     "limits": schema.LimitsConfig,
+    "brake": schema_brake.BrakeConfig,
     "reload": schema.ReloadConfig,
     "statements": schema_statements.StatementsConfig,
     "statements.pools.NAME": schema_statements.PoolConfig,

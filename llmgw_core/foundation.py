@@ -25,8 +25,10 @@ from llmgw_core.backends.transport.registry import TransportRegistry
 from llmgw_core.config.outgoing import outgoing_of
 from llmgw_core.config.secret_files import SecretWatch
 from llmgw_core.domain.errors import ConfigError, StoreUnavailable
+from llmgw_core.limits.brake_book import BrakeBook
 from llmgw_core.limits.budget_book import BudgetBook
 from llmgw_core.limits.estimate import TokenEstimator
+from llmgw_core.pipeline.brake_events import BrakeWatch
 from llmgw_core.pipeline.budget_alerts import BudgetAlerts, message_of
 from llmgw_core.pipeline.budget_keeper import BudgetKeeper
 from llmgw_core.pipeline.leases import Leases
@@ -43,6 +45,7 @@ from llmgw_core.routing.state import RoutingMemory
 from llmgw_core.store.control import ControlWatch
 from llmgw_core.store.engine import Store
 from llmgw_core.store.learned import LearnedLengths
+from llmgw_core.store.learned_spending import LearnedSpending
 from llmgw_core.store.ledger import Ledger
 from llmgw_core.store.price_sheets import store_sheets
 from llmgw_core.store.principals import StorePrincipals
@@ -141,6 +144,10 @@ class Foundation:
         self.alerts = BudgetAlerts(store, time.time)
         self.budgets = BudgetKeeper(BudgetBook(self.alerts.tell), store, self.mover, time.time_ns)
         self.control.add(self.budgets.read, self.budgets.apply)
+        self.brake_watch = BrakeWatch()
+        self.brakes = BrakeBook(self.caps.clock, time.time, self.brake_watch.heard)
+        self.brakes.runs.idle = config.brake.idle_seconds
+        self.usual = LearnedSpending(store, self.brakes.runs)
         self.webhook = Webhook(partial(_open_session, config), time.time)
         self.webhook.configure(_hook(config))
         self._currency = config.accounting.currency
@@ -172,6 +179,7 @@ class Foundation:
         """Have `stack` close what calls need to the end."""
         stack.push_async_callback(self.transports.aclose)
         stack.push_async_callback(self.learned.aclose)
+        stack.push_async_callback(self.usual.aclose)
         stack.push_async_callback(self.secrets.aclose)
         stack.push_async_callback(self.mover.aclose)
         stack.push_async_callback(self.webhook.aclose)
@@ -192,6 +200,7 @@ class Foundation:
         self.retention.start()
         self.alerts.start()
         self.learned.start()
+        self.usual.start()
         self.webhook.start()
         self.secrets.start()
         stack.push_async_callback(self.prober.aclose)
@@ -252,6 +261,7 @@ class Foundation:
         self.webhook.configure(_hook(config), partial(_open_session, config))
         self._currency = config.accounting.currency
         self.retention.config = config.accounting.retention
+        self.brakes.runs.idle = config.brake.idle_seconds
         self.estimator.expect(config.requests.default_output_tokens)
 
 

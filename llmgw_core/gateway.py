@@ -140,6 +140,7 @@ class Gateway(Operated, InProcess):
         await foundation.budgets.start()
         await foundation.control.refresh()
         await foundation.learned.load()
+        await foundation.usual.load()
         async with foundation.targets.keeping(self.config):
             await self.host.startup()
         self._generation.watch_health(foundation)

@@ -20,6 +20,7 @@ from llmgw_core.config.errors import ConfigErrors, join, raise_all
 from llmgw_core.config.identity import with_identities
 from llmgw_core.config.outgoing import outgoing_of
 from llmgw_core.config.schema import Config, DeploymentConfig
+from llmgw_core.config.schema_brake import brake_of
 from llmgw_core.config.secret_files import secrets_of
 from llmgw_core.domain.errors import ConfigError
 from llmgw_core.domain.failure import UpstreamFailure
@@ -32,6 +33,7 @@ from llmgw_core.limits.specs import require_able
 from llmgw_core.pipeline.admission import Admission
 from llmgw_core.pipeline.attempts import Attempts
 from llmgw_core.pipeline.balancing import chosen_balancers, roster
+from llmgw_core.pipeline.braking import BrakeSection
 from llmgw_core.pipeline.budget_headers import telling_budgets
 from llmgw_core.pipeline.endings import Held
 from llmgw_core.pipeline.entrance import Entrance
@@ -95,6 +97,7 @@ class Generation:
             clock=time.monotonic,
             currency=config.accounting.currency,
             budgets=foundation.budgets.book,
+            brakes=foundation.brakes,
         )
         chosen = chosen_balancers(config, host.balancers, foundation.memory.clock)
         self.factories: Set[Callable[[], Any]] = {
@@ -168,7 +171,7 @@ class Generation:
         foundation.health.configure(self.models.values())
         foundation.health.tell = self.host.observe_health
         foundation.leases.keep(self.limiter)
-        foundation.shadow.tell = self.host.observe_audit
+        foundation.shadow.tell = foundation.brake_watch.tell = self.host.observe_audit
         probed = [each for each in self.all_deployments() if each.rules.probes.enabled]
         transports = foundation.transports.take(probed)
         foundation.prober.follow(
@@ -224,6 +227,7 @@ class Generation:
             rollouts=foundation.rollouts,
             books=books,
             budgets=foundation.budgets,
+            brakes=BrakeSection(*brake_of(config.brake)),
             body_bytes=limits.body_bytes,
             refuse_unpriced=refuse_unpriced,
             switchboard=foundation.switchboard,

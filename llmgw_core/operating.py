@@ -40,6 +40,7 @@ class Operated:
         self.principals = foundation.principals
         self.budgets = foundation.budgets
         self.budget_alerts = foundation.alerts
+        self.brakes = foundation.brakes
         self.webhook = foundation.webhook
         foundation.alerts.listeners.append(self._audited)
         relay = AuditRelay(self._audited)

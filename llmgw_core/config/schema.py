@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from llmgw_core.config.schema_aliases import AliasConfig  # noqa: TC001 -- as above
+from llmgw_core.config.schema_brake import BrakeConfig
 from llmgw_core.config.schema_budgets import BudgetsConfig
 from llmgw_core.config.schema_prices import PriceEntry  # noqa: TC001 -- as above
 from llmgw_core.config.schema_reports import ReportsConfig
@@ -296,6 +297,7 @@ class Config(Section, frozen=True):
     routing: RoutingConfig = RoutingConfig()
     limits: LimitsConfig = LimitsConfig()
     budgets: BudgetsConfig = BudgetsConfig()
+    brake: BrakeConfig = BrakeConfig()
     reload: ReloadConfig = ReloadConfig()
     outgoing: OutgoingConfig = OutgoingConfig()
     statements: StatementsConfig = StatementsConfig()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from llmgw_core.config.errors import join, listed, suggestion
 from llmgw_core.config.outgoing import section_errors
+from llmgw_core.config.validate_brake import brake_errors
 from llmgw_core.config.validate_budgets import budgets_errors
 from llmgw_core.config.validate_limits import cap_errors, limit_errors
 from llmgw_core.config.validate_names import name_errors
@@ -46,6 +47,7 @@ def validate(config: Config, *, today: dt.date) -> list[ConfigError]:
         *overload_errors(config.routing.overload, "routing.overload"),
         *statements_errors(config),
         *budgets_errors(config.budgets, "budgets"),
+        *brake_errors(config.brake, "brake"),
         *_reports(config),
         *_numbers(config),
     ]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 import msgspec
 
+from llmgw_core.domain.brake import NO_BRAKE, Brake
 from llmgw_core.domain.cost_center import CostCenters
 from llmgw_core.domain.limits import NO_LIMITS, Budget, Limits
 
@@ -38,6 +39,8 @@ class Level(msgspec.Struct, frozen=True):
     """Limits of this level on single models: a pattern as in `models`, and what holds for every
     model that it covers, each counted for itself."""
     budgets: tuple[Budget, ...] = ()
+    brake: Brake = NO_BRAKE
+    """For each key below, and each of its sessions; of several levels the tightest holds."""
 
 
 class Principal(msgspec.Struct, frozen=True):

@@ -244,6 +244,42 @@ def budget_exceeded(
     )
 
 
+def run_limit_exceeded(message: str, retry_after: float | None = None) -> GatewayError:
+    """429: calls of a key or a session have come to a bound of money, calls or duration."""
+    return GatewayError(
+        429,
+        "run_limit_exceeded",
+        message,
+        type="rate_limit_error",
+        retry_after=retry_after,
+        should_retry=False,
+    )
+
+
+def velocity_exceeded(message: str, retry_after: float | None = None) -> GatewayError:
+    """429: the key spends far more in ten minutes than is usual for it."""
+    return GatewayError(
+        429,
+        "velocity_exceeded",
+        message,
+        type="rate_limit_error",
+        retry_after=retry_after,
+        should_retry=False,
+    )
+
+
+def loop_detected(message: str, retry_after: float | None = None) -> GatewayError:
+    """429: the same request has come too often, one after the other."""
+    return GatewayError(
+        429,
+        "loop_detected",
+        message,
+        type="rate_limit_error",
+        retry_after=retry_after,
+        should_retry=False,
+    )
+
+
 def overloaded(
     message: str,
     *,

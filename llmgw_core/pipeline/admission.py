@@ -19,6 +19,7 @@ from llmgw_core.domain.errors import (
     unsupported_media_type,
 )
 from llmgw_core.limits.port import Exceeded
+from llmgw_core.pipeline.braking import Braking
 from llmgw_core.pipeline.callers import check_levels, check_principal, presented_key
 from llmgw_core.pipeline.demanding import demand_of
 from llmgw_core.pipeline.lane import NO_PRICE, Lanes
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from llmgw_core.domain.deployment import Model
     from llmgw_core.hooks.host import PluginHost
     from llmgw_core.limits.port import Limiter, Reservation
+    from llmgw_core.pipeline.braking import BrakeSection
     from llmgw_core.pipeline.budget_keeper import BudgetKeeper
     from llmgw_core.pipeline.exchange import Exchange
     from llmgw_core.pipeline.lane import Lane
@@ -65,6 +67,7 @@ class Admission:
         rollouts: LiveRollouts,
         books: Books,
         budgets: BudgetKeeper,
+        brakes: BrakeSection,
         body_bytes: int,
         refuse_unpriced: bool,
         switchboard: Switchboard,
@@ -83,6 +86,7 @@ class Admission:
         self._books = books
         self._budgets = budgets
         self.spending = Spending(Estimate(prices), self.authorize, self.demand)
+        self.braking = Braking(books.brakes, brakes, self.spending.estimate)
         self._counted = books.estimates.counted
         self._body_bytes = body_bytes
         self._refuse_unpriced = refuse_unpriced
@@ -224,6 +228,8 @@ class Admission:
         input_tokens, tokens = self.demand(call, lane)
         exchange.reserved = tokens
         if not lane.plain or self._reserve_now is None:
+            if lane.brake is not None:
+                return self.braking.reserve(exchange, lane, input_tokens, self._reserve)
             return self._reserve(exchange, lane, input_tokens)
         try:
             reservation = self._reserve_now(lane.bound, tokens)
@@ -332,6 +338,7 @@ class Admission:
             self._rollouts,
             refuse_unpriced=self._refuse_unpriced,
             purse=self._budgets.book.purse(principal, given=given),
+            brake=self.braking.rules(principal),
         )
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from llmgw_core.domain.access import Principal
     from llmgw_core.domain.alias import Alias
     from llmgw_core.domain.deployment import Model
+    from llmgw_core.limits.brake_rules import BrakeRules
     from llmgw_core.limits.budgets import Purse
     from llmgw_core.limits.port import Counter, Limiter, MeterSpec
     from llmgw_core.routing.plan import Roster
@@ -44,10 +45,12 @@ class Lane:
     every call that has ended. `timed`: its calls have a deadline from the start. `demanding`: its
     meters, or those of a fallback model, count more than requests, tokens and parallel calls in
     plain windows; `output_limit` is the smallest limit of tokens of output alone. `purse` is what
-    the principal may spend from, if it has budgets; `plain`: neither of the two."""
+    the principal may spend from, if it has budgets, `brake` what stops its loops; `plain`: none of
+    the three."""
 
     __slots__ = (
         "bound",
+        "brake",
         "candidates",
         "choice",
         "demanding",
@@ -76,6 +79,7 @@ class Lane:
         *,
         others: Meters = (),
         purse: Purse | None = None,
+        brake: BrakeRules | None = None,
         fallbacks: Callable[[Model], Sequence[MeterSpec]] = model_meters,
         successor: bool = True,
     ) -> None:
@@ -104,7 +108,8 @@ class Lane:
         every = (specs, *extra.values())
         self.demanding = bool(others) or not all(spec.plain for each in every for spec in each)
         self.purse = purse
-        self.plain = purse is None and not self.demanding
+        self.brake = brake
+        self.plain = purse is None and brake is None and not self.demanding
 
     @property
     def direct(self) -> bool:
@@ -133,6 +138,7 @@ class Lanes:
         "_parts",
         "_rights",
         "access",
+        "brake",
         "models",
         "principal",
         "purse",
@@ -149,11 +155,13 @@ class Lanes:
         *,
         refuse_unpriced: bool,
         purse: Purse | None = None,
+        brake: BrakeRules | None = None,
         zones: frozenset[str] | None = None,
     ) -> None:
         """`zones`, if given, are those that are left of what the principal may use."""
         self.principal = principal
         self.purse = purse
+        self.brake = brake
         self.access = Access(principal, {name: model.tags for name, model in models.items()})
         self.models = models
         self._parts = (limiter, prices, roster, rollouts, refuse_unpriced)
@@ -193,6 +201,7 @@ class Lanes:
                 rollouts,
                 refuse_unpriced=refuse_unpriced,
                 purse=self.purse,
+                brake=self.brake,
                 zones=zones,
             )
         return narrowed
@@ -227,6 +236,7 @@ class Lanes:
                 limiter,
                 choice,
                 purse=self.purse,
+                brake=self.brake,
                 fallbacks=self._meters_of,
                 successor=told,
             )

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from llmgw_core.domain.reply import Reply
     from llmgw_core.domain.usage import Usage
     from llmgw_core.hooks.host import PluginHost
+    from llmgw_core.limits.brake_book import BrakeBook
     from llmgw_core.limits.budget_book import BudgetBook
     from llmgw_core.limits.estimate import TokenEstimator
     from llmgw_core.limits.port import Reservation
@@ -62,6 +63,7 @@ class Books:
         clock: Callable[[], float],
         currency: str,
         budgets: BudgetBook,
+        brakes: BrakeBook,
     ) -> None:
         self.prices = prices
         self.journal = journal
@@ -72,6 +74,7 @@ class Books:
         self.clock = clock
         self.currency = currency
         self.budgets = budgets
+        self.brakes = brakes
         self.open: dict[Settlement, Exchange] = {}
         """What has been admitted and not settled."""
         self.unpriced = Unpriced(prices, stats, clock)
@@ -338,6 +341,8 @@ class Settlement(State):
         books.stats.settled(record)
         if books.budgets.active:
             books.budgets.settled(record)
+        if books.brakes.open:
+            books.brakes.settled(record)
         # The write comes last of what can fail: everything above is arithmetic in memory.
         books.journal.append_usage(record)
         if books.host.on_usage:

@@ -8,6 +8,7 @@ import msgspec
 from sqlalchemy import FromClause, Select, Table, and_, or_, select
 
 from llmgw_core.domain.access import Level, LevelKind, Principal, Subject
+from llmgw_core.domain.brake import Brake
 from llmgw_core.domain.limits import Budget, Limits, limits_of
 from llmgw_core.store.cost_queries import calendar
 from llmgw_core.store.tenancy_tables import (
@@ -41,6 +42,7 @@ _COLUMNS = (
     "limits",
     "model_limits",
     "budgets",
+    "brake",
 )
 
 _FIND = (
@@ -161,4 +163,5 @@ def _level(kind: LevelKind, row: dict[str, Any]) -> Level:
             row[f"{kind}_model_limits"] or (), tuple[tuple[str, Limits], ...]
         ),
         budgets=msgspec.convert(row[f"{kind}_budgets"] or (), tuple[Budget, ...]),
+        brake=msgspec.convert(row[f"{kind}_brake"] or {}, Brake),
     )

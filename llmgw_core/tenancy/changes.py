@@ -9,6 +9,7 @@ from msgspec import UNSET
 
 from llmgw_core.store import tenancy_queries as queries
 from llmgw_core.tenancy import rules
+from llmgw_core.tenancy.brake_rules import brake
 from llmgw_core.tenancy.budget_rules import budgets
 from llmgw_core.tenancy.errors import Conflict, TenancyError
 from llmgw_core.tenancy.records import AuditEntry, Kind, LevelInfo
@@ -101,6 +102,7 @@ _RULES: dict[str, Callable[[Any], Any]] = {
     "zones": rules.zones,
     "model_limits": rules.model_limits,
     "budgets": budgets,
+    "brake": brake,
 }
 
 

@@ -10,6 +10,7 @@ from typing import Any, Generic, Literal, TypeVar
 import msgspec
 
 from llmgw_core.domain.access import LevelKind  # noqa: TC001 -- msgspec reads the annotations
+from llmgw_core.domain.brake import NO_BRAKE, Brake
 from llmgw_core.domain.limits import Budget, Limits, limits_of
 
 Role = Literal["admin", "member"]
@@ -25,6 +26,7 @@ class LevelInfo(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits
     model_limits: tuple[tuple[str, Limits], ...] = ()
     budgets: tuple[Budget, ...] = ()
+    brake: Brake = NO_BRAKE
     disabled: bool
     created: float
 
@@ -98,6 +100,7 @@ class Kind(Generic[T]):
         values["limits"] = limits_of(row["rpm"], row["tpm"], row["parallel"], row.get("limits"))
         values["model_limits"] = row.get("model_limits") or ()
         values["budgets"] = row.get("budgets") or ()
+        values["brake"] = row.get("brake") or {}
         return msgspec.convert(values, self.info)
 
 

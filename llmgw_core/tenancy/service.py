@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 from msgspec import UNSET, UnsetType
 
 from llmgw_core.access import keys
+from llmgw_core.domain.brake import NO_BRAKE, Brake
 from llmgw_core.domain.limits import NO_LIMITS, Budget, Limits
 from llmgw_core.store import tenancy_queries as queries
-from llmgw_core.tenancy import budget_rules, rules
+from llmgw_core.tenancy import brake_rules, budget_rules, rules
 from llmgw_core.tenancy.changes import (
     Change,
     change,
@@ -73,6 +74,7 @@ class Grants(TypedDict, total=False):
     limits: Limits
     model_limits: Sequence[tuple[str, Limits]]
     budgets: Sequence[Budget]
+    brake: Brake
 
 
 class Tenancy:
@@ -202,6 +204,7 @@ class Tenancy:
         limits: Limits | UnsetType = UNSET,
         model_limits: Sequence[tuple[str, Limits]] | UnsetType = UNSET,
         budgets: Sequence[Budget] | UnsetType = UNSET,
+        brake: Brake | UnsetType = UNSET,
         expires_at: float | UnsetType | None = UNSET,
         actor: str,
     ) -> T:
@@ -214,6 +217,7 @@ class Tenancy:
             "limits": limits,
             "model_limits": model_limits,
             "budgets": budgets,
+            "brake": brake,
             "expires_at": expires_at,
         }
         async with self._change(actor) as doing:
@@ -330,6 +334,7 @@ class Tenancy:
             **rules.limits(grants.get("limits", NO_LIMITS)),
             "model_limits": rules.model_limits(grants.get("model_limits", ())),
             "budgets": budget_rules.budgets(grants.get("budgets", ())),
+            "brake": brake_rules.brake(grants.get("brake", NO_BRAKE)),
         }
         row = {"id": id, **shown, "disabled": False, "created": doing.now, **(secret or {})}
         await queries.add(doing.connection, kind.level, row)

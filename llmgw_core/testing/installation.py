@@ -27,6 +27,7 @@ from llmgw_core.config.schema import (
     ServerConfig,
 )
 from llmgw_core.config.schema_aliases import AliasConfig
+from llmgw_core.config.schema_brake import BrakeConfig
 from llmgw_core.config.schema_prices import PriceEntry, TokenPrices
 from llmgw_core.config.schema_routing import RoutingConfig
 from llmgw_core.domain.alias import Variant
@@ -119,6 +120,7 @@ async def install(
     accounting: AccountingConfig | None = None,
     server: ServerConfig | None = None,
     routing: RoutingConfig | None = None,
+    brake: BrakeConfig | None = None,
     limiter: str = "memory",
     limiter_clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[Installation]:
@@ -135,6 +137,7 @@ async def install(
         requests=requests or RequestLimits(),
         server=server or ServerConfig(),
         routing=routing or RoutingConfig(),
+        brake=brake or BrakeConfig(),
         limits=LimitsConfig(limiter),
         accounting=accounting or AccountingConfig(move_interval=3600.0, segment_bytes=1 << 20),
     )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from llmgw_core.domain.brake import NO_BRAKE, Brake
 from llmgw_core.domain.limits import NO_LIMITS, Budget, Limits
 from llmgw_core.tenancy.service import Tenancy
 
@@ -46,13 +47,16 @@ async def create_tenant(
     team_budgets: Sequence[Budget] = (),
     user_budgets: Sequence[Budget] = (),
     key_budgets: Sequence[Budget] = (),
+    brake: Brake = NO_BRAKE,
+    team_brake: Brake = NO_BRAKE,
+    key_brake: Brake = NO_BRAKE,
     expires_at: float | None = None,
 ) -> Tenant:
-    """An organisation `name` with `models`, `zones`, `limits`, `budgets`, and one of each below it,
-    narrowed as given. `store` is open; several tenants need different names."""
+    """An organisation `name` with `models`, `zones`, `limits`, `budgets`, `brake`, and one of each
+    below it, narrowed as given. `store` is open; several tenants need different names."""
     tenancy = Tenancy(store)
     organization = await tenancy.create_organization(
-        name, models=models, zones=zones, limits=limits, budgets=budgets, actor=ACTOR
+        name, models=models, zones=zones, limits=limits, budgets=budgets, brake=brake, actor=ACTOR
     )
     team = await tenancy.create_team(
         organization.id,
@@ -60,6 +64,7 @@ async def create_tenant(
         models=team_models,
         limits=team_limits,
         budgets=team_budgets,
+        brake=team_brake,
         actor=ACTOR,
     )
     user = await tenancy.create_user(
@@ -78,6 +83,7 @@ async def create_tenant(
         zones=key_zones,
         limits=key_limits,
         budgets=key_budgets,
+        brake=key_brake,
         expires_at=expires_at,
         actor=ACTOR,
     )

@@ -138,6 +138,13 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("model", name="pk_learned_models"),
     )
+    op.create_table(
+        "learned_spending",
+        sa.Column("kind", sa.String(20), nullable=False),
+        sa.Column("id", sa.String(80), nullable=False),
+        *(sa.Column(name, sa.Float, nullable=False) for name in ("total", "weight", "at")),
+        sa.PrimaryKeyConstraint("kind", "id", name="pk_learned_spending"),
+    )
 
 
 def _create_groups() -> None:
