@@ -196,12 +196,14 @@ def test_every_dimension_can_be_asked_for_with_every_other() -> None:
         store = Store(f"sqlite:///{file}")
         await store.open()
         ledger = Ledger(store)
-        records = [usage_record(n, started_ns=START_NS + n * 7 * HOUR_NS) for n in range(50)]
+        records = [usage_record(n, started_ns=START_NS + n * 7 * HOUR_NS) for n in range(150)]
         await ledger.insert(records, [])
-        span = (START + dt.timedelta(hours=9), START + dt.timedelta(hours=300))
-        inside = [r for r in records if 9 <= (r.started_ns - START_NS) // HOUR_NS < 300]
-        for by in itertools.combinations(get_args(Dimension), 2):
-            assert added(await ledger.usage(by, *span)) == sums(inside), by
+        # Parts of days and months that are read as they are, and as the whole without the rest.
+        for first, last in ((9, 300), (20, 36 * 24 - 3)):
+            span = (START + dt.timedelta(hours=first), START + dt.timedelta(hours=last))
+            inside = [r for r in records if first <= (r.started_ns - START_NS) // HOUR_NS < last]
+            for by in itertools.combinations(get_args(Dimension), 2):
+                assert added(await ledger.usage(by, *span)) == sums(inside), by
         await store.aclose()
 
     with tempfile.TemporaryDirectory() as folder:
