@@ -56,6 +56,12 @@ def validate(config: Config, *, today: dt.date) -> list[ConfigError]:
 def _reports(config: Config) -> Iterator[ConfigError]:
     if config.reports.minimum_group < 1:
         yield ConfigError("must be at least 1 (no rule).", path="reports.minimum_group")
+    elif config.reports.users and config.reports.minimum_group > 1:
+        yield ConfigError(
+            "protects nobody while `reports.users` allows reports of single users: leave one of"
+            " the two out.",
+            path="reports.minimum_group",
+        )
 
 
 def _models(config: Config) -> Iterator[ConfigError]:

@@ -2,7 +2,8 @@
 the last one tried and never its address; and what they were charged: `x-llmgw-cost`. Chosen once
 for a configuration, so that whoever does not want it pays nothing.
 
-The head of a stream says what is known when it leaves, at the status commit: never the cost.
+The head of a stream says what is known when it leaves, at the status commit: never the cost, not
+even where a whole reply is made a stream.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ class CostDelivery(Delivery):
         return [*super().rate_headers(exchange), *([(COST, cost)] if cost else [])]
 
     def _lines(self, exchange: Exchange, kind: Kind) -> bytes:
-        cost = _charged(exchange)
         lines = super()._lines(exchange, kind)
+        cost = _charged(exchange)
         return lines + b"%b: %b\r\n" % (COST, cost) if cost else lines
 
 
@@ -62,7 +63,7 @@ def revealing(*, routes: bool, costs: bool) -> type[Delivery]:
 
 def _charged(exchange: Exchange) -> bytes:
     record = None if exchange.settlement is None else exchange.settlement.record
-    if record is None:
+    if record is None or (record.stream and exchange.replied):  # in a stream, or before one
         return b""
     units, rest = divmod(record.charge, _NANO)
     return b"%d.%09d" % (units, rest)

@@ -31,10 +31,13 @@ _EXACT_PLACES: Final = 15
 _ENDPOINTS: Final = {"completions": "chat.completions", "embeddings": "embeddings"}
 _FORMS: Final = {DAY: "%Y-%m-%d", HOUR: "%Y-%m-%dT%H"}
 _COLUMN: Final = {each.name: each.column for each in CLASSES}
-_UNIT: Final = {"image": "images", "call": "requests"}
+_UNIT: Final = {"image": "images", "call": ""}
+"""Others are tokens. OpenAI's list of units has none for calls."""
 _ITEM: Final[tuple[Dimension, ...]] = ("served_model", "model", "price")
 ROUNDING: Final = "rounding"
 """The line item that holds what single calls were rounded by."""
+OTHER: Final = "other"
+"""The line item of what is merged because too few users had it."""
 
 
 async def page(question: Question, ledger: Ledger, rules: ReportsConfig, currency: str) -> Result:
@@ -45,7 +48,7 @@ async def page(question: Question, ledger: Ledger, rules: ReportsConfig, currenc
         rows = await _rows(question, ledger, rules)
         if question.subject != "costs":
             results = [(at, _used(question, ids, row)) for at, ids, row in rows]
-        elif LINE_ITEM in question.groups:
+        elif _itemized(question):
             sheets = await ledger.sheets({ids[-1] for _, ids, _ in rows})
             results = _items(question, rows, sheets, currency)
         else:
@@ -77,7 +80,7 @@ async def _rows(
     form = _FORMS[question.width.seconds]
     period: Dimension = "day" if question.width.seconds == DAY else "hour"
     dimensions = [GROUPS[name] for name in question.groups if name in GROUPS]
-    more = _ITEM if LINE_ITEM in question.groups else ()
+    more = _ITEM if _itemized(question) else ()
     filters = dict(question.filters)
     endpoint = _ENDPOINTS.get(question.subject)
     if endpoint is not None:
@@ -96,6 +99,10 @@ async def _rows(
 
 def _moment(seconds: int) -> dt.datetime:
     return dt.datetime.fromtimestamp(seconds, dt.UTC)
+
+
+def _itemized(question: Question) -> bool:
+    return LINE_ITEM in question.groups or bool(question.line_items)
 
 
 def _grouped(question: Question, ids: Sequence[str]) -> Result:
@@ -191,9 +198,16 @@ def _items(
             unit = _UNIT.get(each.name, "tokens")
             add(at, ids, f"{model}, {_COLUMN[each.name]}", unit, numerator, each.quantity)
         if rest:
-            name = ROUNDING if sheet is not None else f"{model}, not itemized"
-            add(at, ids, name, "", rest, 0)
+            unpriced = f"{model}, not itemized" if model else OTHER
+            add(at, ids, ROUNDING if sheet is not None else unpriced, "", rest, 0)
     wanted = frozenset(question.line_items)
+    chosen = {
+        key: both
+        for key, both in sorted(sums.items())
+        if any(both) and (not wanted or key[2] in wanted)
+    }
+    if LINE_ITEM not in question.groups:
+        return _summed(question, chosen, currency)
     return [
         (
             at,
@@ -205,8 +219,22 @@ def _items(
                 (name, quantity, unit or None),
             ),
         )
-        for (at, ids, name, unit), (numerator, quantity) in sorted(sums.items())
-        if not wanted or name in wanted
+        for (at, ids, name, unit), (numerator, quantity) in chosen.items()
+    ]
+
+
+def _summed(
+    question: Question,
+    items: Mapping[tuple[int, tuple[str, ...], str, str], tuple[int, int]],
+    currency: str,
+) -> list[tuple[int, Result]]:
+    """The chosen items as one result of each group."""
+    sums: dict[tuple[int, tuple[str, ...]], int] = {}
+    for (at, ids, _, _), (numerator, _) in items.items():
+        sums[at, ids] = sums.get((at, ids), 0) + numerator
+    return [
+        (at, _cost(question, ids, currency, _decimal(numerator, _EXACT_PLACES)))
+        for (at, ids), numerator in sums.items()
     ]
 
 

@@ -2,10 +2,11 @@
 
 What is refused or merged follows from `reports` in the configuration. Without `users` nobody sees
 sums of a user, nor of a key that belongs to one: such keys are one line together. With
-`minimum_group`, sums that stem from fewer users than that are merged with other small ones of the
-same period, until together they stem from enough; what cannot be merged is left out. Sums of calls
-without a user say nothing of a person. Whoever may ask many questions with different filters can
-still compare the answers: this keeps reports decent, it is no anonymisation.
+`minimum_group`, no sum stems from fewer users than that, totals included: smaller ones are merged
+with the next larger ones of the same period until together they stem from enough, so what is merged
+cannot be told from the total; where there are not enough in a period, nothing of it is shown. Sums
+of calls without a user say nothing of a person. Whoever may ask many questions with different
+filters can still compare the answers: this keeps reports decent, it is no anonymisation.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from llmgw_core.config.schema_reports import ReportsConfig
 from llmgw_core.domain.errors import permission_denied
 from llmgw_core.store.usage_report import UsageRow
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
+    from llmgw_core.config.schema_reports import ReportsConfig
     from llmgw_core.store.ledger import Ledger
     from llmgw_core.store.usage_report import Dimension
 
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 _PERIODS: Final = frozenset({"month", "day", "hour"})
 _FIGURES: Final = UsageRow.__struct_fields__[2:]
-EVERYBODY: Final = ReportsConfig(users=True)
-"""No rule: for whoever keeps the books."""
 
 
 class _Sums:
@@ -59,23 +58,25 @@ async def usage(
 ) -> list[UsageRow]:
     """As `Ledger.usage`, within `rules`. Raises `GatewayError` 403 for what they do not allow."""
     filters = filters or {}
-    if not rules.users and ("user" in by or "user" in filters):
+    personal = "key" in by or "key" in filters
+    if rules.users or (rules.minimum_group == 1 and not personal and not _of_users(by, filters)):
+        return await ledger.usage(by, since, until, filters)
+    if _of_users(by, filters):
         raise permission_denied(
             "Reports by user are switched off; `reports.users` in the configuration allows them."
         )
-    personal = not rules.users and ("key" in by or "key" in filters)
-    grouped = bool(filters) or any(name not in _PERIODS for name in by)
-    counted = rules.minimum_group > 1 and grouped and "user" not in by
-    if not personal and not counted:
-        return await ledger.usage(by, since, until, filters)
     rows = await ledger.usage((*by, "user"), since, until, filters)
-    if personal and "key" in filters:
+    if "key" in filters:
         rows = [row for row in rows if not row.ids[-1]]
     groups = _merged(by, rows, personal=personal)
-    if counted:
+    if rules.minimum_group > 1:
         groups = _large_enough(by, groups, rules.minimum_group)
     found = [UsageRow(ids, sums.names, *sums.figures) for ids, sums in sorted(groups.items())]
     return found or ([] if by else [UsageRow((), (), *[0] * len(_FIGURES))])
+
+
+def _of_users(by: Sequence[Dimension], filters: Filters) -> bool:
+    return "user" in by or "user" in filters
 
 
 def _merged(
@@ -103,37 +104,23 @@ def _large_enough(
         periods.setdefault(_without(by, ids, frozenset(by) - _PERIODS), []).append(ids)
     found: dict[Ids, _Sums] = {}
     for rest, members in periods.items():
-        merged = _to_merge({ids: len(groups[ids].users) for ids in members}, minimum)
-        for ids in members:
-            if ids not in merged:
-                _add(found, ids, groups[ids])
-        together = _Sums(_without(by, rest, frozenset(by) - _PERIODS))
-        for ids in merged:
-            together.add(groups[ids].figures, groups[ids].users)
+        # Of periods, the id is the name.
+        together = _Sums(rest)
+        merged: set[Ids] = set()
+        for ids in sorted(members, key=lambda ids: (len(groups[ids].users), ids)):
+            sums = groups[ids]
+            if not sums.users:
+                continue
+            if len(sums.users) >= minimum and (not merged or len(together.users) >= minimum):
+                break
+            merged.add(ids)
+            together.add(sums.figures, sums.users)
+        found.update((ids, groups[ids]) for ids in members if ids not in merged)
         if len(together.users) >= minimum:
-            _add(found, rest, together)
+            if rest in found:  # what has none of the ids, and is no remainder
+                together.add(found[rest].figures, ())
+            found[rest] = together
     return found
-
-
-def _to_merge(users: Mapping[Ids, int], minimum: int) -> set[Ids]:
-    """Those that are too small, and as many more of the next larger ones as it takes."""
-    people = sorted((count, ids) for ids, count in users.items() if count)
-    merged: set[Ids] = set()
-    total = 0
-    for count, ids in people:
-        if count >= minimum and (not merged or total >= minimum):
-            break
-        merged.add(ids)
-        total += count
-    return merged
-
-
-def _add(found: dict[Ids, _Sums], ids: Ids, sums: _Sums) -> None:
-    known = found.get(ids)
-    if known is None:
-        found[ids] = sums
-    else:
-        known.add(sums.figures, sums.users)
 
 
 def _without(by: Sequence[Dimension], values: Ids, names: Collection[str]) -> Ids:

@@ -26,8 +26,10 @@ Side = Literal["charge", "cost"]
 
 HOUR: Final = 3_600
 DAY: Final = 24 * HOUR
-_LATEST: Final = 253_402_300_800
-"""The start of the year 10000."""
+_LATEST: Final = 253_370_764_800
+"""The start of the year 9999: buckets end before the last moment that there is a date for."""
+_DIGITS: Final = 12
+"""What a number has at most, zeros in front included."""
 _LONGEST_LIST: Final = 1000
 
 
@@ -175,17 +177,25 @@ def _times(given: Mapping[str, list[str]], width: Width, now: int) -> tuple[int,
 
 
 def _time(text: str, name: str) -> int:
-    if not (text.isascii() and text.isdecimal() and int(text[:20]) < _LATEST):
+    seconds = _whole(text)
+    if seconds is None or seconds >= _LATEST:
         _refuse(name, "must be seconds since the epoch, a whole number")
-    return int(text)
+    return seconds
+
+
+def _whole(text: str) -> int | None:
+    """The whole number that `text` is; None if it is none, or absurdly long."""
+    plain = text.isascii() and text.isdecimal() and len(text) <= _DIGITS
+    return int(text) if plain else None
 
 
 def _limit(text: str, width: Width) -> int:
     if not text:
         return width.usual
-    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:10]) <= width.most):
+    limit = _whole(text)
+    if limit is None or not 1 <= limit <= width.most:
         _refuse("limit", f"must be a whole number from 1 to {width.most}")
-    return int(text)
+    return limit
 
 
 def _page(text: str, first: int, last: int, width: Width) -> int:
@@ -196,9 +206,9 @@ def _page(text: str, first: int, last: int, width: Width) -> int:
     except (ValueError, binascii.Error):
         plain = b""
     number = plain.removeprefix(b"page_")
-    if plain == number or not number.isdigit() or len(number) > 12:
+    page = None if plain == number else _whole(number.decode("latin-1"))
+    if page is None:
         _refuse("page", "is no cursor that this page has given")
-    page = int(number)
     if not first <= page < max(last, first + 1) or page % width.seconds:
         _refuse("page", "belongs to another question")
     return page

@@ -91,7 +91,13 @@ def as_json_lines(rows: Sequence[LedgerRow]) -> bytes:
 
 
 def _facts(attempt: Any) -> dict[str, Any]:
-    facts = {name: getattr(attempt, name) for name in attempt.__struct_fields__}
-    if attempt.usage is not None:
-        facts["usage"] = {name: getattr(attempt.usage, name) for name in _TOKENS}
+    facts = _named(attempt)
+    usage = facts["usage"]
+    if usage is not None:
+        facts["usage"] = {**_named(usage), "details": usage.details and _named(usage.details)}
     return facts
+
+
+def _named(value: Any) -> dict[str, Any]:
+    """What is an array in the books, with names."""
+    return {name: getattr(value, name) for name in value.__struct_fields__}

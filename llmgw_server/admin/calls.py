@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
 _CURSOR = {
     "after": "The cursor of the last row that is known; 0, the default, begins with the first.",
-    "limit": "At most so many rows, up to 10,000 (default 1,000).",
+    "limit": "At most so many rows, from 1 to 10,000 (default 1,000).",
 }
 _MOST = 10_000
+_DIGITS = 18
 
 
 class CallPages:
@@ -57,8 +58,8 @@ class CallPages:
         """Rows of the ledger as JSON lines, in the order of their cursors: none is missed and none
         comes twice if `after` is the cursor of the last row of the reply before."""
         try:
-            after = _number(request, "after", 0, 10**18)
-            limit = _number(request, "limit", 1000, _MOST)
+            after = _number(request, "after", 0, 0, 10**18)
+            limit = _number(request, "limit", 1000, 1, _MOST)
             found = [
                 row async for page in pages(self._gateway.ledger, after, most=limit) for row in page
             ]
@@ -83,9 +84,11 @@ class CallPages:
         return Told(None if record is None else facts(record), running, refusal)
 
 
-def _number(request: Request, name: str, default: int, most: int) -> int:
+def _number(request: Request, name: str, default: int, least: int, most: int) -> int:
     """The parameter `name`. Raises `GatewayError`."""
-    text = request.query_params.get(name, str(default))
-    if not (text.isascii() and text.isdecimal() and len(text) <= 18 and int(text) <= most):
-        raise invalid_request(f"'{name}' is a whole number from 0 to {most}.", param=name)
+    texts = request.query_params.getlist(name) or [str(default)]
+    text = texts[0] if len(texts) == 1 else ""
+    plain = text.isascii() and text.isdecimal() and len(text) <= _DIGITS
+    if not (plain and least <= int(text) <= most):
+        raise invalid_request(f"'{name}' is a whole number from {least} to {most}.", param=name)
     return int(text)

@@ -36,7 +36,7 @@ _QUERY = {
 _COSTS = {
     **{name: text for name, text in _QUERY.items() if name != "models"},
     "group_by": "Any of organization_id, project_id (a team), user_id, api_key_id and line_item.",
-    "line_items": "Only those, when grouped by line_item.",
+    "line_items": "Only those, by their whole names.",
     "side": "charge (the default): what tenants pay; cost: what providers bill.",
 }
 

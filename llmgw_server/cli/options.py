@@ -39,7 +39,7 @@ def add_config(parser: argparse.ArgumentParser, *, inherited: bool = False) -> N
     )
 
 
-def add_json(parser: argparse.ArgumentParser) -> None:
+def add_json(parser: argparse._ActionsContainer) -> None:
     """`--json`."""
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 

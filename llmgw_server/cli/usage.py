@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from llmgw_core.config.load import load
+from llmgw_core.domain.errors import GatewayError
 from llmgw_core.reports.privacy import usage
 from llmgw_core.statements.export import amount, csv_bytes
 from llmgw_core.store.ledger import Ledger
@@ -14,6 +15,7 @@ from llmgw_core.store.usage_report import Dimension, UsageRow
 from llmgw_core.tenancy.records import KINDS, ORGANIZATION
 from llmgw_core.tenancy.service import Tenancy
 from llmgw_server.cli.database import on_store
+from llmgw_server.cli.errors import CommandError
 from llmgw_server.cli.options import add_config, add_json, past, run_with
 from llmgw_server.cli.output import money, say, say_json, say_table
 
@@ -52,8 +54,9 @@ def configure(parser: argparse.ArgumentParser, _command: str) -> None:
         option = f"--{name.replace('_', '-')}"
         parser.add_argument(option, metavar="NAME", action="append", help="only this; repeatable")
     parser.add_argument("--wide", action="store_true", help="every class of tokens")
-    parser.add_argument("--csv", action="store_true", help="print CSV, for a spreadsheet")
-    add_json(parser)
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--csv", action="store_true", help="print CSV, for a spreadsheet")
+    add_json(form)
     run_with(parser, _usage)
 
 
@@ -99,7 +102,10 @@ async def _rows(args: argparse.Namespace, store: Store, rules: ReportsConfig) ->
         if reference and kind is not ORGANIZATION:
             named = await tenancy.get(kind, reference, organization=args.organization)
             filters[cast("Dimension", kind.level)] = named.id
-    return await usage(Ledger(store), rules, args.by, args.since, args.until, filters)
+    try:
+        return await usage(Ledger(store), rules, args.by, args.since, args.until, filters)
+    except GatewayError as error:
+        raise CommandError(error.message) from None
 
 
 def _given(args: argparse.Namespace) -> dict[Dimension, Any]:
@@ -138,7 +144,8 @@ def _csv(by: Sequence[Dimension], rows: Sequence[UsageRow], currency: str) -> No
         ]
         for row in rows
     ]
-    sys.stdout.write(csv_bytes((*titles, *FIGURES, "currency"), lines).decode())
+    sys.stdout.flush()
+    sys.stdout.buffer.write(csv_bytes((*titles, *FIGURES, "currency"), lines))
 
 
 def _figure(row: UsageRow, name: str) -> str | int:
