@@ -46,6 +46,8 @@ _WORDS: Final = (
 """Words of descriptions, the more telling ones first."""
 _NAMES: Final = frozenset(each.name for each in CLASSES)
 _DATED: Final = re.compile(r"[-@](\d{4}-?\d{2}-?\d{2}|latest)$")
+_DIGITS: Final = range(-24, 24)
+"""Powers of ten between which a figure is no slip, and sums are exact."""
 EVERYTHING: Final = "all"
 """The class of invoices that do not tell classes apart."""
 
@@ -88,12 +90,14 @@ def read_invoice(
     that can be meant. Raises `StatementError` with the line and column that cannot be read."""
     text = _text(data)
     delimiter = how.delimiter or _delimiter(text)
+    if len(delimiter) != 1 or delimiter in '"\r\n':
+        raise StatementError("Columns of an invoice stand apart by one character, like , or ;.")
     rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-    columns = _columns(rows.fieldnames or (), how.columns)
     names = {name.lower(): name for name in known}
     found: list[Item] = []
     outside = 0
     try:
+        columns = _columns(rows.fieldnames or (), how.columns)
         for row in rows:
             line = rows.line_num
             if not any((value or "").strip() for value in row.values() if isinstance(value, str)):
@@ -105,7 +109,8 @@ def read_invoice(
             _same_currency(cells.get("currency", ""), currency, how, line)
             found.append(_item(cells, how, names, line))
     except csv.Error as error:
-        raise StatementError(f"Line {rows.line_num} of the invoice is no CSV: {error}.") from None
+        line = max(1, rows.line_num)
+        raise StatementError(f"Line {line} of the invoice is no CSV: {error}.") from None
     return Invoice(found, outside)
 
 
@@ -202,13 +207,28 @@ def _model(text: str, models: Mapping[str, str], names: Mapping[str, str]) -> st
 
 def _number(text: str, how: Reading, line: int, what: str) -> Decimal:
     plain = re.sub(r"[\s'\u00a0\u202f€$£]", "", text)
-    plain = plain.replace(".", "").replace(",", ".") if how.comma else plain.replace(",", "")
+    thousands, point = (".", ",") if how.comma else (",", ".")
+    if thousands in plain and not _grouped(plain, thousands, point):
+        # `12,50` could be taken for 1250 and `1.234,56` for 1.23456.
+        remedy = "leave out --comma" if how.comma else "say --comma if decimals are behind a comma"
+        raise StatementError(
+            f"The {what} in line {line} of the invoice, '{text[:40]}', has '{thousands}' where no"
+            f" thousands end: {remedy}."
+        )
     try:
-        value = Decimal(plain)
+        value = Decimal(plain.replace(thousands, "").replace(point, "."))
     except InvalidOperation:
         value = Decimal("NaN")
-    if not value.is_finite():
+    if not value.is_finite() or (value and value.adjusted() not in _DIGITS):
         raise StatementError(
             f"The {what} in line {line} of the invoice is no number: '{text[:40]}'."
         )
     return value
+
+
+def _grouped(text: str, thousands: str, point: str) -> bool:
+    """Whether `thousands` stands only where every third digit of a whole number ends."""
+    whole = text.partition(point)[0].lstrip("+-")
+    return thousands not in text.partition(point)[2] and bool(
+        re.fullmatch(rf"[0-9]{{1,3}}({re.escape(thousands)}[0-9]{{3}})+", whole)
+    )

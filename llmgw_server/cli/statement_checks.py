@@ -61,6 +61,7 @@ COMPARED = (
     "percent",
 )
 _SHOWN = 20
+_LARGEST = 10**12
 
 
 def add_checks(add: Add) -> None:
@@ -121,8 +122,8 @@ def _number(text: str) -> Decimal:
         value = Decimal(text)
     except InvalidOperation:
         value = Decimal(-1)
-    if not value.is_finite() or value < 0:
-        raise argparse.ArgumentTypeError(f"'{text}' is no number from 0")
+    if not value.is_finite() or not 0 <= value <= _LARGEST:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number from 0 to {_LARGEST}")
     return value
 
 

@@ -80,6 +80,33 @@ def test_classes_are_recognised_by_the_usual_words(description: str, token_class
     assert class_of(description, {}) == token_class
 
 
+@pytest.mark.parametrize("delimiter", [";;", "\\t", '"', "\n"])
+def test_columns_stand_apart_by_one_character(delimiter: str) -> None:
+    with pytest.raises(StatementError, match="one character"):
+        items("model;amount\ngpt-x;1\n", Reading(delimiter=delimiter))
+
+
+@pytest.mark.parametrize("amount", ["12.50", "1,234.56", "1.23.456,00"])
+def test_decimals_behind_a_point_are_no_thousands_where_a_comma_was_promised(amount: str) -> None:
+    with pytest.raises(StatementError, match="where no thousands end: leave out --comma"):
+        items(f"model;amount\ngpt-x;{amount}\n", Reading(comma=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "comma", "value"),
+    [
+        ("1,234,567.5", False, "1234567.5"),
+        ("-1,234", False, "-1234"),
+        ("€ 999", False, "999"),
+        ("-1.234.567,5", True, "-1234567.5"),
+        ("0,5", True, "0.5"),
+    ],
+)
+def test_thousands_may_be_set_apart(text: str, comma: bool, value: str) -> None:
+    [item] = items(f"model;amount\ngpt-x;{text}\n", Reading(comma=comma))
+    assert item.amount == Decimal(value)
+
+
 @pytest.mark.parametrize("model", ["gpt-x", "GPT-X", "gpt-x-2027-01-05", "gpt-x@20270105"])
 def test_a_model_is_recognised_with_its_date(model: str) -> None:
     assert items(f"model,amount\n{model},1\n")[0].model == "gpt-x"
@@ -101,6 +128,10 @@ def test_lines_about_another_time_are_counted_and_left_out() -> None:
         ("a,b\n1,2\n", "no column for model and amount; it has a, b. Name it: --column model="),
         ("model,amount\ngpt-x,much\n", "The amount in line 2 of the invoice is no number: 'much'"),
         ("model,amount\ngpt-x,NaN\n", "no number: 'NaN'"),
+        ("model,amount\ngpt-x,1e999999\n", "no number: '1e999999'"),
+        ("model;amount\ngpt-x;12,50\n", "'12,50', has ',' where no thousands end: say --comma"),
+        ("model;amount\ngpt-x;1.234,56\n", "'1.234,56', has ',' where no thousands end"),
+        ("model,amount," + "x" * 200_000 + "\ngpt-x,1,1\n", "Line 1 of the invoice is no CSV"),
         ("date,model,amount\nsoon,gpt-x,1\n", "no date that can be read in line 2: 'soon'"),
         ("model,amount,currency\ngpt-x,1,USD\n", "Line 2 of the invoice is in USD, and the books"),
         ('model,amount\n"' + "x" * 200_000 + '",1\n', "of the invoice is no CSV"),
