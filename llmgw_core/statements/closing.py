@@ -5,6 +5,7 @@ question to the ledger what of the journals it has already.
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 from typing import TYPE_CHECKING, Final
 
 from llmgw_core.statements.errors import StatementError
@@ -66,12 +67,13 @@ def on_the_way(found: Iterable[Backlog], booked: Iterable[str]) -> Iterable[str]
 
 
 def without_price(
-    statement: Statement, books: Books, sheets: Mapping[str, PriceSheet], why: Why
+    statement: Statement, books: Iterable[Books], sheets: Mapping[str, PriceSheet], why: Why
 ) -> Iterable[str]:
-    """Usage that nobody has priced, and prices that nobody can explain."""
+    """Usage that nobody has priced, and prices that nobody can explain; of closed months as well,
+    where it can only have come later: it would be billed at nothing."""
     found: dict[tuple[str, str], list[int]] = {}
     lost: dict[str, str] = {}
-    for group in books.groups:
+    for group in itertools.chain.from_iterable(each.groups for each in books):
         sums = group.sums
         tokens = sums["input_tokens"] + sums["output_tokens"] + sums["images"]
         if not group.price and tokens and not (sums["cost"] or sums["charge"]):

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from llmgw_core.config.schema_statements import StatementsConfig
     from llmgw_core.statements.lines import Line
+    from llmgw_core.statements.records import PoolShare
 
 _decode_summary = msgspec.json.Decoder(Summary).decode
 
@@ -114,6 +115,22 @@ async def pool_uses(
             groups = await period_sums(connection, since, until)
             found.append(PoolUse(name, pool, since, until, groups))
     return found
+
+
+def one_currency(
+    statement: Statement, composer: Composer, configured: str, pools: Sequence[PoolShare]
+) -> str:
+    """The currency of everything that is billed: what the books were kept in, and of `pools` what
+    is configured now. Raises `StatementError` where there are several, which do not add up."""
+    currencies = {sheet.currency for sheet in composer.sheets.values()}
+    found = sorted(currencies | {configured}) if pools or not currencies else sorted(currencies)
+    if len(found) > 1:
+        raise StatementError(
+            f"What belongs on the statement of {statement.period} is in {' and in '.join(found)},"
+            " because `accounting.currency` was changed: amounts of several currencies cannot be"
+            " added up, and nothing is billed."
+        )
+    return found[0]
 
 
 async def composer_for(

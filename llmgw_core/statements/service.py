@@ -204,7 +204,7 @@ class Statements:
 
     async def _composed(
         self, doing: Change, draft: Statement, others: Sequence[Statement]
-    ) -> tuple[Statement, list[Line], Books, Composer]:
+    ) -> tuple[Statement, list[Line], list[Books], Composer]:
         connection = doing.connection
         cursor = await newest(connection)
         own = await reading.own_books(connection, draft)
@@ -222,7 +222,7 @@ class Statements:
             pools.append(share)
             lines += shares
         summary = Summary(
-            currency=self._currency,
+            currency=reading.one_currency(draft, composer, self._currency, pools),
             decimals=self._config.decimals,
             cost=sum(line.cost for line in lines),
             charge=sum(line.charge for line in lines),
@@ -233,7 +233,7 @@ class Statements:
         made = msgspec.structs.replace(
             draft, cursor=cursor, summary=summary, created_ns=int(doing.now * 1e9)
         )
-        return made, lines, own, composer
+        return made, lines, [own, *earlier], composer
 
     def _new_id(self) -> str:
         return f"st_{keys.base62(int.from_bytes(self._randomness(16), 'big'), 22)}"

@@ -8,6 +8,7 @@ import io
 import json
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from llmgw_core.domain.usage import Usage
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 
 OCTOBER_NS = 1_790_000_000 * 10**9 + 30 * 86_400 * 10**9
 """2026-10-21."""
-PRICE = sheet(rates(10**9, 2 * 10**9), rates(2 * 10**9, 4 * 10**9))
+PRICE = msgspec.structs.replace(
+    sheet(rates(10**9, 2 * 10**9), rates(2 * 10**9, 4 * 10**9)), currency="USD"
+)
 
 
 def on_store(directory: Path, work: Callable[[Store], Awaitable[None]]) -> None:

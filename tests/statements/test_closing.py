@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -11,7 +12,7 @@ from sqlalchemy import text
 
 from llmgw_core.accounting.journal import Journal
 from llmgw_core.accounting.mover import Mover
-from llmgw_core.config.schema_statements import StatementsConfig
+from llmgw_core.config.schema_statements import PoolConfig, StatementsConfig
 from llmgw_core.domain.usage import Usage
 from llmgw_core.statements.closing import NotClosed
 from llmgw_core.statements.errors import StatementError
@@ -151,6 +152,19 @@ async def test_usage_without_a_price_is_named_with_the_reason(
     )
 
 
+async def test_a_late_call_without_a_price_is_not_adjusted_by_nothing(
+    store: Store, statements: Statements, clock: Clock
+) -> None:
+    await statements.create("2027-03", actor=BY)
+    await statements.close("2027-03", actor=BY)
+    late = usage_record(0, started_ns=MARCH, cost=0, charge=0, usage=Usage(1000, 200))
+    await book(store, Ledger(store), [late])
+    clock.now = MAY / NS + 2 * HOUR
+    await statements.create("2027-04", actor=BY)
+    [reason] = await reasons(statements, "2027-04")
+    assert reason.startswith("There is no price for 1 call with 1,200 tokens on small/local")
+
+
 async def test_a_price_sheet_that_is_gone_is_named(store: Store, statements: Statements) -> None:
     await book(store, Ledger(store), [priced(0, PRICE, Usage(1000, 0), started_ns=MARCH)])
     await statements.create("2027-03", actor=BY)
@@ -170,6 +184,38 @@ async def test_amounts_from_before_there_were_price_sheets_are_billed_as_they_ar
     assert (lines["other"].cost, lines["other"].charge) == (1_235_000, 2_346_000)
     assert (lines["input"].quantity, lines["input"].cost, lines["call"].quantity) == (10, 0, 1)
     assert closed.summary.checks[0].holds
+
+
+async def test_a_month_is_billed_in_the_currency_that_it_was_booked_in(
+    store: Store, clock: Clock
+) -> None:
+    """`accounting.currency` may be another one by now; 1 EUR is not 1 USD."""
+    await book(store, Ledger(store), [priced(0, PRICE, Usage(1000, 0), started_ns=MARCH)], PRICE)
+    later = Statements(store, StatementsConfig(), currency="USD", clock=clock)
+    made = await later.create("2027-03", actor=BY)
+    assert (made.summary.currency, made.summary.cost) == ("EUR", 1_000_000)
+    assert (await later.close("2027-03", actor=BY)).summary.currency == "EUR"
+
+
+async def test_a_pool_in_another_currency_is_not_added_to_what_was_booked(
+    store: Store, clock: Clock
+) -> None:
+    await book(store, Ledger(store), [priced(0, PRICE, Usage(1000, 0), started_ns=MARCH)], PRICE)
+    pool = PoolConfig(monthly=Decimal(100), models=("small",))
+    later = Statements(store, StatementsConfig(pools={"p": pool}), currency="USD", clock=clock)
+    with pytest.raises(StatementError, match="is in EUR and in USD"):
+        await later.create("2027-03", actor=BY)
+
+
+async def test_two_currencies_are_not_added_up(store: Store, statements: Statements) -> None:
+    dollars = msgspec.structs.replace(PRICE, currency="USD")
+    await book(store, Ledger(store), [priced(0, PRICE, Usage(1, 0), started_ns=MARCH)], PRICE)
+    await statements.create("2027-03", actor=BY)
+    other = priced(1, dollars, Usage(1, 0), started_ns=MARCH, currency="USD")
+    await book(store, Ledger(store), [other], dollars)
+    for doing in (statements.create, statements.close):
+        with pytest.raises(StatementError, match="is in EUR and in USD"):
+            await doing("2027-03", actor=BY)
 
 
 async def test_figures_that_contradict_themselves_still_add_up(
