@@ -49,7 +49,8 @@ class SheetShelf:
         self._known.add(id)
         self.pending[id] = sheet
         try:
-            self._append(sheet.json() + b"\n")
+            # Begun on a line of its own, so that one that was torn does not take this one along.
+            self._append(b"\n" + sheet.json() + b"\n")
         except OSError as error:
             log.error("%s cannot be written: %s", self._file, error.strerror)  # noqa: TRY400 - expected
 
@@ -76,7 +77,7 @@ class SheetShelf:
             lines = self._file.read_bytes().splitlines()
         except OSError:
             return
-        for line in lines:
+        for line in filter(None, lines):
             try:
                 sheet = read_sheet(line)
             except msgspec.DecodeError:

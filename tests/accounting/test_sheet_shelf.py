@@ -55,6 +55,13 @@ async def test_a_sheet_is_stored_once_and_before_the_rows_that_name_it(tmp_path:
     assert not (tmp_path / FILE).exists()
 
 
+async def test_a_line_that_was_torn_does_not_take_the_next_one_along(tmp_path: Path) -> None:
+    books = Books()
+    (tmp_path / FILE).write_bytes(sheet(1).json()[:50])
+    SheetShelf(tmp_path, books.put).add(sheet(2))
+    assert list(SheetShelf(tmp_path, books.put).pending) == [sheet(2).id]
+
+
 async def test_a_store_that_is_down_loses_no_sheet(tmp_path: Path) -> None:
     books = Books()
     shelf = SheetShelf(tmp_path, books.put)
