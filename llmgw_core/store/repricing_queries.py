@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import and_, or_, select
 
+from llmgw_core.store.contributions import HOUR_NS
 from llmgw_core.store.ledger_tables import ledger, pruned
 from llmgw_core.store.row_values import ledger_row
 
@@ -33,9 +34,11 @@ class OnBooks(NamedTuple):
 
 
 async def whole_since(connection: AsyncConnection) -> int:
-    """From when on (nanoseconds since the epoch) all rows are still there; 0: none was deleted."""
+    """From when on (nanoseconds since the epoch) all rows are still there and others can be added;
+    0: none was deleted. It is a whole hour: the ledger takes nothing for one that has begun to
+    go."""
     query = select(pruned.c.before_ns).where(pruned.c.name == "ledger")
-    return await connection.scalar(query) or 0
+    return -(-(await connection.scalar(query) or 0) // HOUR_NS) * HOUR_NS
 
 
 async def other_currency(

@@ -17,7 +17,7 @@ from llmgw_core.accounting.repricing import Repriced
 from llmgw_core.domain.cost_center import CostCenters
 from llmgw_core.store.cost_queries import calendar, ever_assigned
 from llmgw_core.store.ledger import Ledger
-from llmgw_core.store.repricing_queries import on_books
+from llmgw_core.store.repricing_queries import on_books, whole_since
 from llmgw_core.store.statement_queries import closed_periods
 from llmgw_core.tenancy import cost_rules
 from llmgw_core.tenancy.changes import change
@@ -71,6 +71,8 @@ async def rebook(
     until = cost_rules.end(until_ns, since) or int(clock() * 1e9)
     async with store.connect() as connection:
         cost_rules.open_time(since, await closed_periods(connection), until)
+        # Before that, rows are being deleted; what is left of them is not moved any more.
+        since = max(since, await whole_since(connection))
     ledger, known = Ledger(store), dict[Caller, _Calendar]()
     calls = moved = 0
     place = None

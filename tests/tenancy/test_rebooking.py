@@ -10,6 +10,7 @@ import pytest
 from llmgw_core.domain.usage import Usage
 from llmgw_core.store import statement_queries
 from llmgw_core.store.ledger import Ledger
+from llmgw_core.store.ledger_tables import pruned
 from llmgw_core.tenancy.costing import Costing
 from llmgw_core.tenancy.errors import TenancyError
 from llmgw_core.tenancy.rebooking import rebook
@@ -94,6 +95,20 @@ async def test_an_assignment_that_was_wrong_from_its_beginning_leaves_nothing_be
     assert await where(store) == {"": (11, 11_000)}
     [entry] = [e for e in await tenancy.list_audit() if e.action == "rebook"][:1]
     assert entry.details["moved"] == 2
+
+
+async def test_what_retention_is_deleting_is_no_error_and_stays(
+    store: Store, tenant: Tenant, costing: Costing
+) -> None:
+    await costing.create("A", actor=BY)
+    await called(store, tenant, "", "")
+    async with store.begin() as connection:
+        # Of the hour of these calls only the time before them goes.
+        before_ns = (NOW - 60) * NS
+        await connection.execute(pruned.insert().values(name="ledger", before_ns=before_ns))
+    await costing.assign("A", "team", tenant.team_id, since_ns=0, actor=BY)
+    done = await rebook(store, 0, until_ns=(NOW + 1) * NS, actor=BY, clock=lambda: NOW)
+    assert (done.calls, done.moved) == (0, 0)
 
 
 async def test_the_time_of_a_closed_statement_is_left_alone(store: Store) -> None:

@@ -142,7 +142,7 @@ async def test_what_cannot_be_re_priced_is_refused_with_a_sentence(store: Store)
         await repricing(store, 3).run(END, STARTED_NS, actor="me")
     async with store.begin() as connection:
         await connection.execute(insert(pruned).values(name="ledger", before_ns=STARTED_NS + 1))
-    with pytest.raises(TenancyError, match="Calls before 2026-02-02 02:40:00 UTC are gone"):
+    with pytest.raises(TenancyError, match="Calls before 2026-02-02 03:00:00 UTC are gone"):
         await repricing(store, 3).run(STARTED_NS, END, actor="me")
     assert len(await entries(store)) == 2
 
