@@ -262,8 +262,14 @@ class CallProtocol(Endings):
             self._mind_special_headers()
         method = _METHODS.get(parser.get_method())
         path, query = _PATHS.get(url, ""), b""
-        is_call = path or (url.startswith(CALLS) and not url.startswith(PAGES))
-        if not is_call or method is None or parser.get_http_version() != "1.1":
+        keep_alive = parser.should_keep_alive()
+        # Nobody else is kept without asking for it; to make the text of a version takes longer.
+        plain = keep_alive and b"connection" not in fields
+        if not (
+            (path or (url.startswith(CALLS) and not url.startswith(PAGES)))
+            and method is not None
+            and (plain or parser.get_http_version() == "1.1")
+        ):
             if parser.get_http_version() not in _VERSIONS:
                 raise ValueError("not HTTP/1.1")  # makes the parser refuse
             if not url.startswith(b"/"):
@@ -280,7 +286,7 @@ class CallProtocol(Endings):
         client = self.client
         head = Head(method, path, headers, query, client[0] if client else "", fields)
         before: Any = self.cycle
-        cycle: Any = CallCycle(self, head, parser.should_keep_alive(), self.expect_100_continue)
+        cycle: Any = CallCycle(self, head, keep_alive, self.expect_100_continue)
         self.cycle = cycle
         if before is None or before.response_complete:
             self._start_call(cycle)

@@ -74,7 +74,12 @@ class Worker:
                     raise
                 return
             finally:
-                self._done(cycle)
+                # `_done`, written out: every call comes through here.
+                self._cycles.discard(cycle)
+                if own is not None:
+                    self._tasks.discard(own)
+                if not cycle.response_complete:
+                    cycle.close()
             if self._task is not own or self._closed:
                 return
             del cycle  # what a client sent must not stay while it is silent

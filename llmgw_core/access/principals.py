@@ -126,8 +126,10 @@ class PrincipalCache:
         """The principal of `key`, if it can be told at once: known, fresh, not expired."""
         digest = digest_of(key)
         entry = self._entries.get(digest)
-        if entry is None or entry.epoch != self._epoch or not self._fresh():
+        if entry is None or entry.epoch != self._epoch:
             return None
+        if self._clock() - self._checked >= self._staleness:
+            return None  # `_fresh` in place: every call comes through here
         if entry.principal.expires_at is not None and self._expired(entry):
             return None
         self._entries.move_to_end(digest)

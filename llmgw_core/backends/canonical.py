@@ -69,7 +69,7 @@ class CanonicalSession(State):
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
             what = "compressed" if _coded(headers) else "not the JSON expected"
             raise UpstreamFailure("protocol", f"the reply is {what}") from None
-        if present(document.error):
+        if document.error and present(document.error):
             raise error_in_200(body, "the reply is an error object", status)
         chat = self.call.endpoint == "chat.completions"
         if document.choices is None if chat else not present(document.data):

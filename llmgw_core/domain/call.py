@@ -34,20 +34,21 @@ class Head(State):
     headers: Headers
     query: bytes = b""
     client: str = ""
-    _fields: dict[bytes, bytes] | None = None
+    index: dict[bytes, bytes] | None = None
+    """What `fields` returns, once somebody has asked for it."""
 
     @property
     def fields(self) -> dict[bytes, bytes]:
         """The headers by name, of several values the first one."""
-        fields = self._fields
+        fields = self.index
         if fields is None:
             # Backwards, so that of several values the first one stays.
-            fields = self._fields = dict(self.headers[::-1])
+            fields = self.index = dict(self.headers[::-1])
         return fields
 
     def get(self, name: bytes) -> bytes | None:
         """The first value of header `name` (lower case), or None."""
-        return (self._fields or self.fields).get(name)
+        return (self.index or self.fields).get(name)
 
 
 class Body(Protocol):

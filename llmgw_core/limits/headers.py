@@ -37,34 +37,35 @@ def ratelimit_headers(
 
 def ratelimit_lines(requests: MeterState | None, tokens: MeterState | None) -> bytes:
     """The same as lines of an HTTP/1.1 head, each with its end."""
-    lines = b"" if requests is None else _REQUESTS % _values(requests)
-    return lines if tokens is None else lines + _TOKENS % _values(tokens)
+    lines = b"" if requests is None else REQUESTS % _values(requests)
+    return lines if tokens is None else lines + TOKENS % _values(tokens)
 
 
 def _values(state: MeterState) -> tuple[int, int, bytes]:
     left, reset = state.remaining, state.reset
-    text = _whole(ceil(reset)) if reset > 0.999 else duration(reset)
-    return state.limit, left if left > 0 else 0, text  # noqa: FURB136 -- a call is dear here
+    return state.limit, max(0, left), duration(reset)
 
 
-_REQUESTS = (
+REQUESTS = (
     b"x-ratelimit-limit-requests: %d\r\n"
     b"x-ratelimit-remaining-requests: %d\r\n"
     b"x-ratelimit-reset-requests: %b\r\n"
 )
-_TOKENS = _REQUESTS.replace(b"requests", b"tokens")
+TOKENS = REQUESTS.replace(b"requests", b"tokens")
+"""The lines of a unit: limit, what remains (at least 0), and `duration` of the reset."""
 
 
 def duration(seconds: float) -> bytes:
     """`seconds` in OpenAI's form, rounded up: to the millisecond below a second, else to the
     second: `0s`, `120ms`, `8s`, `6m0s`, `1h0m0s`."""
     if seconds > 0.999:
-        return _whole(ceil(seconds))
+        return whole(ceil(seconds))
     return b"%dms" % ceil(seconds * 1000) if seconds > 0 else b"0s"
 
 
 @lru_cache(maxsize=4096)
-def _whole(seconds: int) -> bytes:
+def whole(seconds: int) -> bytes:
+    """The same of whole seconds, at least 1."""
     if seconds < 60:
         return b"%ds" % seconds
     minutes, seconds = divmod(seconds, 60)

@@ -7,15 +7,17 @@ belongs to one event loop and is not safe to share between threads.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from typing import TYPE_CHECKING
 
 from llmgw_core.limits.counters import amount_of, tightest_of
+from llmgw_core.limits.headers import REQUESTS, TOKENS, duration, ratelimit_lines, whole
 from llmgw_core.limits.meters import BoundMeters, Meter, check, tightest
 from llmgw_core.limits.port import ABILITIES
 from llmgw_core.limits.ticket import Ticket
-from llmgw_core.limits.window import TICKS_PER_SECOND, tick_of
+from llmgw_core.limits.window import TICKS_PER_SECOND, Window, tick_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -94,7 +96,13 @@ class MemoryLimiter:
         for parallel, limit in bound.parallel:
             if parallel.used >= limit:
                 _refuse(now, tokens, bound)
-        bound.count(tokens)
+        # `bound.count`, written out: every call comes through here.
+        for window, _ in bound.requests:
+            window.current += 1
+        for window, _ in bound.tokens:
+            window.current += tokens
+        for parallel, _ in bound.parallel:
+            parallel.used += 1
         return Ticket(self.clock, bound, tick, tick, tokens)
 
     def _reserve_everything(self, bound: BoundMeters, tokens: int, demand: Demand | None) -> Ticket:
@@ -140,6 +148,19 @@ class MemoryLimiter:
             tightest_of((tokens, *(state for unit, state in told if unit == "tokens"))),
         )
 
+    def lines(self, bound: BoundMeters) -> bytes:
+        """`state` as the lines of a head that `headers.ratelimit_lines` makes of it."""
+        if bound.others:
+            return ratelimit_lines(*self.state(bound))
+        now = self.clock()
+        tick = int(now * TICKS_PER_SECOND)
+        if bound.tick != tick:
+            bound.advance(tick)
+        lines = b""
+        if bound.requests:
+            lines = REQUESTS % _tightest(bound.requests, tick, now)
+        return lines + TOKENS % _tightest(bound.tokens, tick, now) if bound.tokens else lines
+
     def states(self, bound: BoundMeters) -> list[tuple[MeterSpec, MeterState]]:
         """Every meter of `bound`, with how full it is."""
         now = self.clock()
@@ -174,6 +195,26 @@ class MemoryLimiter:
                 del self._meters[meter.id]
             else:
                 self._rounds.append(meter)
+
+
+def _tightest(
+    meters: tuple[tuple[Window, int], ...], tick: int, now: float
+) -> tuple[int, int, bytes]:
+    """`meters.tightest` as the values of the lines of a unit."""
+    found, limit_of = meters[0]
+    least = sys.maxsize
+    for window, limit in meters:
+        remaining = limit - window.past - window.current
+        if remaining < least:
+            found, least, limit_of = window, remaining, limit
+    # The same as rounding up what is left, which is a whole number of half seconds at a tick.
+    ticks = ((found.slot + found.size) << found.shift) - tick if found.current else 0
+    text = (
+        whole((ticks + 1) >> 1)
+        if ticks > TICKS_PER_SECOND
+        else duration(found.time_until_empty(now))
+    )
+    return limit_of, least if least > 0 else 0, text  # noqa: FURB136 -- a call is dear here
 
 
 def _refuse(now: float, tokens: int, bound: BoundMeters) -> None:

@@ -139,11 +139,12 @@ class Limiter(Protocol):
     """Counts and decides. `bind` is called once per principal and model, `reserve` per call.
 
     What a limiter may have beside: `reserve_now`, which is `reserve` as a plain function and saves
-    time, where it never has to wait. `examine(bound, tokens, demand=None)`, which raises what
-    `reserve` would raise now and counts nothing, and `states(bound)`, pairs of a spec and its
-    `MeterState`; then `explain` tells of limits. `abilities`, some
-    of `ABILITIES`: without it only plain meters are bound, only `reserve(bound, tokens)`,
-    `amend(tokens, extra)` and `settle(tokens)` are called, and whatever needs more is refused.
+    time, where it never has to wait. `lines(bound)`, which is `state` as lines of a head.
+    `examine(bound, tokens, demand=None)`, which raises what `reserve` would raise now and counts
+    nothing, and `states(bound)`, pairs of a spec and its `MeterState`; then `explain` tells of
+    limits. `abilities`, some of `ABILITIES`: without it only plain meters are bound, only
+    `reserve(bound, tokens)`, `amend(tokens, extra)` and `settle(tokens)` are called, and whatever
+    needs more is refused.
     With `shadow`, an attribute `in_shadow` that may be set, which is called with the spec of every
     meter in shadow mode that would have refused a call that is admitted.
     With `meters`, `bind(specs, others)` takes pairs of a spec and the `Counter` that counts it.

@@ -43,7 +43,7 @@ def correct_all(windows: tuple[tuple[Window, int], ...], booked: int, amount: in
 class Window:
     """Amounts counted over the last `seconds`: `current` in the present slot, `past` in those
     before. `tick` is the time up to which that holds; call `advance` first when time has moved on.
-    `slot` is the number of the present slot (`tick >> shift`).
+    `slot` is the number of the present slot (`tick >> shift`), `size` how many slots count.
 
     These are plain attributes for the hot path of `meters`; nobody else changes them.
     """
@@ -51,12 +51,12 @@ class Window:
     __slots__ = (
         "_at",
         "_last",
-        "_size",
         "_slots",
         "current",
         "past",
         "seconds",
         "shift",
+        "size",
         "slot",
         "tick",
     )
@@ -70,13 +70,13 @@ class Window:
         self.seconds = seconds
         self.shift = shift
         # One slot more than the window is long: the current slot is not yet over.
-        self._size = -(-ticks >> shift) + 1
-        self._slots = [0] * self._size
+        self.size = -(-ticks >> shift) + 1
+        self._slots = [0] * self.size
         """What was counted in the slots before the present one, whose place is `_at`."""
         self.past = self.current = 0
         self.tick = tick
         self.slot = tick >> shift
-        self._at = self.slot % self._size
+        self._at = self.slot % self.size
         self._last = self.slot
 
     @property
@@ -90,7 +90,7 @@ class Window:
 
         One slot, and for windows that are no multiple of a slot the rest of another.
         """
-        return (self._size << self.shift) / TICKS_PER_SECOND - self.seconds
+        return (self.size << self.shift) / TICKS_PER_SECOND - self.seconds
 
     def advance(self, tick: int) -> None:
         """Let time move on to `tick`; an earlier tick changes nothing."""
@@ -108,17 +108,17 @@ class Window:
             self.past += self.current
             self.current = 0
         self.slot = slot
-        self._at = slot % self._size
+        self._at = slot % self.size
         if not self.past:
             return
-        if passed >= self._size:
-            for index in range(self._size):
+        if passed >= self.size:
+            for index in range(self.size):
                 slots[index] = 0
             self.past = 0
             return
         for _ in range(passed):
             at += 1
-            if at == self._size:
+            if at == self.size:
                 at = 0
             if slots[at]:
                 self.past -= slots[at]
@@ -135,7 +135,7 @@ class Window:
         from now on (a long stream must not escape) and a negative one is void.
         """
         slot = booked >> self.shift
-        if self.slot - slot >= self._size:
+        if self.slot - slot >= self.size:
             if amount <= 0:
                 return 0
             slot = self.slot
@@ -145,7 +145,7 @@ class Window:
             amount = max(amount, -self.current)
             self.current += amount
             return amount
-        at = slot % self._size
+        at = slot % self.size
         self._last = max(self._last, slot)
         amount = max(amount, -self._slots[at])
         self.past += amount
@@ -153,7 +153,7 @@ class Window:
         return amount
 
     def _counted_in(self, slot: int) -> int:
-        return self.current if slot == self.slot else self._slots[slot % self._size]
+        return self.current if slot == self.slot else self._slots[slot % self.size]
 
     def time_until_room(self, amount: int, limit: int, now: float) -> float:
         """Seconds until `amount` more would fit `limit` if nothing else came; 0.0 = now.
@@ -165,7 +165,7 @@ class Window:
         excess = self.total + amount - limit
         if excess <= 0:
             return 0.0
-        slot = self.slot - self._size
+        slot = self.slot - self.size
         while excess > 0:
             slot += 1
             excess -= self._counted_in(slot)
@@ -174,22 +174,22 @@ class Window:
     def time_until_empty(self, now: float) -> float:
         """Seconds until everything has left the window if nothing else came."""
         if self.current:
-            return ((self.slot + self._size) << self.shift) / TICKS_PER_SECOND - now
+            return ((self.slot + self.size) << self.shift) / TICKS_PER_SECOND - now
         if not self.past:
             return 0.0
         last = self._last
-        while not self._slots[last % self._size]:
+        while not self._slots[last % self.size]:
             last -= 1
         self._last = last
         return self._leaves(last) - now
 
     def _leaves(self, slot: int) -> float:
         """The instant at which `slot` stops counting, in seconds of the clock."""
-        return ((slot + self._size) << self.shift) / TICKS_PER_SECOND
+        return ((slot + self.size) << self.shift) / TICKS_PER_SECOND
 
     def reshape(self, seconds: float) -> None:
         """Take another length and keep what is counted, each amount as late as its slot ends."""
-        oldest = self.slot - self._size + 1
+        oldest = self.slot - self.size + 1
         counted = [
             (min(((slot + 1) << self.shift) - 1, self.tick), amount)
             for slot in range(oldest, self.slot + 1)
@@ -197,5 +197,5 @@ class Window:
         ]
         self._shape(seconds, self.tick)
         for booked, amount in counted:
-            if self.slot - (booked >> self.shift) < self._size:
+            if self.slot - (booked >> self.shift) < self.size:
                 self.correct(booked, amount)

@@ -154,7 +154,8 @@ class Admission:
 
     def read(self, exchange: Exchange, body: Body) -> Awaitable[None] | None:
         """Read the request and decode it shallowly."""
-        fields = exchange.call.head.fields
+        head = exchange.call.head
+        fields = head.index or head.fields
         kind = fields.get(b"content-type")
         if kind is not None and kind != b"application/json" and not _is_json(kind):
             raise unsupported_media_type("The content type must be application/json.")
@@ -165,23 +166,26 @@ class Admission:
                 "The request body must not be compressed.", headers=_ACCEPTED_CODING
             )
         if TIMEOUT in fields:
-            exchange.call.deadline = exchange.call.started + seconds_of(exchange.call.head)
+            exchange.call.deadline = exchange.call.started + seconds_of(head)
         arrived: Callable[[int], bytes | None] | None = getattr(body, "arrived", None)
         data = None if arrived is None else arrived(self._body_bytes)
         if data is None:
             return self._read(exchange.call, body)
-        _decode(exchange.call, data)
+        call = exchange.call
+        request = call.request = decode_request(data, call.endpoint)
+        call.asked = call.model = request.model
         return None
 
     async def _read(self, call: Call, body: Body) -> None:
-        _decode(call, await body.read(self._body_bytes))
+        request = call.request = decode_request(await body.read(self._body_bytes), call.endpoint)
+        call.asked = call.model = request.model
 
     def authorize(self, exchange: Exchange) -> Lane:
         """The lane for the model that is asked for. A model that does not exist and one that is
         not granted look the same."""
         call, lanes = exchange.call, exchange.lanes
         assert lanes is not None
-        if ZONE in call.head.fields:
+        if ZONE in (call.head.index or call.head.fields):
             lanes = self._zones.narrow(lanes, call.head)
         lane = lanes.lane(call.model)
         if lane is None:
@@ -340,11 +344,6 @@ class Admission:
             purse=self._budgets.book.purse(principal, given=given),
             brake=self.braking.rules(principal),
         )
-
-
-def _decode(call: Call, body: bytes) -> None:
-    request = call.request = decode_request(body, call.endpoint)
-    call.asked = call.model = request.model
 
 
 _ACCEPTED_CODING = ((b"accept-encoding", b"identity"),)

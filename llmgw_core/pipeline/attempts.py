@@ -74,8 +74,9 @@ class Attempts:
     async def run(self, exchange: Exchange, deliver: Deliver) -> None:
         """Try candidates until one delivers. Raises `UpstreamFailure` (a refusal, to be passed
         through) or `GatewayError` when none did."""
-        settlement, lane, memory = exchange.ticket, exchange.lane, self._memory
+        settlement, lane, memory = exchange.settlement, exchange.lane, self._memory
         assert lane is not None
+        assert settlement is not None
         found, joining = lane.candidates, lane.extra or lane.purse
         if self._host.authorize or not found.tiers:
             found = self._permitted(found, exchange.call)
@@ -196,7 +197,7 @@ class Attempts:
             raise UpstreamFailure(
                 "rate_limited", f"meter {error.spec.id} is full", retry_after=error.retry_after
             ) from None
-        exchange.metered.add(deployment.model)
+        exchange.metered = (*exchange.metered, deployment.model)
 
     async def _in_time(
         self,
@@ -224,7 +225,9 @@ class Attempts:
         origin = backend.origin(deployment)
         session = backend.begin(exchange.call, deployment, secret)
         transport = self._transports[deployment.id]
-        sink, sent = exchange.sink, exchange.ticket.sent
+        sink, settlement = exchange.sink, exchange.settlement
+        assert settlement is not None
+        sent = settlement.sent
         if sink.gone or sink.on_gone is None:
             exchange.stop_when_gone()
         if deployment.on_disconnect == "drain":

@@ -9,7 +9,7 @@ stream ends truthfully, with an error event and without an end marker.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -70,6 +70,8 @@ class Delivery:
         """`estimates`: where any model has a tokenizer."""
         self._host = host
         self._limiter = limiter
+        made: Callable[[Any], bytes] | None = getattr(limiter, "lines", None)
+        self._rate_lines = made or self._state_lines
         self._reply_bytes = reply_bytes
         self._held = held
         self._clock = clock
@@ -152,10 +154,11 @@ class Delivery:
         """The same as lines."""
         lane = exchange.lane
         assert lane is not None
-        requests, tokens = self._limiter.state(lane.bound)
-        rates = ratelimit_lines(requests, tokens)
-        id = exchange.call.id.encode()
+        rates, id = self._rate_lines(lane.bound), exchange.call.id.encode()
         return b"%bx-request-id: %b\r\n%b%b" % (kind.lines, id, rates, lane.lines)
+
+    def _state_lines(self, bound: Any) -> bytes:
+        return ratelimit_lines(*self._limiter.state(bound))
 
     async def _document(self, exchange: Exchange, session: Session, reply: UpstreamReply) -> None:
         answer = session.reply(reply.status, reply.headers, await reply.read(self._reply_bytes))

@@ -98,7 +98,7 @@ class Entrance:
         call = Call(
             id, named, head, self._clock(), started_ns, principal, subcall, id[4:], id[-16:]
         )
-        trace = head.get(b"traceparent")
+        trace = (head.index or head.fields).get(b"traceparent")
         if trace is not None:
             join_trace(call, trace)
         if subcall is not None:

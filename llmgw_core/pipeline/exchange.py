@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from llmgw_core.domain.call import ClientGone, State
 
 if TYPE_CHECKING:
@@ -41,7 +39,7 @@ class Exchange(State):
     lane: Lane | None = None
     reservation: Reservation | None = None
     reserved: int = 0
-    metered: set[str] = msgspec.field(default_factory=set)
+    metered: tuple[str, ...] = ()
     settlement: Settlement | None = None
     replied: bool = False
     comments: KeepAlive | None = None

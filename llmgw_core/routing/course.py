@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from llmgw_core.domain.call import State
 from llmgw_core.routing.breaker import UNCOUNTED
 from llmgw_core.routing.health import SICKNESS
 from llmgw_core.routing.plan import plan
@@ -29,38 +30,24 @@ FAILURE_SECONDS: Final = 5.0
 """So long an answer takes, for the estimate, that does not come."""
 
 
-class Course:
+class Course(State):
     """`advance` or `again` begins an attempt, `leave` ends it. `ticket` is what the running attempt
     holds of the caps of its deployment, to be settled by whoever knows what it has used. `tokens`
     is what the call may use."""
 
-    __slots__ = (
-        "_breaker",
-        "_call",
-        "_memory",
-        "_term",
-        "_tokens",
-        "_tried",
-        "began",
-        "found",
-        "ticket",
-        "trial",
-    )
-
-    def __init__(self, call: Call, found: Candidates, memory: RoutingMemory, tokens: int) -> None:
-        self.found = found
-        """Among whom `advance` chooses."""
-        self.ticket: CapTicket | None = None
-        self._call = call
-        self._memory = memory
-        self._tokens = tokens
-        self._tried: tuple[Member, ...] = ()
-        self.began = 0.0
-        """When the running attempt did, of the memory's clock."""
-        self._breaker: Breaker | None = None
-        self._term = UNCOUNTED
-        self.trial: Callable[[], None] | None = None
-        """To be called with the first content, when the running attempt is made on trial."""
+    _call: Call
+    found: Candidates
+    """Among whom `advance` chooses."""
+    _memory: RoutingMemory
+    _tokens: int
+    ticket: CapTicket | None = None
+    trial: Callable[[], None] | None = None
+    """To be called with the first content, when the running attempt is made on trial."""
+    _tried: tuple[Member, ...] = ()
+    began: float = 0.0
+    """When the running attempt did, of the memory's clock."""
+    _breaker: Breaker | None = None
+    _term: int = UNCOUNTED
 
     @property
     def begun(self) -> bool:

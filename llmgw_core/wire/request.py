@@ -28,6 +28,7 @@ _options = msgspec.json.Decoder(dict[str, msgspec.Raw] | None)
 _encode = msgspec.json.Encoder().encode
 
 _EMPTY = re.compile(rb"\[\s*\]|\"\"")
+_MAYBE_EMPTY = frozenset((b"]", b" ", b"\t", b"\n", b"\r", b"\v", b"\f"))
 _KEY = re.compile(rb'\s*("(?:[^"\\]+|\\.)*")\s*:\s*')
 _AFTER = re.compile(rb"\s*[,}]")
 _BOUNDS = frozenset(("max_completion_tokens", "max_tokens", "n"))
@@ -95,7 +96,7 @@ class RequestView:
         messages = bytes(raw)
         if messages[:1] != b"[":
             raise invalid_request("'messages' must be an array.", param="messages")
-        if _EMPTY.match(messages):
+        if messages[1:2] in _MAYBE_EMPTY and _EMPTY.match(messages):
             raise invalid_request("'messages' must not be empty.", param="messages")
         if "stream" in fields:
             self.stream = bool(_typed(_flag, fields, "stream", "a boolean"))
@@ -106,7 +107,7 @@ class RequestView:
         size = len(messages)
         if "tools" in fields:
             size += len(bytes(fields["tools"]))
-        if b";base64," in messages:
+        if 0x3B in messages and b";base64," in messages:  # one byte is found much faster
             size, self.embedded = _without_base64(messages, size)
         self.text_bytes = size
 

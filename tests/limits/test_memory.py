@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import gc
 import warnings
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 
 from llmgw_core.limits.counters import Parallel
+from llmgw_core.limits.headers import ratelimit_lines
 from llmgw_core.limits.memory import MemoryLimiter
 from llmgw_core.limits.port import (
     Demand,
@@ -207,3 +209,26 @@ def test_what_a_limiter_lacks_is_said() -> None:
         assert lacking_ability(limiter, [spec]).endswith(f"{spec.id}: it lacks {missing}.")
     with pytest.raises(Unsupported, match="cannot count b: it lacks meters"):
         bind(limiter, [], [(MeterSpec("b", "key", "money", 5), Total())])
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1, 1.5, 10, 60, 90, 600, 3600])
+@pytest.mark.parametrize("limit", [3, 1000])
+async def test_lines_of_a_head_say_what_the_state_says(seconds: float, limit: int) -> None:
+    clock = FakeClock()
+    limiter = MemoryLimiter(clock)
+    bound = limiter.bind(
+        [
+            MeterSpec("key", "key", "requests", limit, seconds),
+            MeterSpec("team", "team", "requests", limit + 1, 60.0),
+            MeterSpec("tokens", "team", "tokens", limit, seconds),
+        ]
+    )
+    assert limiter.lines(limiter.bind([])) == b""
+    one = limiter.bind([MeterSpec("tokens", "team", "tokens", limit, seconds)])
+    for number in range(400):
+        if number % 7 == 0:
+            with contextlib.suppress(Exceeded):
+                (await limiter.reserve(bound, 1)).settle(limit if number % 3 else 0)
+        for each in (bound, one):
+            assert limiter.lines(each) == ratelimit_lines(*limiter.state(each))
+        clock.now += seconds / 64 * (number % 5)

@@ -34,8 +34,9 @@ class Owner(Protocol):
     def closed(self, connection: Connection) -> None:
         """The socket is closed."""
 
-    def rested(self, connection: Connection) -> None:
-        """The exchange is over and the connection can carry another one."""
+    def rested(self, connection: Connection) -> float | None:
+        """The exchange is over and the connection can carry another one. Returns until when it may
+        rest (loop time), None if it does not."""
 
 
 class Connection(ReplyParsing, asyncio.Protocol):
@@ -81,7 +82,7 @@ class Connection(ReplyParsing, asyncio.Protocol):
     # The exchange, as its user drives it
 
     def start(
-        self, head: bytes, body: bytes, *, head_only: bool, timeouts: Timeouts, started: float
+        self, head: bytes, body: bytes, head_only: bool, timeouts: Timeouts, started: float
     ) -> None:
         """Begin an exchange on a connection that is idle. `started` (loop time) is when the
         attempt began, for `timeouts.total`. `head_only`: the reply has no body whatever its
@@ -109,10 +110,6 @@ class Connection(ReplyParsing, asyncio.Protocol):
         if self.waiter is not None:
             raise RuntimeError("a reply is read by one task at a time")
         self._set_deadline(deadline)
-        return self.expect()
-
-    def expect(self) -> asyncio.Future[None]:
-        """A future for the next change under the deadline that is already set."""
         self.waiter = self._loop.create_future()
         return self.waiter
 
@@ -143,7 +140,12 @@ class Connection(ReplyParsing, asyncio.Protocol):
             if self._read_paused:
                 self._resume_reading()
             self.reused = True
-            self._owner.rested(self)
+            deadline = self._owner.rested(self)
+            if deadline is not None:
+                # `rest_until`, written out: every reply comes through here.
+                self._deadline = deadline
+                if deadline < self._timer_at:
+                    self._set_deadline(deadline)
         else:
             self.give_up()
 
@@ -209,8 +211,13 @@ class Connection(ReplyParsing, asyncio.Protocol):
             return
         if self._size > self._caps.high_water and not self._read_paused:
             self._pause_reading()
-        if self.waiter is not None and (self.parts or self.phase != phase):
-            self._wake()
+        waiter = self.waiter
+        if waiter is not None and (self.parts or self.phase != phase):
+            # `_wake`, written out: every reply comes through here.
+            self.waiter = None
+            self._deadline = math.inf
+            if not waiter.done():
+                waiter.set_result(None)
 
     def eof_received(self) -> None:
         """The peer sends no more. Half-open connections are of no use here."""

@@ -68,16 +68,11 @@ class HttptoolsTransport:
             connection = await pool.acquire(started + wait, fresh=fresh)
         if on_sent is not None:
             on_sent()
-        connection.start(
-            head,
-            request.body,
-            head_only=request.method == "HEAD",
-            timeouts=timeouts,
-            started=started,
-        )
+        connection.start(head, request.body, request.method == "HEAD", timeouts, started)
         if connection.phase == HEAD and connection.failure is None:
+            connection.waiter = waiter = pool.loop.create_future()
             try:
-                await connection.expect()
+                await waiter
             except BaseException:
                 connection.waiter = None
                 connection.give_up()

@@ -149,17 +149,19 @@ class OriginPool:
             connection.holds_slot = False
             self._free_slot()
 
-    def rested(self, connection: Connection) -> None:
+    def rested(self, connection: Connection) -> float | None:
         """See `connection.Owner`."""
         waiter = self._next_waiter() if self._waiters else None
         if waiter is not None:
             connection.holds_slot = False
             waiter.set_result(connection)
-        elif self._closing or self._retired or len(self._idle) >= self._limits.idle:
+            return None
+        idle, limits = self._idle, self._limits
+        if self._closing or self._retired or len(idle) >= limits.idle:
             connection.give_up()
-        else:
-            self._idle[connection] = None
-            connection.rest_until(self.loop.time() + self._limits.keepalive)
+            return None
+        idle[connection] = None
+        return self.loop.time() + limits.keepalive
 
     # Inside
 
@@ -190,7 +192,9 @@ class OriginPool:
     def _pass_on(self, connection: Connection | None) -> None:
         if connection is not None and connection.alive:
             connection.holds_slot = True
-            self.rested(connection)
+            deadline = self.rested(connection)
+            if deadline is not None:
+                connection.rest_until(deadline)
         else:
             self._free_slot()
 

@@ -42,9 +42,9 @@ class HttptoolsReply(msgspec.Struct, eq=False):
         connection = self._connection
         if connection is None or connection.phase != DONE or connection.failure is not None:
             return None
-        body = connection.take()
+        parts = connection.parts
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
         if len(body) > limit:
-            connection.parts.append(body)
             return None
         self._connection = None
         connection.release()

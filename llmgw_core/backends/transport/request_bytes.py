@@ -7,6 +7,7 @@ always sends); what differs is joined and checked by counting line ends, three s
 from __future__ import annotations
 
 import re
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from llmgw_core.backends.transport.port import HttpRequest, TransportError
@@ -36,6 +37,8 @@ _TARGET: Final = re.compile(r"/[\x21-\x7e]*")
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?")
 _BODY_EXPECTED: Final = frozenset({"POST", "PUT", "PATCH"})
 _CACHE_ENTRIES: Final = 512
+_LINE: Final = b"%b: %b\r\n"
+_LINES: Final = tuple(_LINE * count for count in range(8))
 _DEFAULT_PORT: Final = {"http": 80, "https": 443}
 
 
@@ -116,14 +119,13 @@ class RequestEncoder:
         return line + self._encoded(request.common)
 
     def _encoded(self, fields: _Fields) -> bytes:
-        names = self._names
-        lines = []
-        for name, value in fields:
-            if name not in names:
+        flat = tuple(chain.from_iterable(fields))
+        if not self._names.issuperset(flat[::2]):
+            for name in flat[::2]:
                 self._check_name(name)
-            lines.append(b"%b: %b\r\n" % (name, value))
-        text = b"".join(lines)
-        if text.count(b"\n") != len(lines) or text.count(b"\r") != len(lines) or b"\0" in text:
+        count = len(fields)
+        text = (_LINES[count] if count < len(_LINES) else _LINE * count) % flat
+        if text.count(b"\n") != count or text.count(b"\r") != count or b"\0" in text:
             raise refused("a header value contains CR, LF or NUL")
         return text
 
