@@ -74,7 +74,9 @@ class MemoryLimiter:
         """See the port. Never suspends."""
         return self.reserve_now(bound, tokens, demand)
 
-    def reserve_now(self, bound: BoundMeters, tokens: int, demand: Demand | None = None) -> Ticket:
+    def reserve_now(  # noqa: C901 -- every call comes through here: a method more is paid by each
+        self, bound: BoundMeters, tokens: int, demand: Demand | None = None
+    ) -> Ticket:
         """Count 1 request, `tokens` tokens and 1 parallel call in all meters, or in none.
 
         Raises `Exceeded` for the meter with the longest wait.

@@ -121,7 +121,8 @@ class Entrance:
                     await waiting
                 admission.authorize(exchange)
                 assert call.principal is not None
-                if call.principal.cost_centers is not None or COST_CENTER in call.head.fields:
+                fields = call.head.index or call.head.fields
+                if call.principal.cost_centers is not None or COST_CENTER in fields:
                     call.cost_center = booked_on(call)
                 waiting = admission.reserve(exchange)
                 if waiting is not None:

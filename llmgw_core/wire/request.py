@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -77,7 +78,15 @@ class RequestView:
 
     def __init__(self, fields: dict[str, msgspec.Raw], endpoint: Endpoint) -> None:
         self.fields = fields
-        self.model = _model(fields)
+        raw = fields.get("model")
+        if raw is None:
+            raise _missing("model")
+        try:
+            self.model = name = _text.decode(raw)
+        except msgspec.DecodeError:
+            raise invalid_request("'model' must be a string.", param="model") from None
+        if not name:
+            raise invalid_request("'model' must not be empty.", param="model")
         self.exact_tokens: int | None = None
         self.embedded = 0
         self.stream = False
@@ -234,7 +243,7 @@ def decode_request(body: bytes, endpoint: Endpoint) -> RequestView:
     except msgspec.DecodeError as error:
         raise _bad_json(f"The request body is not valid JSON: {error}.") from None
     # In the shortest form, the usual one, every byte is accounted for by the fields that are left.
-    if len(body) != 4 * len(fields) + 1 + sum(map(len, fields)) + sum(map(len, fields.values())):
+    if len(body) != 4 * len(fields) + 1 + sum(map(len, chain(fields, fields.values()))):
         _refuse_duplicates(body, fields)
     return RequestView(fields, endpoint)
 
@@ -267,19 +276,6 @@ def _bad_json(message: str) -> GatewayError:
 
 def _missing(name: str) -> GatewayError:
     return invalid_request(f"Missing required parameter: '{name}'.", param=name)
-
-
-def _model(fields: dict[str, msgspec.Raw]) -> str:
-    raw = fields.get("model")
-    if raw is None:
-        raise _missing("model")
-    try:
-        name = _text.decode(raw)
-    except msgspec.DecodeError:
-        raise invalid_request("'model' must be a string.", param="model") from None
-    if not name:
-        raise invalid_request("'model' must not be empty.", param="model")
-    return name
 
 
 def _typed(

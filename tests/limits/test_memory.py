@@ -225,10 +225,17 @@ async def test_lines_of_a_head_say_what_the_state_says(seconds: float, limit: in
     )
     assert limiter.lines(limiter.bind([])) == b""
     one = limiter.bind([MeterSpec("tokens", "team", "tokens", limit, seconds)])
+    input_only = limiter.bind(
+        [
+            MeterSpec("team", "team", "requests", limit + 1, 60.0),
+            MeterSpec("input", "team", "tokens", limit, seconds, kind="input"),
+        ]
+    )
+    assert b"tokens" in limiter.lines(input_only), "meters that are not plain are told of, too"
     for number in range(400):
         if number % 7 == 0:
             with contextlib.suppress(Exceeded):
                 (await limiter.reserve(bound, 1)).settle(limit if number % 3 else 0)
-        for each in (bound, one):
+        for each in (bound, one, input_only):
             assert limiter.lines(each) == ratelimit_lines(*limiter.state(each))
         clock.now += seconds / 64 * (number % 5)
