@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 CALLS = b"/v1/"
 PAGES = b"/v1/organization/"
 _SPECIAL = frozenset((b"expect", b"transfer-encoding"))
+_KEEPING = frozenset((b"connection", b"proxy-connection"))
+"""Headers by which a client of another version asks that the connection be kept."""
 _VERSIONS = ("1.1", "1.0")
 _METHODS = {b"POST": "POST", b"GET": "GET"}
 _PATHS = {path.encode(): path for path in ("/v1/chat/completions", "/v1/embeddings")}
@@ -263,8 +265,8 @@ class CallProtocol(Endings):
         method = _METHODS.get(parser.get_method())
         path, query = _PATHS.get(url, ""), b""
         keep_alive = parser.should_keep_alive()
-        # Nobody else is kept without asking for it; to make the text of a version takes longer.
-        plain = keep_alive and b"connection" not in fields
+        # Only HTTP/1.1 is kept without asking; to make the text of a version takes longer.
+        plain = keep_alive and _KEEPING.isdisjoint(fields)
         if not (
             (path or (url.startswith(CALLS) and not url.startswith(PAGES)))
             and method is not None
@@ -289,7 +291,12 @@ class CallProtocol(Endings):
         cycle: Any = CallCycle(self, head, keep_alive, self.expect_100_continue)
         self.cycle = cycle
         if before is None or before.response_complete:
-            self._start_call(cycle)
+            # `_start_call`, written out: nearly every call comes through here.
+            self._running = cycle
+            worker = self._worker
+            if worker is None:
+                worker = self._worker = Worker(self.loop, self.tasks, self.cycles)
+            worker.take(cycle, self.handle)
         else:
             # Pipelined: its turn comes when the reply before has been sent.
             self.flow.pause_reading()

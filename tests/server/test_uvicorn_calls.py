@@ -240,3 +240,25 @@ async def test_requests_that_wait_are_answered_before_more_of_them_are_read() ->
         writer.transport.abort()
         for _ in range(200_000):
             go.release()
+
+
+@pytest.mark.parametrize(
+    ("version", "status", "ways"),
+    [(b"1.1", b"200", ["CallCycle"]), (b"1.0", b"200", ["Exchange"]), (b"2.0", b"400", [])],
+)
+@pytest.mark.parametrize("wish", [b"connection", b"proxy-connection"])
+async def test_who_asks_to_be_kept_is_not_taken_for_a_newer_client(
+    version: bytes, status: bytes, ways: list[str], wish: bytes
+) -> None:
+    taken: list[str] = []
+
+    async def look(head: Head, body: Body, sink: Sink) -> None:
+        taken.append(type(sink).__name__)
+        await reply(sink, b"hello")
+
+    lines = b"GET /v1/x HTTP/%b\r\nhost: a\r\n%b: keep-alive\r\n\r\n" % (version, wish)
+    async with running(Entrance(look).application(), "uvicorn") as server:
+        reader, _ = await server.send(lines)
+        answer = await asyncio.wait_for(reader.readline(), 5)
+    assert answer[9:12] == status
+    assert taken == ways
