@@ -42,7 +42,7 @@ def check_levels(principal: Principal) -> None:
 def presented_key(head: Head) -> str:
     """The API key of a request: `authorization: Bearer KEY`, or `x-api-key` and `api-key` as
     other clients send it. Raises `GatewayError` 401."""
-    value = head.get(b"authorization")
+    value = (head.index or head.fields).get(b"authorization")
     if value is not None and value[:7].lower() == _BEARER:
         return value[7:].strip().decode("latin-1") or _no_key()
     value = head.get(b"x-api-key") or head.get(b"api-key") or b""
