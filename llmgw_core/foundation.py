@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 from llmgw_core.access.principals import PrincipalCache
 from llmgw_core.accounting.journal import Journal
 from llmgw_core.accounting.mover import Mover
+from llmgw_core.accounting.notes import Notes
 from llmgw_core.accounting.sheet_shelf import PricedLedger, SheetShelf
 from llmgw_core.accounting.sole import SoleGateway
 from llmgw_core.backends.transport.plugin_http import open_session
@@ -33,6 +34,7 @@ from llmgw_core.pipeline.budget_alerts import BudgetAlerts, message_of
 from llmgw_core.pipeline.budget_keeper import BudgetKeeper
 from llmgw_core.pipeline.leases import Leases
 from llmgw_core.pipeline.lost_calls import LostCalls
+from llmgw_core.pipeline.noting import Noting
 from llmgw_core.pipeline.overload import Doors
 from llmgw_core.pipeline.prober import Prober
 from llmgw_core.pipeline.shadow import ShadowWatch
@@ -119,6 +121,8 @@ class Foundation:
             serve_stale=config.store.serve_stale,
         )
         self.stats = Stats()
+        self.noting = Noting(Notes(journal), self.stats, time.monotonic)
+        self.mover.running_calls = self.noting.running
         self.doors = Doors(self.stats, time.monotonic)
         self.estimator = TokenEstimator(config.requests.default_output_tokens)
         self.learned = LearnedLengths(store, self.estimator)
@@ -166,7 +170,9 @@ class Foundation:
         sole, journal = _open_books(config)
         stack.callback(sole.close)
         stack.callback(journal.close)
-        return cls(config, store, journal, own)
+        foundation = cls(config, store, journal, own)
+        stack.callback(foundation.noting.close)
+        return foundation
 
     def made(self, factory: Callable[[], T]) -> T:
         """What `factory` has made, once: a balancer or limiter keeps its state as long as

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from llmgw_core.limits.memory import MemoryLimiter
     from llmgw_core.limits.port import Limiter
     from llmgw_core.pipeline.admission import Admission
-    from llmgw_core.pipeline.settlement import Books
+    from llmgw_core.pipeline.books import Books
 
 log = logging.getLogger(__name__)
 

@@ -33,6 +33,7 @@ from llmgw_core.limits.specs import require_able
 from llmgw_core.pipeline.admission import Admission
 from llmgw_core.pipeline.attempts import Attempts
 from llmgw_core.pipeline.balancing import chosen_balancers, roster
+from llmgw_core.pipeline.books import Books
 from llmgw_core.pipeline.braking import BrakeSection
 from llmgw_core.pipeline.budget_headers import telling_budgets
 from llmgw_core.pipeline.endings import Held
@@ -44,7 +45,6 @@ from llmgw_core.pipeline.keep_alive import kept_alive
 from llmgw_core.pipeline.overload import held_back
 from llmgw_core.pipeline.probing import Target
 from llmgw_core.pipeline.revealing import revealing
-from llmgw_core.pipeline.settlement import Books
 from llmgw_core.pricing import price_problems, price_sources
 from llmgw_core.routing.queue import NoQueue
 from llmgw_core.routing.queue_fair import FairQueue
@@ -98,6 +98,7 @@ class Generation:
             currency=config.accounting.currency,
             budgets=foundation.budgets.book,
             brakes=foundation.brakes,
+            noting=foundation.noting,
         )
         chosen = chosen_balancers(config, host.balancers, foundation.memory.clock)
         self.factories: Set[Callable[[], Any]] = {

@@ -24,6 +24,8 @@ LOCK_NAME: Final = "lock"
 CHECKPOINT_NAME: Final = "checkpoint"
 _DRAFT_NAME: Final = "checkpoint.new"
 SPARE_NAME: Final = "spare"
+NOTES: Final = ("notes.0", "notes.1")
+"""Of calls that are under way."""
 KEPT_NAME: Final = "damaged"
 """Beside the journals: the folder of segments that could not be read in full."""
 
@@ -56,7 +58,7 @@ class Directory:
     def remove(self) -> None:
         """Delete what is left in the directory, and itself; then give it up. Segments must have
         been moved before. Raises `OSError`."""
-        for name in (SPARE_NAME, _DRAFT_NAME, CHECKPOINT_NAME, LOCK_NAME):
+        for name in (SPARE_NAME, *NOTES, _DRAFT_NAME, CHECKPOINT_NAME, LOCK_NAME):
             (self.path / name).unlink(missing_ok=True)
         # Without its lock file anybody may lock the directory: the next one then removes it.
         with contextlib.suppress(OSError):
@@ -133,6 +135,18 @@ def adopt(path: Path) -> Directory | None:
             return directory
     directory.close()
     return None
+
+
+def adopt_all(root: Path, own: Path | None, stack: contextlib.ExitStack) -> list[Directory]:
+    """Lock whatever below `root` nobody else holds, except `own`, oldest first; `stack` gives it
+    up. Raises `OSError`."""
+    adopted = []
+    for path in others(root, own):
+        directory = adopt(path)
+        if directory is not None:
+            stack.callback(directory.close)
+            adopted.append(directory)
+    return adopted
 
 
 def others(root: Path, own: Path | None) -> list[Path]:

@@ -8,12 +8,15 @@ zero bytes is what preallocation leaves behind: nothing was written there yet. N
 from __future__ import annotations
 
 from struct import Struct
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 from zlib import crc32
 
 import msgspec
 
 from llmgw_core.domain.usage import DeliveryRecord, UsageRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Record = UsageRecord | DeliveryRecord
 
@@ -25,8 +28,10 @@ _usage = b"\x03U"
 _usage_before = b"\x02U"
 """Without what has been added at the end of records since, which has defaults."""
 _delivery = b"\x01D"
+_notes = b"\x01N"
 _decode_usage = msgspec.msgpack.Decoder(UsageRecord).decode
 _decode_delivery = msgspec.msgpack.Decoder(DeliveryRecord).decode
+_decode_notes = msgspec.msgpack.Decoder(list[UsageRecord]).decode
 
 
 class Unreadable(Exception):
@@ -50,6 +55,22 @@ def frame_delivery(record: DeliveryRecord) -> bytes:
     """The frame of a delivery record."""
     payload = _delivery + _encode(record)
     return _header.pack(len(payload), crc32(payload)) + payload
+
+
+def frame_notes(records: Sequence[UsageRecord]) -> bytes:
+    """One frame of what calls that are under way would be on the books as."""
+    payload = _notes + _encode(records)
+    return _header.pack(len(payload), crc32(payload)) + payload
+
+
+def decode_notes(payload: bytes) -> list[UsageRecord]:
+    """What `frame_notes` has framed. Raises `Unreadable`."""
+    if payload[:2] != _notes:
+        raise Unreadable(f"version and kind {payload[:2]!r} are unknown")
+    try:
+        return _decode_notes(payload[2:])
+    except msgspec.DecodeError as error:
+        raise Unreadable(str(error)) from error
 
 
 def decode(payload: bytes) -> Record:

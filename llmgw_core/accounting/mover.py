@@ -11,17 +11,19 @@ import contextlib
 import logging
 from collections import Counter
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from llmgw_core.accounting import directory as directories
 from llmgw_core.accounting import segments
 from llmgw_core.accounting.directory import Directory, Progress
+from llmgw_core.accounting.notes import noted
 from llmgw_core.accounting.setting_aside import SettingAside
 from llmgw_core.domain.errors import StoreUnavailable
 from llmgw_core.domain.usage import DeliveryRecord, UsageRecord
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence, Set
     from pathlib import Path
 
     from llmgw_core.accounting.framing import Record
@@ -68,6 +70,8 @@ class Mover:
         """Runs that failed for another reason than a store that does not answer."""
         self.damage: Counter[DamageKind] = Counter()
         """Places in journals that could not be read, by kind."""
+        self.running_calls: Callable[[], Iterable[str]] = tuple
+        """The ids of what this process has under way: wherever it was noted, it is not over."""
         self._root = root
         self._journal = journal
         self._ledger = SettingAside(ledger, root)
@@ -118,10 +122,10 @@ class Mover:
         """Move everything that is there now; returns the number of records.
         Raises `StoreUnavailable`."""
         async with self._busy:
-            before = self.moved
+            before, running = self.moved, frozenset(self.running_calls())
             if self._journal is not None:
                 await self._move_own(self._journal)
-            await self._move_orphans()
+            await self._move_orphans(running)
             return self.moved - before
 
     @asynccontextmanager
@@ -141,13 +145,22 @@ class Mover:
 
     def orphaned(self) -> Iterator[UsageRecord]:
         """What is in the journals of processes that have ended, and has not been moved as far as
-        their checkpoints say; perhaps it has. Raises `OSError`."""
+        their checkpoints say; perhaps it has. So are calls that they had under way. Raises
+        `OSError`."""
         own = self._journal.directory.path if self._journal is not None else None
-        for path in directories.others(self._root, own):
+        orphans = directories.others(self._root, own)
+        interrupted: dict[str, UsageRecord] = {}
+        for path in orphans:
+            interrupted.update(noted(path))
+        for path in orphans:
             directory = Directory(path, -1)
             progress = directory.load_progress()
             for segment in directory.segments():
-                yield from _unread(segment, progress.get(segment.name, Progress()).offset)
+                offset = progress.get(segment.name, Progress()).offset
+                for record in _unread(segment, offset):
+                    interrupted.pop(record.call_id, None)
+                    yield record
+        yield from interrupted.values()
 
     async def aclose(self, patience: float = 10.0) -> None:
         """Stop, and move what can be moved within `patience` seconds; the rest stays in the
@@ -239,31 +252,42 @@ class Mover:
             await self._store(segments.records(item))
             journal.drop([item])
 
-    async def _move_orphans(self) -> None:
+    async def _move_orphans(self, running: Set[str]) -> None:
         own = self._journal.directory.path if self._journal is not None else None
-        try:
-            paths = directories.others(self._root, own)
-        except OSError as error:
-            log.error("abandoned journals cannot be looked for: %s", error)  # noqa: TRY400 - expected
-            return
-        for path in paths:
+        with contextlib.ExitStack() as stack:
             try:
-                await self._adopt(path)
+                adopted = directories.adopt_all(self._root, own, stack)
             except OSError as error:
-                log.error("the abandoned journal %s cannot be adopted: %s", path, error)  # noqa: TRY400 - expected
+                log.error("abandoned journals cannot be looked for: %s", error)  # noqa: TRY400 - expected
+                return
+            # What was under way comes after all that is on the books anywhere.
+            for step in (self._adopt, partial(self._book_interrupted, running)):
+                for directory in tuple(adopted):
+                    try:
+                        await step(directory)
+                    except OSError as error:
+                        adopted.remove(directory)
+                        log.error(  # noqa: TRY400 - expected
+                            "the abandoned journal %s cannot be adopted: %s", directory.path, error
+                        )
 
-    async def _adopt(self, path: Path) -> None:
-        directory = directories.adopt(path)
-        if directory is None:
-            return
-        try:
-            progress = directory.load_progress()
-            for segment in directory.segments():
-                await self._move_segment(directory, segment, progress)
-                self._dispose(segment, progress)
-            directory.remove()
-        finally:
-            directory.close()
+    async def _adopt(self, directory: Directory) -> None:
+        progress = directory.load_progress()
+        for segment in directory.segments():
+            await self._move_segment(directory, segment, progress)
+            self._dispose(segment, progress)
+
+    async def _book_interrupted(self, running: Set[str], directory: Directory) -> None:
+        """Calls that were under way when their process was killed, as they were noted last. Most
+        of what is noted has been settled since, which the ledger knows."""
+        notes = noted(directory.path)
+        records = [each for id, each in notes.items() if id not in running]
+        if records:
+            new = await self._ledger.insert(records, ())
+            self.moved += new
+            if new:
+                log.warning("%d calls were under way when their process was killed", new)
+        directory.remove()
 
     async def _move_segment(
         self,

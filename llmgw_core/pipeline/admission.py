@@ -40,11 +40,11 @@ if TYPE_CHECKING:
     from llmgw_core.domain.deployment import Model
     from llmgw_core.hooks.host import PluginHost
     from llmgw_core.limits.port import Limiter, Reservation
+    from llmgw_core.pipeline.books import Books
     from llmgw_core.pipeline.braking import BrakeSection
     from llmgw_core.pipeline.budget_keeper import BudgetKeeper
     from llmgw_core.pipeline.exchange import Exchange
     from llmgw_core.pipeline.lane import Lane
-    from llmgw_core.pipeline.settlement import Books
     from llmgw_core.pipeline.switchboard import Switchboard
     from llmgw_core.routing.plan import Roster
     from llmgw_core.routing.rollouts import LiveRollouts

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmgw_core.domain.call import State
-from llmgw_core.domain.usage import EndedAttempt
+from llmgw_core.domain.usage import AttemptRecord, EndedAttempt
 
 if TYPE_CHECKING:
     from llmgw_core.accounting.prices import Price
     from llmgw_core.backends.port import StreamReader
     from llmgw_core.domain.deployment import Deployment
     from llmgw_core.domain.reply import Reply
-    from llmgw_core.domain.usage import AttemptRecord
+    from llmgw_core.domain.usage import Usage
     from llmgw_core.routing.caps import CapTicket
 
 
@@ -29,6 +29,25 @@ class Attempt(State):
     sent: bool = False
     reader: StreamReader | None = None
     answer: Reply | None = None
+
+    def interim(self, usage: Usage, now: float) -> AttemptRecord:
+        """Its record, if the process ended at `now` and it had used `usage`."""
+        cost = charge = 0
+        sheet = ""
+        if usage.source != "none" and self.price is not None:
+            cost, charge, sheet = self.price.priced(usage)
+        deployment, duration = self.deployment, int((now - self.started) * 1e6)
+        return AttemptRecord(
+            deployment.id,
+            deployment.model,
+            "interrupted",
+            500,
+            duration,
+            cost,
+            charge,
+            "",
+            sheet,
+        )
 
 
 def ended(call_id: str, number: int, record: AttemptRecord) -> EndedAttempt:

@@ -86,7 +86,7 @@ class Estimates:
         counted = None
         if counter is not None and counter.at_admission:
             counted = _input(counter, request)
-        return self._by_ratio(model, request) if counted is None else counted
+        return self._input_by_ratio(model, request) if counted is None else counted
 
     def usage(
         self,
@@ -102,9 +102,14 @@ class Estimates:
             counted = self._counted(counter, model, request, source)
             if counted is not None:
                 return counted
-        output = 0
-        if source is not None:
-            output = self._estimator.output_tokens(model, source.output_bytes)
+        size = 0 if source is None else source.output_bytes
+        return self.by_ratio(model, request, input_tokens, size)
+
+    def by_ratio(
+        self, model: str, request: RequestView, input_tokens: int, output_bytes: int
+    ) -> Usage:
+        """As `usage`, without any tokenizer."""
+        output = self._estimator.output_tokens(model, output_bytes) if output_bytes else 0
         method = "ratio" if request.exact_tokens is None else "tokens"
         return Usage(input_tokens, output, source="estimated", method=method)
 
@@ -130,7 +135,7 @@ class Estimates:
             return None
         return Usage(input, output, source="estimated", method=f"tokenizer:{counter.name}"[:40])
 
-    def _by_ratio(self, model: str, request: RequestView) -> int:
+    def _input_by_ratio(self, model: str, request: RequestView) -> int:
         tokens = self._estimator.input_tokens(model, request.text_bytes)
         return tokens + request.embedded * BASE64_TOKENS
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from llmgw_core.limits.port import Limiter
-    from llmgw_core.pipeline.settlement import Books
+    from llmgw_core.pipeline.books import Books
 
 RENEWALS = 3
 """In the time of one lease."""

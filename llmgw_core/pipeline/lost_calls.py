@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from llmgw_core.pipeline.books import Books
     from llmgw_core.pipeline.exchange import Exchange
-    from llmgw_core.pipeline.settlement import Books, Settlement
+    from llmgw_core.pipeline.settlement import Settlement
 
 log = logging.getLogger("llmgw.calls")
 

@@ -22,80 +22,27 @@ from llmgw_core.domain.usage import (
 )
 from llmgw_core.pipeline.attempt import Attempt, ended
 from llmgw_core.pipeline.demanding import used_of
-from llmgw_core.pipeline.unpriced import Unpriced
+from llmgw_core.pipeline.interim import expected
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from llmgw_core.accounting.journal import Journal
-    from llmgw_core.accounting.prices import Price, PriceBook
+    from llmgw_core.accounting.prices import Price
     from llmgw_core.backends.port import StreamReader
     from llmgw_core.domain.call import Call
     from llmgw_core.domain.deployment import Deployment
     from llmgw_core.domain.errors import GatewayError
     from llmgw_core.domain.reply import Reply
     from llmgw_core.domain.usage import Usage
-    from llmgw_core.hooks.host import PluginHost
-    from llmgw_core.limits.brake_book import BrakeBook
-    from llmgw_core.limits.budget_book import BudgetBook
-    from llmgw_core.limits.estimate import TokenEstimator
     from llmgw_core.limits.port import Reservation
-    from llmgw_core.pipeline.estimates import Estimates
-    from llmgw_core.pipeline.exchange import Exchange
-    from llmgw_core.pipeline.stats import Stats
+    from llmgw_core.pipeline.books import Books
     from llmgw_core.routing.caps import CapTicket
 
 _SERVED = frozenset({"completed", "incomplete", "client_left"})
 
 
-class Books:
-    """Everything that settlement writes to; one per gateway."""
-
-    def __init__(
-        self,
-        *,
-        prices: PriceBook,
-        journal: Journal,
-        estimator: TokenEstimator,
-        estimates: Estimates,
-        stats: Stats,
-        host: PluginHost,
-        clock: Callable[[], float],
-        currency: str,
-        budgets: BudgetBook,
-        brakes: BrakeBook,
-    ) -> None:
-        self.prices = prices
-        self.journal = journal
-        self.estimator = estimator
-        self.estimates = estimates
-        self.stats = stats
-        self.host = host
-        self.clock = clock
-        self.currency = currency
-        self.budgets = budgets
-        self.brakes = brakes
-        self.open: dict[Settlement, Exchange] = {}
-        """What has been admitted and not settled."""
-        self.unpriced = Unpriced(prices, stats, clock)
-        stats.books.add(self)
-
-    def admit(self, exchange: Exchange, reservation: Reservation, input_tokens: int) -> Settlement:
-        """From now on the call is on the books."""
-        settlement = Settlement(self, exchange.call, reservation, input_tokens)
-        self.open[settlement] = exchange
-        self.stats.in_flight += 1
-        return settlement
-
-    def close(self) -> None:
-        """The journal is about to be closed: settle what is still under way."""
-        for settlement in tuple(self.open):
-            settlement.interrupted()
-
-
 class Settlement(State):
     """The ticket of one admitted call: settled exactly once, whatever happens to the call.
-    `demanding`: some of its meters count more than requests and all tokens."""
+    `demanding`: some of its meters count more than requests and all tokens. `looked_at`,
+    `waiting` and `noted` are for whoever notes what is under way (`pipeline.noting`)."""
 
     _books: Books
     _call: Call
@@ -109,6 +56,9 @@ class Settlement(State):
     _attempts: list[AttemptRecord] = msgspec.field(default_factory=list)
     _spent: Usage | None = None
     _cost: int = 0
+    looked_at: bool = False
+    waiting: bool = False
+    noted: float = 0.0
     charge: int = 0
 
     @property
@@ -165,6 +115,10 @@ class Settlement(State):
                 self._spent = usage if self._spent is None else usage.plus(self._spent)
             used = usage or NO_USAGE
             self._close(attempt, outcome, status, used, self._books.clock(), reason, usage)
+            if self.noted:
+                # What was noted of it is wrong now.
+                self.noted = 0.0
+                self._books.await_note(self)
 
     def forget(self) -> None:
         """The running attempt met a connection that was dead already: it never happened."""
@@ -224,6 +178,22 @@ class Settlement(State):
     def answered(self, http_status: int = 200) -> None:
         """A hook answered without any upstream: nothing was used."""
         self._settle("completed", "", http_status, NO_USAGE, "")
+
+    def interim(self, now: float) -> UsageRecord | None:
+        """What `interrupted` would book now; None as long as nothing was sent. Changes nothing."""
+        attempt, attempts = self.attempt, tuple(self._attempts)
+        usage, cost, charge = NO_USAGE, self._cost, self.charge
+        if attempt is not None:
+            if attempt.sent:
+                usage = expected(attempt, self._call.request, self._books, self.input_tokens)
+            last = attempt.interim(usage, now)
+            attempts, cost, charge = (*attempts, last), cost + last.cost, charge + last.charge
+        if self._spent is not None:
+            usage = self._spent if usage.source == "none" else usage.plus(self._spent)
+        if usage.source == "none" and not self._attempts:
+            return None
+        status: CallStatus = "incomplete" if self.first_content else "failed"
+        return self._record(status, 500, usage, "interrupted", attempt, now, cost, charge, attempts)
 
     def left_after_settlement(self) -> None:
         """The client went away between settlement and the last byte: a second entry."""
@@ -323,6 +293,8 @@ class Settlement(State):
         self.settled = True
         books, last = self._books, self.attempt
         books.open.pop(self, None)
+        if self.waiting:
+            books.unnoted.pop(self, None)
         now = now or books.clock()
         if last is not None and last.price is not None and last.price.images:
             usage = usage.with_images(self._call.request.images)
@@ -337,7 +309,17 @@ class Settlement(State):
             self._reservation.settle(tokens, used_of(usage, self.charge))
         else:
             self._reservation.settle(tokens)
-        record = self.record = self._record(status, http_status, usage, error_code, last, now)
+        record = self.record = self._record(
+            status,
+            http_status,
+            usage,
+            error_code,
+            last,
+            now,
+            self._cost,
+            self.charge,
+            tuple(self._attempts),
+        )
         books.stats.settled(record)
         if books.budgets.active:
             books.budgets.settled(record)
@@ -356,6 +338,9 @@ class Settlement(State):
         error_code: str,
         last: Attempt | None,
         now: float,
+        cost: int,
+        charge: int,
+        attempts: tuple[AttemptRecord, ...],
     ) -> UsageRecord:
         call = self._call
         principal = call.principal
@@ -385,12 +370,12 @@ class Settlement(State):
             http_status,
             error_code,
             usage,
-            self._cost,
-            self.charge,
+            cost,
+            charge,
             self._books.currency,
             int((now - started) * 1e6),
             int((first - started) * 1e6) if first else 0,
-            tuple(self._attempts),
+            attempts,
             None if call.subcall is None else call.subcall.parent,
             call.cost_center,
         )

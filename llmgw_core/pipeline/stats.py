@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from llmgw_core.domain.call import Call
     from llmgw_core.domain.errors import GatewayError
     from llmgw_core.domain.usage import UsageRecord
+    from llmgw_core.pipeline.books import Books
     from llmgw_core.pipeline.overview import Refusal
-    from llmgw_core.pipeline.settlement import Books
 
 DURATION_BUCKETS = (
     0.005,

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from llmgw_core.domain.deployment import Deployment
     from llmgw_core.domain.switch import Switch, SwitchKind
     from llmgw_core.hooks.host import PluginHost
+    from llmgw_core.pipeline.books import Books
     from llmgw_core.pipeline.lane import Lane
-    from llmgw_core.pipeline.settlement import Books, Settlement
+    from llmgw_core.pipeline.settlement import Settlement
     from llmgw_core.routing.state import RoutingMemory
 
 log = logging.getLogger("llmgw.switches")

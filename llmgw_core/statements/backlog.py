@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from llmgw_core.accounting import directory as directories
 from llmgw_core.accounting import segments
 from llmgw_core.accounting.directory import Directory, Progress
+from llmgw_core.accounting.notes import noted
 from llmgw_core.domain.usage import UsageRecord
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def backlog(root: Path, start_ns: int, end_ns: int) -> list[Backlog]:
     may be among them: the ledger knows. Raises `OSError`."""
     found = []
     for path in directories.others(root, None):
-        calls = list(_calls(path, start_ns, end_ns))
+        calls = sorted({*_calls(path, start_ns, end_ns)})
         if calls:
             found.append(Backlog(path.name, calls))
     return found
@@ -44,6 +45,9 @@ def _calls(path: Path, start_ns: int, end_ns: int) -> Iterator[str]:
             for record, _ in segments.read(segment, offset):
                 if isinstance(record, UsageRecord) and start_ns <= record.started_ns < end_ns:
                     yield record.call_id
+        for record in noted(path).values():
+            if start_ns <= record.started_ns < end_ns:
+                yield record.call_id
     except FileNotFoundError:
         # It has been moved while this was reading.
         return
