@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from llmgw_core.pipeline.deployment_rows import deployment_rows
 from llmgw_core.statements.service import Statements
 from llmgw_core.tenancy.audit_relay import AuditRelay
+from llmgw_core.tenancy.brakes import Brakes
 from llmgw_core.tenancy.budgeting import Budgeting
 from llmgw_core.tenancy.costing import Costing
 from llmgw_core.tenancy.rollouts import Rollouts
@@ -51,6 +52,9 @@ class Operated:
         )
         self.budgeting = Budgeting(
             foundation.store, changed=self._audited, applied=foundation.spend_anew
+        )
+        self.braking = Brakes(
+            foundation.store, changed=self._audited, applied=foundation.recognize_anew
         )
         self.rollouts = Rollouts(
             foundation.store,

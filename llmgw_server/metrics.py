@@ -20,6 +20,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from llmgw_core.pipeline.stats import DURATION_BUCKETS
+from llmgw_server.metrics_brakes import BrakeCollector
 from llmgw_server.metrics_budgets import BudgetCollector
 from llmgw_server.metrics_health import HealthCollector
 
@@ -278,5 +279,6 @@ def registry_of(gateway: Gateway) -> CollectorRegistry:
     registry.register(PluginCollector(gateway))
     registry.register(HealthCollector(gateway))
     registry.register(BudgetCollector(gateway))
+    registry.register(BrakeCollector(gateway))
     ProcessCollector(registry=registry)
     return registry

@@ -211,7 +211,7 @@ def limits_of_levels(scene: Scene) -> Iterator[LimitSuspect]:
     """Of organisations, teams, users and keys, and their pairs with models."""
     catalog = [m for name, m in scene.gateway.catalog.items() if not name.startswith(CAPPED)]
     for kind, info in scene.callers.levels:
-        nobody = _nobody(scene, kind, info)
+        nobody = nobody_calls(scene, kind, info)
         where = f"{kind} {info.name}"
         for spec in meters_of(kind, info.id, info.limits):
             yield LimitSuspect(where, spec, nobody or "No model can be used by it.")
@@ -240,7 +240,7 @@ def _pairs(
             yield LimitSuspect(place, spec, reason)
 
 
-def _nobody(scene: Scene, kind: LevelKind, info: LevelInfo) -> str:
+def nobody_calls(scene: Scene, kind: LevelKind, info: LevelInfo) -> str:
     """Why nobody calls as a part of that level; "" when somebody can."""
     below = (
         level.id == info.id

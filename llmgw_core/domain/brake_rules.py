@@ -38,10 +38,8 @@ def problems(brake: Brake) -> Iterator[tuple[str, str]]:
     """What cannot be meant."""
     for name in (*MONEY, *COUNTS):
         value = getattr(brake, name)
-        # A bool is an int to Python, but no number to anybody else.
-        if value is not None and not (type(value) is int and 1 <= value <= _largest(name)):
-            what = "is an amount above 0" if name in MONEY else "is a whole number from 1"
-            yield name, f"{what} and not absurdly large, or none"
+        if value is not None and not _whole(value, _least(name), _largest(name)):
+            yield name, f"{_what(name)} and not absurdly large, or none"
     for name in SPANS:
         value = getattr(brake, name)
         if value is not None and not _between(value, 1.0, LONGEST):
@@ -53,6 +51,22 @@ def problems(brake: Brake) -> Iterator[tuple[str, str]]:
             yield "shadow", f"knows no `{name[:40]}`; bounds are {', '.join(BOUNDS)}"
         elif getattr(brake, name) is None:
             yield "shadow", f"names {name}, which is not set: set it, or leave it out"
+
+
+def _whole(value: object, low: int, high: int) -> bool:
+    # A bool is an int to Python, but no number to anybody else.
+    return type(value) is int and low <= value <= high
+
+
+def _what(name: str) -> str:
+    if name in MONEY:
+        return "is an amount above 0"
+    return f"is a whole number from {_least(name)}"
+
+
+def _least(name: str) -> int:
+    """A request that comes once is no loop."""
+    return 2 if name.endswith("repeats") else 1
 
 
 def _largest(name: str) -> int:

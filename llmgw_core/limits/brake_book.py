@@ -12,6 +12,8 @@ from collections import Counter as Tally
 from math import inf
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+import msgspec
+
 from llmgw_core.limits.brake_rules import Bound, BrakeRules, Rule, Scope, Speed
 from llmgw_core.limits.brake_runs import Run, Runs
 
@@ -30,8 +32,7 @@ _WARNED = 0.5
 
 class Braked(Exception):
     """A bound of a run is reached. `end` is when it lets through again if nothing comes (seconds of
-    the book's clock), None as long as calls under way decide that; `idle` the pause that ends the
-    run in seconds, `another`: another request is let through at once."""
+    the book's clock), None as long as calls under way decide that."""
 
     def __init__(self, scope: Scope, bound: Bound, limit: float, end: float | None) -> None:
         super().__init__(f"{scope} {bound}")
@@ -54,6 +55,20 @@ class BrakeEvent(NamedTuple):
     value: float
     shadow: bool
     session: str
+
+
+class KeyState(msgspec.Struct, frozen=True):
+    """How one key is at the moment: of its run calls and money (nano-units), with what calls under
+    way may cost; its sessions in memory; what it has spent in ten minutes, and what is usual."""
+
+    level: str
+    id: str
+    calls: int
+    money: int
+    reserved: int
+    sessions: int
+    recent: int
+    usual: int
 
 
 class Trip(NamedTuple):
@@ -81,7 +96,7 @@ class BrakeBook:
         self.clock = clock
         self.wall_clock = wall_clock
         self._tell = tell
-        self.runs = runs or Runs(IDLE)
+        self.runs = Runs(IDLE) if runs is None else runs
         self.open: dict[str, tuple[Trip, bool]] = {}
         """By the id of each call under way: its trip, and whether it is its own or that of the call
         that it is a part of."""
@@ -149,6 +164,22 @@ class BrakeBook:
         if trip.rules.speeds:
             trip.pace.add(record.charge, now)
             self._warn(trip, now)
+
+    def states(self) -> list[KeyState]:
+        """How all keys in memory are."""
+        now = self.clock()
+        return [
+            KeyState(
+                *key.run.owner,
+                key.run.calls,
+                key.run.money,
+                key.run.reserved,
+                len(key.sessions),
+                key.pace.recent(now),
+                int(key.pace.history.usual),
+            )
+            for key in self.runs.known()
+        ]
 
     def _admit(self, call_id: str, trip: Trip) -> None:
         for run in trip.runs:

@@ -170,7 +170,7 @@ class Runs:
         """What is known of keys from before."""
         self._histories = dict(histories)
 
-    def keys(self) -> list[KeyRuns]:
+    def known(self) -> list[KeyRuns]:
         """All keys in memory."""
         return list(self._keys.values())
 

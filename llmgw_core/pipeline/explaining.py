@@ -200,6 +200,11 @@ class _Inquiry:
             self._tell("limit", words.left(spec, state))
         if lane.token_limit is not None:
             self._tell("limit", f"the call would reserve {tokens} tokens")
+        if lane.brake is not None:
+            try:
+                parts.admission.braking.examine(lane.brake, self._call)
+            except GatewayError as error:
+                self._refuse(error)
         self._check_budgets(lane, input_tokens, tokens)
         try:
             self._examine(lane.bound, tokens)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from starlette.exceptions import HTTPException
 
+from llmgw_server.admin.brakes import BrakePages
 from llmgw_server.admin.budgets import BudgetPages
 from llmgw_server.admin.calls import CallPages
 from llmgw_server.admin.organization import PREFIX as ORGANIZATION
@@ -47,6 +48,7 @@ class AdminPages:
             RoutingPages(gateway),
             StatementPages(gateway),
             BudgetPages(gateway),
+            BrakePages(gateway),
         )
         self._organization = OrganizationPages(gateway)
         self._key = gateway.config.server.admin_key

@@ -27,6 +27,7 @@ COMMANDS = {
     "keys": ("keys", "manage API keys"),
     "cost-centers": ("cost_centers", "manage cost centres, and whose calls go on them"),
     "budgets": ("budgets", "what they may spend by the day, week, month or in total"),
+    "brakes": ("brakes", "how far loops of their keys and sessions may go"),
     "statement": ("statement", "what every cost centre pays for a month"),
     "models": ("catalog", "list the configured models"),
     "plugins": ("plugins", "what is installed and enabled, with hooks, times and failures"),

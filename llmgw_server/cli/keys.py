@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
+from llmgw_core.tenancy.brakes import HOUR
 from llmgw_core.tenancy.records import KEY, ORGANIZATION, TEAM, USER, KeyInfo, LevelInfo
+from llmgw_server.cli import brakes
 from llmgw_server.cli.database import actor, on_tenancy
 from llmgw_server.cli.levels import GRANT_NUMBERS, GRANT_TITLES, Actions, grant_cells
-from llmgw_server.cli.options import add_grants, add_organization, expiry, grants_of
+from llmgw_server.cli.options import add_grants, add_organization, expiry, grants_of, seconds
 from llmgw_server.cli.output import moment, remark, say, say_json, say_table
 
 if TYPE_CHECKING:
@@ -44,6 +46,15 @@ def configure(parser: argparse.ArgumentParser, _command: str) -> None:
         actions.report("Revoked", info)
 
     actions.add_named("revoke", "end one key for good", revoke)
+    lifting = actions.add_named("lift", "have the velocity of one key refuse nothing", brakes.lift)
+    lifting.add_argument(
+        "--for",
+        dest="seconds",
+        type=seconds,
+        default=HOUR,
+        metavar="SECONDS",
+        help="how long (default: an hour); 0 takes it back",
+    )
 
 
 def _add_owner(parser: argparse.ArgumentParser) -> None:

@@ -95,7 +95,7 @@ async def test_without_a_brake_nothing_is_kept(installed: Install, server: Model
     for _ in range(20):
         assert (await chat(here)).status == 200
     book = here.gateway.brakes
-    assert (book.open, len(book.runs), book.runs.keys()) == ({}, 0, [])
+    assert (book.open, len(book.runs), book.runs.known()) == ({}, 0, [])
     [entry] = here.gateway.principals._entries.values()
     assert entry.derived.lane("m").plain
 
@@ -249,7 +249,7 @@ async def test_what_plugins_call_counts_as_money_and_not_as_calls(
     assert [(await chat(here)).status for _ in range(3)] == [200, 200, 429]
     records = await here.records()
     assert len(records) == 8
-    [key] = here.gateway.brakes.runs.keys()
+    [key] = here.gateway.brakes.runs.known()
     assert key.run.money == sum(record.charge for record in records)
     assert [run.money for run in key.sessions.values()] == [key.run.money]
     assert (key.run.calls, key.run.open, key.run.reserved) == (2, 0, 0)
