@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from llmgw_core.config.load import load_file
 from llmgw_core.config.ready import checked
+from llmgw_core.doctor.brakes import brakes
 from llmgw_core.doctor.budgets import budgets_of_levels
 from llmgw_core.doctor.caps import caps_of_deployments
 from llmgw_core.doctor.limits import limits_of_levels, limits_of_models
@@ -22,7 +23,13 @@ if TYPE_CHECKING:
 
 SECONDS = 60.0
 
-SOURCES += (limits_of_levels, limits_of_models, caps_of_deployments, budgets_of_levels)
+SOURCES += (
+    limits_of_levels,
+    limits_of_models,
+    caps_of_deployments,
+    budgets_of_levels,
+    brakes,
+)
 
 
 async def examine(path: Path | str, *, seconds: float = SECONDS) -> Report:
