@@ -94,11 +94,11 @@ class BudgetBook:
         account = self._alive.get(owner)
         if account is None:
             account = self._alive[owner] = Account(*owner)
-            account.cursor = cursor
         for counter in counters:
+            counter.cursor = cursor
             known = account.counters.setdefault(counter.measure, counter)
             if known is not counter:
-                known.turn_back(counter.current)
+                known.turn_back(counter.current, cursor)
         account.watch()
         self.active = True
         return account

@@ -8,7 +8,6 @@ since calls end later than they begin and clocks are put back.
 
 from __future__ import annotations
 
-from math import ceil
 from typing import TYPE_CHECKING, NamedTuple
 
 from llmgw_core.limits.periods import EVER, Span, period_at
@@ -61,14 +60,16 @@ class Count:
 
 
 class Counter:
-    """The counts of one measure at one level; `current` is that of the latest period so far."""
+    """The counts of one measure at one level; `current` is that of the latest period so far.
+    `cursor`: what the ledger has behind it is not in what was read."""
 
-    __slots__ = ("_earlier", "_thresholds", "current", "measure", "money")
+    __slots__ = ("_earlier", "_thresholds", "current", "cursor", "measure", "money")
 
     def __init__(self, measure: Measure, current: Count) -> None:
         self.measure = measure
         self.money = measure.unit == "money"
         self.current = current
+        self.cursor = 0
         self._earlier: tuple[Count, ...] = ()
         self._thresholds: tuple[tuple[int, Mark], ...] = ()
 
@@ -107,17 +108,18 @@ class Counter:
             count.spent += record.charge if self.money else tokens
         return count
 
-    def turn_back(self, current: Count) -> None:
-        """Go on with `current`, if that is of an earlier period: the clock was put back."""
+    def turn_back(self, current: Count, cursor: int) -> None:
+        """Go on with `current`, which was read at `cursor`, if that is of an earlier period: the
+        clock was put back."""
         if current.start_ns < self.current.start_ns:
-            self.current, self._earlier = current, ()
+            self.current, self._earlier, self.cursor = current, (), cursor
             self._watch(current)
 
     def watch(self, budgets: Iterable[Budget]) -> None:
         """These are the budgets, of this measure, whose thresholds count from now on."""
         self._thresholds = tuple(
             sorted(
-                (ceil(budget.amount * percent / 100), (budget.amount, percent))
+                (-(-budget.amount * percent // 100), (budget.amount, percent))
                 for budget in budgets
                 for percent in budget.alerts
             )
@@ -142,14 +144,12 @@ class Counter:
 
 
 class Account:
-    """The budgets of one level: what is counted for it, and the `budgets` in force. `cursor`: what
-    the ledger has behind it is not in what was read."""
+    """The budgets of one level: what is counted for it, and the `budgets` in force."""
 
     __slots__ = (
         "__weakref__",
         "_budgets",
         "counters",
-        "cursor",
         "given",
         "id",
         "kind",
@@ -162,7 +162,6 @@ class Account:
         self.id = id
         self.name = ""
         self.counters: dict[Measure, Counter] = {}
-        self.cursor = 0
         self.stored = False
         """Whether the store says what its budgets are."""
         self.given = False
@@ -193,10 +192,10 @@ class Account:
     def add(self, record: UsageRecord, at_cursor: int = 0) -> list[tuple[Counter, Count]]:
         """Count what a settled call was charged, or a row of the ledger at `at_cursor`, unless
         that was there when the level was read. Returns where something is to be told."""
-        if at_cursor and at_cursor <= self.cursor:
-            return []
         telling = []
         for counter in self.counters.values():
+            if at_cursor and at_cursor <= counter.cursor:
+                continue
             count = counter.add(record)
             if count.spent >= count.alert:
                 telling.append((counter, count))

@@ -21,7 +21,7 @@ from llmgw_core.pipeline.demanding import demand_of
 from llmgw_core.pipeline.failures import classified, let_go, stale
 from llmgw_core.pipeline.patience import Patience
 from llmgw_core.pipeline.recovery import Failed, Recovery, RecoveryParts
-from llmgw_core.pipeline.usage_refusal import unasked
+from llmgw_core.pipeline.usage_refusal import answered_unasked, unasked
 from llmgw_core.pipeline.verdicts import deadline_exceeded, nobody
 from llmgw_core.routing.course import Course
 from llmgw_core.routing.plan import plan
@@ -32,11 +32,13 @@ if TYPE_CHECKING:
     from llmgw_core.backends.port import Session
     from llmgw_core.backends.transport.port import UpstreamReply
     from llmgw_core.domain.call import Call, Headers
+    from llmgw_core.domain.credential import Credential
     from llmgw_core.domain.deployment import Deployment, Timeouts
     from llmgw_core.hooks.host import PluginHost
     from llmgw_core.pipeline.exchange import Exchange
     from llmgw_core.pipeline.spending import Estimate
     from llmgw_core.pipeline.stats import Stats
+    from llmgw_core.routing.balance import Member
     from llmgw_core.routing.plan import Candidates, Round
     from llmgw_core.routing.state import RoutingMemory
 
@@ -91,8 +93,9 @@ class Attempts:
         exchange.held_back = lane.trial is not None and course.held_back(lane.model.name)
         recovery: Recovery | None = None
         fresh = False
+        spared: Deployment | None = None
         while True:
-            deployment = member.deployment
+            deployment = member.deployment if spared is None or not fresh else spared
             price = settlement.begin(deployment, course.ticket)
             exchange.trial = course.trial
             credential = (
@@ -114,14 +117,16 @@ class Attempts:
                     await self._attempt(exchange, deployment, secret, timeouts, fresh, deliver)
                 course.answered(member, settlement.first_content, exchange.cut)
                 keys = member.state.keys
-                if keys is not None and keys.refusals:
-                    keys.accept(credential, secret, course.began)
+                if keys is not None or deployment is spared:
+                    unasked_call = exchange.call if deployment is spared else None
+                    _served(member, credential, secret, course.began, unasked_call)
                 return
             except TransportError as error:
-                failure, dead = classified(error), stale(error)
+                failure, dead, spared = classified(error), stale(error), None
                 let_go(error)
             except UpstreamFailure as error:
-                failure, dead = error, unasked(error, member, exchange.call)
+                spared = unasked(error, deployment, exchange.call)
+                failure, dead = error, spared is not None
                 let_go(error)
             finally:
                 course.leave(member)
@@ -262,3 +267,15 @@ class Attempts:
                 headers, self._wall_clock(), resets=failure.kind == "rate_limited"
             )
         return failure
+
+
+def _served(
+    member: Member, credential: Credential, secret: str, began: float, unasked: Call | None
+) -> None:
+    """A credential that was refused may be good again; and a call that `unasked` is was tried
+    without being asked for usage, which is remembered."""
+    keys = member.state.keys
+    if keys is not None and keys.refusals:
+        keys.accept(credential, secret, began)
+    if unasked is not None:
+        answered_unasked(member, unasked)

@@ -182,6 +182,14 @@ def test_thresholds_are_told_once_in_their_order() -> None:
     assert [event.percent for event in scene.events][3:] == [50]
 
 
+def test_thresholds_of_large_amounts_are_exact() -> None:
+    scene = Scene(Budget("money", 2**53 + 3, "month", alerts=(100,)))
+    scene.book.settled(usage_record(1, charge=2**53 + 2))
+    assert scene.events == []
+    scene.book.settled(usage_record(2, charge=1))
+    assert [event.percent for event in scene.events] == [100]
+
+
 def test_what_is_reached_when_a_budget_is_set_is_told_then() -> None:
     scene = Scene(Budget("money", 1000, "month"), spent=850)
     assert [event.percent for event in scene.events] == [50, 80]
@@ -205,9 +213,19 @@ def test_the_first_refusal_of_a_period_is_told() -> None:
 
 def test_corrections_count_unless_they_were_read_already() -> None:
     scene = Scene(Budget("money", 10**6, "month"))
-    scene.account.cursor = 10
+    [counter] = scene.account.counters.values()
+    counter.cursor = 10
     scene.book.correct([(10, usage_record(1, charge=7)), (11, usage_record(2, charge=5))])
     assert scene.counts() == [(5, 0)]
+
+
+def test_a_correction_that_a_later_counter_was_read_with_is_not_counted_there_again() -> None:
+    scene = Scene(Budget("money", 10**6, "month"))
+    measure = Measure("tokens", "month", "UTC")
+    later = Counter(measure, Count(period_at("month", "UTC", NOW), 50))
+    scene.book.put(OWNER, [later], 20)
+    scene.book.correct([(15, usage_record(1, charge=7))])
+    assert scene.counts() == [(7, 0), (50, 0)]
 
 
 def test_accounts_that_nobody_defines_live_as_long_as_a_purse() -> None:

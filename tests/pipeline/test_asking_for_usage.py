@@ -129,3 +129,32 @@ async def test_input_that_the_client_sent_as_tokens_is_known_without_being_repor
     assert (await here.client.embed("m", [[1, 2, 3], [4, 5]])).status == 200
     [record] = await here.records()
     assert record.usage == Usage(5, 0, source="estimated", method="tokens")
+
+
+def echoing(words: str) -> Script:
+    """An upstream that knows `stream_options`, and quotes what it does not like."""
+
+    async def script(peer: Peer) -> None:
+        while True:
+            request = await peer.request()
+            if words.encode() in request.body:
+                error = msgspec.json.encode({"detail": [{"input": msgspec.Raw(request.body)}]})
+                await peer.send(http_reply(422, error, JSON))
+                continue
+            await peer.send(chunked_head(200, SSE))
+            for piece in [*chat_events(), b""]:
+                await peer.send(chunk(piece))
+
+    return script
+
+
+@pytest.mark.parametrize("body", [{"odd": 1}, {"stream_options": {"odd": 1}}])
+async def test_no_caller_can_have_the_streams_of_others_estimated(
+    installed: Install, scripted: Scripted, body: dict[str, Any]
+) -> None:
+    upstream = await scripted(echoing('"odd"'))
+    here = await installed({"m": [at(upstream)]})
+    await here.client.chat("m", stream=True, **body)
+    assert (await here.client.chat("m", stream=True)).status == 200
+    assert "stream_options" in sent(upstream)[-1]
+    assert (await here.records())[-1].usage.source == "provider"
