@@ -29,6 +29,7 @@ from llmgw_core.config.schema import (
 from llmgw_core.config.schema_aliases import AliasConfig
 from llmgw_core.config.schema_brake import BrakeConfig
 from llmgw_core.config.schema_prices import PriceEntry, TokenPrices
+from llmgw_core.config.schema_reports import ReportsConfig
 from llmgw_core.config.schema_routing import RoutingConfig
 from llmgw_core.domain.alias import Variant
 from llmgw_core.gateway import Gateway
@@ -121,6 +122,7 @@ async def install(
     server: ServerConfig | None = None,
     routing: RoutingConfig | None = None,
     brake: BrakeConfig | None = None,
+    reports: ReportsConfig | None = None,
     limiter: str = "memory",
     limiter_clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[Installation]:
@@ -138,6 +140,7 @@ async def install(
         server=server or ServerConfig(),
         routing=routing or RoutingConfig(),
         brake=brake or BrakeConfig(),
+        reports=reports or ReportsConfig(),
         limits=LimitsConfig(limiter),
         accounting=accounting or AccountingConfig(move_interval=3600.0, segment_bytes=1 << 20),
     )

@@ -224,3 +224,19 @@ def test_a_price_that_begins_tomorrow_is_none_today() -> None:
         m=model("prices: [{from: 2026-01-02, cost: {}}]", "prices: [{from: 2026-01-01, cost: {}}]")
     )
     assert errors(own, unpriced="refuse") == []
+
+
+@pytest.mark.parametrize(
+    ("section", "path"),
+    [
+        ("{minimum_group: 0}", "reports.minimum_group: must be at least 1"),
+        ("{users: true, minimum_group: 5}", "reports.minimum_group: protects nobody while"),
+        ("{users: 1}", "reports.users"),
+        ("{minimum_group: 2.5}", "reports.minimum_group"),
+        ("{minimum: 5}", "reports"),
+    ],
+)
+def test_reports_that_promise_what_they_do_not_keep_are_refused(section: str, path: str) -> None:
+    assert any(path in error for error in errors(f"reports: {section}"))
+    assert errors("reports: {minimum_group: 5, cost_header: true}") == []
+    assert errors("reports: {users: true}") == []

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import json
+import re
 import time
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import openai
@@ -197,3 +200,24 @@ async def test_only_the_admin_key_opens_them(served: Served) -> None:
         assert (status, list(reply)) == (401, ["error"])
     status, reply = await served.ask("/usage/images?start_time=5")
     assert (status, reply["error"]["code"]) == (404, "not_found")
+
+
+async def test_the_code_of_the_how_to_does_what_it_says(
+    served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "reports.md"
+    [code] = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    code = code.replace("the admin key", KEY).replace(":4000/", f":{served.server.port}/")
+    await served.book(usage_record(1))
+    found: dict[str, Any] = {}
+    await asyncio.to_thread(exec, code + "client.close()\n", found)
+    day = 1_769_904_000 + 86_400
+    assert capsys.readouterr().out == f"{day} small team-1 10\n"
+    [item] = found["costs"].data[1].results
+    assert (item.line_item, item.amount.currency) == ("small, not itemized", "usd")
+
+
+async def test_reports_by_user_are_refused_in_the_envelope(served: Served) -> None:
+    for query in ("group_by=user_id", "user_ids=u"):
+        status, reply = await served.ask(f"/usage/completions?start_time=5&{query}")
+        assert (status, reply["error"]["type"]) == (403, "permission_error")
