@@ -166,7 +166,7 @@ def test_pages_of_usage_are_the_sums_of_rows(
             assert (result["output_tokens"], result["input_cached_tokens"]) == (outputs, cached)
             parts = ("cached", "cache_write", "uncached")
             assert sum(result[f"input_{part}_tokens"] for part in parts) == inputs
-    other = "embeddings" if chat else "completions"
+    other: Subject = "embeddings" if chat else "completions"
     empty = walk(books, other, query)
     assert not any(bucket["results"] for bucket in empty)
 

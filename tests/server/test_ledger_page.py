@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from starlette.testclient import TestClient
@@ -16,12 +16,10 @@ from llmgw_server.app import create_app
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import httpx
-
     from llmgw_core.testing.installation import Install
     from llmgw_core.testing.model_server import ModelServer
 
-    Ask = Callable[[str], httpx.Response]
+    Ask = Callable[[str], Any]
 
 KEY = "an admin key of some length"
 PAGE = "/admin/v1/ledger"

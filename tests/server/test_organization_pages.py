@@ -54,7 +54,7 @@ class Served:
             base_url=f"http://127.0.0.1:{server.port}/v1",
             max_retries=0,
         )
-        self.usage = self.client.admin.organization.usage
+        self.usage: Any = self.client.admin.organization.usage  # its results are a wide union
 
     async def book(self, *records: Any) -> None:
         await self.here.gateway.ledger.insert(records, [])
