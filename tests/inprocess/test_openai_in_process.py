@@ -157,7 +157,7 @@ async def leave_never(client: openai.AsyncOpenAI) -> None:
 
 async def wait_too_long(client: openai.AsyncOpenAI) -> None:
     with pytest.raises(openai.APITimeoutError):
-        await leave_never(client.with_options(timeout=0.05))
+        await leave_never(client.with_options(timeout=0.05, max_retries=0))
 
 
 @pytest.mark.parametrize(
