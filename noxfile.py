@@ -130,8 +130,9 @@ def real(session: nox.Session) -> None:
 
 @nox.session
 def soak(session: nox.Session) -> None:
-    """Tests that take their time; LLMGW_SOAK_SECONDS in the environment says how much."""
-    _pytest(session, "-m", "soak", "--timeout", "3600", "tests", "plugins")
+    """Tests that take their time; LLMGW_SOAK_SECONDS in the environment says how much each (the
+    books of gateways that are killed: 300)."""
+    _pytest(session, "-s", "-m", "soak", "--timeout", "3600", "tests", "plugins")
 
 
 @nox.session

@@ -13,11 +13,12 @@ import logging
 import os
 from typing import TYPE_CHECKING, Final
 
-from llmgw_core.accounting import framing
+from llmgw_core.accounting import framing, segments
 from llmgw_core.accounting.directory import NOTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from mmap import mmap
     from pathlib import Path
 
     from llmgw_core.accounting.journal import Journal
@@ -37,6 +38,7 @@ class Notes:
         self._least = size
         self._folder: Path | None = None
         self._files = [-1, -1]
+        self._maps: list[mmap | None] = [None, None]
         self._sizes = [0, 0]
         self._current = 0
         self._offset = 0
@@ -52,7 +54,7 @@ class Notes:
         if end + len(_END) > self._sizes[self._current]:
             return False
         try:
-            os.pwrite(fd, data + _END, self._offset)
+            self._write(self._current, data + _END, self._offset)
         except OSError as error:
             self._fail(error)
             return False
@@ -69,10 +71,10 @@ class Notes:
                 self._folder = folder
             old, new = self._current, 1 - self._current
             self._provide(new, folder, len(data) + len(_END))
-            os.pwrite(self._files[new], data + _END, 0)
+            self._provide(old, folder, len(_END))
+            self._write(new, data + _END, 0)
             self._current, self._offset = new, len(data)
-            if self._files[old] >= 0:
-                os.pwrite(self._files[old], _END, 0)
+            self._write(old, _END, 0)
         except OSError as error:
             self._fail(error)
             return False
@@ -96,20 +98,31 @@ class Notes:
                 (folder / name).unlink(missing_ok=True)
 
     def _provide(self, number: int, folder: Path, needed: int) -> None:
-        """File `number` with room for `needed` bytes, and as many again."""
+        """File `number` with room for `needed` bytes, and as many again. There are both from the
+        beginning, so that a disk which is full later does not matter."""
         fd = self._files[number]
         if fd >= 0 and not os.fstat(fd).st_nlink:
-            os.close(fd)
-            fd = self._files[number] = -1
+            self._drop(number)
+            fd = -1
         if fd < 0:
             flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
             fd = self._files[number] = os.open(folder / NOTES[number], flags, 0o600)
             self._sizes[number] = 0
         size = max(self._least, 2 * needed)
         if self._sizes[number] < size:
-            # So that a disk which is full later does not matter.
             os.posix_fallocate(fd, 0, size)
+            mapped, self._maps[number] = self._maps[number], segments.mapped(fd, size)
             self._sizes[number] = size
+            if mapped is not None:
+                mapped.close()
+
+    def _write(self, number: int, data: bytes, offset: int) -> None:
+        # As the journal: a system call only where memory that is shared with the file is not safe.
+        mapped = self._maps[number]
+        if mapped is not None:
+            mapped[offset : offset + len(data)] = data
+        else:
+            os.pwrite(self._files[number], data, offset)
 
     def _fail(self, error: OSError) -> None:
         self._close()
@@ -118,11 +131,17 @@ class Notes:
             log.error("calls under way cannot be noted: %s", error)
 
     def _close(self) -> None:
-        for number, fd in enumerate(self._files):
-            if fd >= 0:
-                os.close(fd)
-            self._files[number] = -1
+        for number in range(len(self._files)):
+            self._drop(number)
         self._folder = None
+
+    def _drop(self, number: int) -> None:
+        mapped, self._maps[number] = self._maps[number], None
+        if mapped is not None:
+            mapped.close()
+        fd, self._files[number] = self._files[number], -1
+        if fd >= 0:
+            os.close(fd)
 
 
 def noted(folder: Path) -> dict[str, UsageRecord]:
