@@ -70,7 +70,7 @@ class Books:
 
     def await_note(self, settlement: Settlement) -> None:
         """It is to be noted when its request has been sent."""
-        settlement.waiting = True
+        settlement.noted = -1.0
         self.unnoted[settlement] = None
 
     def close(self) -> None:

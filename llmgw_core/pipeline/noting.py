@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from llmgw_core.pipeline.stats import Stats
 
 TICK_SECONDS: Final = 0.02
+WAITING, WAITING_ON = -1.0, -2.0
+"""`Settlement.noted` of what waits for a note, and of what was noted as having failed so far and
+waits for the note of its next attempt. Both are in `Books.unnoted`."""
 AGE_SECONDS: Final = 0.9
 """A running stream whose note is as old is noted anew, which is looked for every so many ticks:"""
 LOOK_TICKS: Final = 5
@@ -107,7 +110,7 @@ class Noting:
             with self._reading:
                 record = settlement.interim(now)
                 if record is not None:
-                    settlement.noted = now
+                    settlement.noted = now if settlement.noted >= 0 else WAITING_ON
                     found.append(record)
         return found
 
@@ -116,17 +119,16 @@ def _new(books: Books) -> list[Settlement]:
     """What has been sent, or has failed, and not been noted as that."""
     found = []
     for settlement in reversed(books.open):
-        if settlement.looked_at:
+        if settlement.noted:
             break
-        settlement.looked_at = True
         books.await_note(settlement)
     for settlement in tuple(books.unnoted):
         attempt = settlement.attempt
         if attempt is not None and attempt.sent:
             del books.unnoted[settlement]
-            settlement.waiting = False
+            settlement.noted = 0.0
             found.append(settlement)
-        elif settlement.attempts and not settlement.noted:
+        elif settlement.attempts and settlement.noted == WAITING:
             # It has failed so far; its next attempt is still to come.
             found.append(settlement)
     return found

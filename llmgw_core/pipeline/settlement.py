@@ -41,8 +41,8 @@ _SERVED = frozenset({"completed", "incomplete", "client_left"})
 
 class Settlement(State):
     """The ticket of one admitted call: settled exactly once, whatever happens to the call.
-    `demanding`: some of its meters count more than requests and all tokens. `looked_at`,
-    `waiting` and `noted` are for whoever notes what is under way (`pipeline.noting`)."""
+    `demanding`: some of its meters count more than requests and all tokens. `noted`: when a
+    note was taken of it (`pipeline.noting`); negative if it waits for one, 0 if nobody has looked."""
 
     _books: Books
     _call: Call
@@ -56,8 +56,6 @@ class Settlement(State):
     _attempts: list[AttemptRecord] = msgspec.field(default_factory=list)
     _spent: Usage | None = None
     _cost: int = 0
-    looked_at: bool = False
-    waiting: bool = False
     noted: float = 0.0
     charge: int = 0
 
@@ -117,7 +115,6 @@ class Settlement(State):
             self._close(attempt, outcome, status, used, self._books.clock(), reason, usage)
             if self.noted:
                 # What was noted of it is wrong now.
-                self.noted = 0.0
                 self._books.await_note(self)
 
     def forget(self) -> None:
@@ -193,7 +190,8 @@ class Settlement(State):
         if usage.source == "none" and not self._attempts:
             return None
         status: CallStatus = "incomplete" if self.first_content else "failed"
-        return self._record(status, 500, usage, "interrupted", attempt, now, cost, charge, attempts)
+        record = self._record(status, 500, usage, "interrupted", attempt, now)
+        return msgspec.structs.replace(record, cost=cost, charge=charge, attempts=attempts)
 
     def left_after_settlement(self) -> None:
         """The client went away between settlement and the last byte: a second entry."""
@@ -293,7 +291,7 @@ class Settlement(State):
         self.settled = True
         books, last = self._books, self.attempt
         books.open.pop(self, None)
-        if self.waiting:
+        if self.noted < 0:
             books.unnoted.pop(self, None)
         now = now or books.clock()
         if last is not None and last.price is not None and last.price.images:
@@ -309,17 +307,7 @@ class Settlement(State):
             self._reservation.settle(tokens, used_of(usage, self.charge))
         else:
             self._reservation.settle(tokens)
-        record = self.record = self._record(
-            status,
-            http_status,
-            usage,
-            error_code,
-            last,
-            now,
-            self._cost,
-            self.charge,
-            tuple(self._attempts),
-        )
+        record = self.record = self._record(status, http_status, usage, error_code, last, now)
         books.stats.settled(record)
         if books.budgets.active:
             books.budgets.settled(record)
@@ -338,9 +326,6 @@ class Settlement(State):
         error_code: str,
         last: Attempt | None,
         now: float,
-        cost: int,
-        charge: int,
-        attempts: tuple[AttemptRecord, ...],
     ) -> UsageRecord:
         call = self._call
         principal = call.principal
@@ -370,12 +355,12 @@ class Settlement(State):
             http_status,
             error_code,
             usage,
-            cost,
-            charge,
+            self._cost,
+            self.charge,
             self._books.currency,
             int((now - started) * 1e6),
             int((first - started) * 1e6) if first else 0,
-            attempts,
+            tuple(self._attempts),
             None if call.subcall is None else call.subcall.parent,
             call.cost_center,
         )

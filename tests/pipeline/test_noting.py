@@ -10,7 +10,7 @@ import pytest
 
 from llmgw_core.accounting.notes import noted
 from llmgw_core.hooks.specs import hookimpl
-from llmgw_core.pipeline.noting import LOOK_TICKS
+from llmgw_core.pipeline.noting import LOOK_TICKS, WAITING
 from llmgw_core.testing.installation import INPUT_PRICE, OUTPUT_PRICE, at, served_by
 from llmgw_core.testing.model_server import JSON, SSE, chat_chunk, completion, event
 from llmgw_core.testing.upstream import Peer, Upstream, chunk, chunked_head, http_reply
@@ -155,8 +155,10 @@ async def test_the_next_attempt_is_noted_as_soon_as_it_is_sent(installed: Instal
         await first_asked.wait()
         [note] = take_note(gateway)
         assert [each.deployment for each in note.attempts] == ["m/a"]
+        [settlement] = gateway.gateway.books.open
         refused.set()
         await held.asked.wait()
+        assert settlement.noted == WAITING
         [note] = take_note(gateway)
         assert [each.outcome for each in note.attempts][-1] == "interrupted"
         assert (note.deployment, len(note.attempts)) == ("n/b", 2)
@@ -207,3 +209,25 @@ async def test_notes_are_taken_in_the_background_while_anything_is_under_way(
         held.go_on.set()
         await calling
         await until(lambda: noting.asleep)
+
+
+async def test_a_call_between_two_attempts_is_noted_once_as_having_failed(
+    installed: Install,
+) -> None:
+    async def refuse(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(http_reply(503, b"{}", (*JSON, (b"retry-after", b"1"))))
+
+    async with Upstream(refuse) as bad:
+        gateway = await installed({"m": [at(bad)]})
+        calling = asyncio.create_task(gateway.client.chat("m"))
+        books = gateway.gateway.books
+        await until(lambda: any(each.attempts and not each.attempt for each in books.open))
+        for _ in range(3):
+            [note] = take_note(gateway)
+            assert (note.usage.source, note.cost, len(note.attempts)) == ("none", 0, 1)
+            assert len(books.unnoted) == 1
+        calling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await calling
+        assert not books.unnoted
