@@ -42,7 +42,7 @@ _SERVED = frozenset({"completed", "incomplete", "client_left"})
 class Settlement(State):
     """The ticket of one admitted call: settled exactly once, whatever happens to the call.
     `demanding`: some of its meters count more than requests and all tokens. `noted`: when a
-    note was taken of it (`pipeline.noting`); negative if it waits for one, 0 if nobody has looked."""
+    note was taken of it (`pipeline.noting`); negative if it waits for one, else 0."""
 
     _books: Books
     _call: Call
