@@ -118,7 +118,7 @@ def _read(wire: _Usage, *, embeddings: bool) -> Usage | None:
             rest -= beside
     if rest == reasoning or 0 < rest <= _HIDDEN:
         output += rest
-        reasoning = reasoning or rest
+        reasoning = min(reasoning or rest, output)
     elif reasoning > output:
         if wire.total_tokens is None:
             output += reasoning

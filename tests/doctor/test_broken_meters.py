@@ -10,7 +10,9 @@ from llmgw_core.domain.limits import Limits
 from llmgw_core.limits.bucket import Bucket
 from llmgw_core.limits.caps import Caps
 from llmgw_core.limits.counters import Parallel
+from llmgw_core.limits.memory import MemoryLimiter
 from llmgw_core.limits.meters import BoundMeters
+from llmgw_core.limits.ticket import Ticket
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,7 +79,10 @@ def test_a_meter_that_does_not_hold_its_limit_is_named(
 def test_a_meter_that_no_call_counts_in_is_named(
     examined: Examined, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(BoundMeters, "count", lambda bound, tokens: None)
+    def without_counting(limiter: MemoryLimiter, bound: BoundMeters, *_: Any) -> Ticket:
+        return Ticket(limiter.clock, BoundMeters(()), 0, 0, 0)
+
+    monkeypatch.setattr(MemoryLimiter, "reserve_now", without_counting)
     assert reason(examined, rpm=5) == "At its limit it let another call through."
 
 

@@ -306,7 +306,8 @@ async def test_cancelling_at_every_step_leaves_the_books_in_order(
     records = await here.records()
     assert len({record.call_id for record in records}) == len(records)
     assert {record.status for record in records} <= {"completed", "client_left"}
-    assert 0 < ended < STEPS
+    assert ended < STEPS  # however busy the machine is, some were cancelled
+    await one()
     # The one parallel slot is free: what was reserved is settled.
     assert (await caller.chat(model="m", messages=MESSAGES)).text == "Hello there"
 

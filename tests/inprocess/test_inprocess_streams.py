@@ -10,12 +10,19 @@ import pytest
 
 from llmgw_core import GatewayError, Reply, hookimpl
 from llmgw_core.testing.installation import INPUT_PRICE, OUTPUT_PRICE, at
-from llmgw_core.testing.model_server import DONE, SSE, chat_chunk, chat_events, event, usage_object
+from llmgw_core.testing.model_server import (
+    DONE,
+    SSE,
+    WORD,
+    chat_chunk,
+    chat_events,
+    event,
+    usage_object,
+)
 from llmgw_core.testing.upstream import Peer, chunk, chunked_head
 
 from .conftest import (
     MESSAGES,
-    WORD,
     ends_at_once,
     follow,
     one_word,

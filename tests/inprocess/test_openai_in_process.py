@@ -17,10 +17,10 @@ import pytest
 from llmgw_core import GatewayError, Limits, Principal
 from llmgw_core.config.schema_routing import RoutingConfig
 from llmgw_core.testing.installation import at, served_by
-from llmgw_core.testing.model_server import DONE, JSON, SSE, chat_chunk, completion, event
+from llmgw_core.testing.model_server import DONE, JSON, SSE, WORD, chat_chunk, completion, event
 from llmgw_core.testing.upstream import Peer, chunk, chunked_head, http_reply
 
-from .conftest import MESSAGES, WORD, one_word, silent, two_words_and_a_cut
+from .conftest import MESSAGES, one_word, silent, two_words_and_a_cut
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

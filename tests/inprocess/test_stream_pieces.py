@@ -11,9 +11,7 @@ import pytest
 from llmgw_core import ChatStream, GatewayError
 from llmgw_core.inprocess.calls import InProcessCall
 from llmgw_core.inprocess.pipe import Pipe
-from llmgw_core.testing.model_server import chat_events, event
-
-from .conftest import WORD
+from llmgw_core.testing.model_server import WORD, chat_events, event
 
 
 async def played(*pieces: bytes) -> ChatStream:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from llmgw_core.domain.access import Level, Principal
+from llmgw_core.domain.access import Level, LevelKind, Principal
 from llmgw_core.domain.limits import Budget
 from llmgw_core.limits.budget_book import BudgetBook, BudgetEvent
 from llmgw_core.limits.budget_counts import REFUSED, Count, Counter, Measure, decimal
@@ -18,7 +18,7 @@ from llmgw_core.testing.usage_records import STARTED_NS, usage_record
 if TYPE_CHECKING:
     from llmgw_core.limits.budget_counts import Account
 
-OWNER = ("team", "team-1")
+OWNER: tuple[LevelKind, str] = ("team", "team-1")
 NOW = STARTED_NS
 
 
