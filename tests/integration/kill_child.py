@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from llmgw_core.domain.usage import UsageRecord
 
 HOLD_SECONDS = 0.1
+LATE_SECONDS = 0.4
+"""How much later `late` writes the journal: more than a busy machine's clients are behind."""
 DONE = b"data: [DONE]"
 REQUEST_ID = b"x-request-id"
 
@@ -118,7 +120,8 @@ class HeldGateway(Gateway):
             return await super().handle(head, body, held, principal, subcall)
         finally:
             if self.late is not None:
-                self.late.let_through(held.call_id)
+                loop = asyncio.get_running_loop()
+                loop.call_later(LATE_SECONDS, self.late.let_through, held.call_id)
 
 
 def configuration(upstream_port: int) -> Config:

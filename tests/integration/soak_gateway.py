@@ -138,20 +138,31 @@ class Restarted:
         """Trouble for so long."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            await asyncio.sleep(self._chance.uniform(0.5, 2.0))
-            lost_with_it = self._chance.random() < 0.3
-            if lost_with_it or self._chance.random() < 0.5:
-                kinds = ["locked", "full"] if lost_with_it else ["locked", "full", "away", "folder"]
-                kind = self._chance.choice(kinds)
-                self.outages.append(kind)
-                async with self._outage(kind):
-                    await asyncio.sleep(self._chance.uniform(0.3, 1.0))
-                    if lost_with_it:
-                        await self.end(killed=True)
-            if not lost_with_it:
-                await asyncio.sleep(self._chance.uniform(0.0, 0.5))
-                await self.end(killed=self._chance.random() < 0.7)
+            await self._trouble()
+
+    async def die(self, kills: int) -> None:
+        """Nothing but kills, so many."""
+        for _ in range(kills):
+            await asyncio.sleep(self._chance.uniform(1.0, 2.0))
+            await self.end(killed=True)
             await self.start()
+
+    async def _trouble(self) -> None:
+        """One death, or an outage and a death."""
+        await asyncio.sleep(self._chance.uniform(0.5, 2.0))
+        lost_with_it = self._chance.random() < 0.3
+        if lost_with_it or self._chance.random() < 0.5:
+            kinds = ["locked", "full"] if lost_with_it else ["locked", "full", "away", "folder"]
+            kind = self._chance.choice(kinds)
+            self.outages.append(kind)
+            async with self._outage(kind):
+                await asyncio.sleep(self._chance.uniform(0.3, 1.0))
+                if lost_with_it:
+                    await self.end(killed=True)
+        if not lost_with_it:
+            await asyncio.sleep(self._chance.uniform(0.0, 0.5))
+            await self.end(killed=self._chance.random() < 0.7)
+        await self.start()
 
     async def _read(self, ready: asyncio.Future[int]) -> None:
         assert self._process is not None

@@ -265,4 +265,4 @@ async def test_a_journal_written_behind_the_final_send_would_be_noticed(data: Pa
     booked = {row.call_id for row in rows}
     assert booked, "the late journal is written, only too late"
     lost = [[id for id in each.arrived if id not in booked] for each in rounds]
-    assert all(lost), f"losses per round: {[len(ids) for ids in lost]}"
+    assert any(lost), f"losses per round: {[len(ids) for ids in lost]}"
