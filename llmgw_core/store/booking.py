@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from operator import attrgetter
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
@@ -40,6 +40,12 @@ bits, and must not come near their end."""
 
 _call_id = attrgetter("call_id")
 
+_Known = Literal["skip", "refuse"]
+
+
+class AlreadyBooked(Exception):
+    """One of the records is on the books; nothing was inserted."""
+
 
 class Booking:
     """Inserts into the ledger of one store."""
@@ -57,12 +63,22 @@ class Booking:
         if len(set(map(_call_id, fresh))) != len(fresh):
             distinct = {record.call_id: record for record in reversed(fresh)}
             fresh = list(reversed(distinct.values()))
+        return await self._inserted(fresh, deliveries, "skip")
+
+    async def correct(self, records: Sequence[UsageRecord]) -> None:
+        """Insert all of `records`, or, raising `AlreadyBooked`, nothing."""
+        await self._inserted(list(records), (), "refuse")
+
+    async def _inserted(
+        self, records: list[UsageRecord], deliveries: Sequence[DeliveryRecord], known: _Known
+    ) -> int:
         try:
-            return await self._insert_missing(fresh, deliveries)
+            return await self._insert_missing(records, deliveries, known)
         except OverflowError:
             # One absurd figure from a provider must not keep all other calls off the books.
             log.exception("a number in a usage record is too large for the ledger and is cut")
-            return await self._insert_missing([cut(record) for record in fresh], deliveries, True)
+            small = [cut(record) for record in records]
+            return await self._insert_missing(small, deliveries, known, True)
         except (StoreUnavailable, RecordsRefused):
             self._rollups.forget()
             raise
@@ -71,13 +87,14 @@ class Booking:
         self,
         records: list[UsageRecord],
         deliveries: Sequence[DeliveryRecord],
+        known: _Known,
         is_cut: bool = False,
     ) -> int:
         try:
             try:
                 return await self._insert(records, deliveries, is_cut)
             except IntegrityError:
-                return await self._insert(records, deliveries, is_cut, check=True)
+                return await self._insert(records, deliveries, is_cut, known)
         except IntegrityError as error:
             raise RecordsRefused(str(error.orig)) from error
         except UnicodeEncodeError as error:
@@ -88,14 +105,16 @@ class Booking:
         records: list[UsageRecord],
         deliveries: Sequence[DeliveryRecord],
         is_cut: bool,
-        *,
-        check: bool = False,
+        known: _Known | None = None,
     ) -> int:
+        """`known`: what becomes of a call that is there already, None if none is expected."""
         groups: Ids = {}
         async with self._store.begin() as connection:
-            if check:
-                known = await known_calls(connection, [record.call_id for record in records])
-                records = [record for record in records if record.call_id not in known]
+            if known is not None:
+                there = await known_calls(connection, [record.call_id for record in records])
+                if there and known == "refuse":
+                    raise AlreadyBooked
+                records = [record for record in records if record.call_id not in there]
             if self._compiled is None:
                 self._compiled = _Compiled.of(connection)
             if records:

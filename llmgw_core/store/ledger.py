@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import func, select
 
 from llmgw_core.store import usage_report
-from llmgw_core.store.booking import Booking
+from llmgw_core.store.booking import AlreadyBooked, Booking
 from llmgw_core.store.ledger_queries import EVERYTHING, conditions
 from llmgw_core.store.ledger_tables import ledger
 from llmgw_core.store.price_sheets import read_sheets
@@ -42,6 +42,16 @@ class Ledger:
         Calls that are stored already stay as they are, deliveries update them. Raises
         `RecordsRefused` when one of them cannot be stored at all."""
         return await self._booking.insert(records, deliveries)
+
+    async def correct(self, entries: Sequence[UsageRecord]) -> bool:
+        """Store reversals and rebookings that follow from what was read before, in one transaction:
+        all of them, or none where somebody else has corrected one of the calls meanwhile. Returns
+        whether it did. Raises `RecordsRefused` when one of them cannot be stored at all."""
+        try:
+            await self._booking.correct(entries)
+        except AlreadyBooked:
+            return False
+        return True
 
     async def usage(
         self,

@@ -21,6 +21,7 @@ from llmgw_core.store.repricing_queries import on_books, whole_since
 from llmgw_core.store.statement_queries import closed_periods
 from llmgw_core.tenancy import cost_rules
 from llmgw_core.tenancy.changes import change
+from llmgw_core.tenancy.correcting import correct
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,22 +76,33 @@ async def rebook(
         since = max(since, await whole_since(connection))
     ledger, known = Ledger(store), dict[Caller, _Calendar]()
     calls = moved = 0
-    place = None
+    place, told = None, False
+    span = {"since_ns": since, "until_ns": until}
     while True:
         async with store.connect() as connection:
-            page, place = await on_books(connection, since, until, place, _PAGE)
+            page, after = await on_books(connection, since, until, place, _PAGE)
             entries = [entry for each in page for entry in await _moved(connection, each, known)]
+        if entries and not told:
+            # Before anything moves, so that what was broken off is in the log as well.
+            await _record(store, "rebook", span, actor, clock)
+            told = True
+        if not await correct(ledger, entries):
+            continue  # somebody else has corrected some of them: look at them anew
         calls += len(page)
         moved += len(entries) // 2
-        if entries:
-            await ledger.insert(entries, ())
-        if place is None:
+        if after is None:
             break
+        place = after
     if moved:
-        async with change(store, actor, clock()) as doing:
-            details = {"since_ns": since, "until_ns": until, "moved": moved}
-            await doing.record("rebook", "cost_center", "*", details)
+        await _record(store, "rebooked", {**span, "moved": moved}, actor, clock)
     return Rebooked(calls, moved)
+
+
+async def _record(
+    store: Store, action: str, details: dict[str, int], actor: str, clock: Callable[[], float]
+) -> None:
+    async with change(store, actor, clock()) as doing:
+        await doing.record(action, "cost_center", "*", details)
 
 
 async def _moved(

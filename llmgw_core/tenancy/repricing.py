@@ -16,6 +16,7 @@ from llmgw_core.accounting.repricing import repriced
 from llmgw_core.store.price_sheets import store_sheets
 from llmgw_core.store.repricing_queries import on_books, other_currency, whole_since
 from llmgw_core.tenancy.changes import change
+from llmgw_core.tenancy.correcting import correct
 from llmgw_core.tenancy.errors import TenancyError
 
 if TYPE_CHECKING:
@@ -86,15 +87,17 @@ class Repricing:
         place = None
         while True:
             async with self._store.connect() as connection:
-                rows, place = await on_books(connection, since_ns, until_ns, place, batch)
+                rows, after = await on_books(connection, since_ns, until_ns, place, batch)
             wanted = [row for row in rows if not model or _is_of(row.record, model)]
             corrected = [(row, repriced(row.record, self._prices)) for row in wanted]
+            changed = [(row, each) for row, each in corrected if each.changed]
+            if not dry_run and not await self._book(changed):
+                continue  # somebody else has corrected some of them: look at them anew
             for _, each in corrected:
                 _count(found, each)
-            if not dry_run:
-                await self._book([(row, each) for row, each in corrected if each.changed])
-            if place is None:
+            if after is None:
                 return [found[name] for name in sorted(found)]
+            place = after
 
     async def _check(self, since_ns: int, until_ns: int) -> None:
         if since_ns >= until_ns:
@@ -119,13 +122,12 @@ class Repricing:
         async with change(self._store, actor, self._clock()) as doing:
             await doing.record("reprice", "ledger", "calls", details)
 
-    async def _book(self, corrected: list[tuple[OnBooks, Repriced]]) -> None:
-        if not corrected:
-            return
+    async def _book(self, corrected: list[tuple[OnBooks, Repriced]]) -> bool:
         sheets = {id: sheet for _, each in corrected for id, sheet in each.sheets.items()}
-        await store_sheets(self._store, sheets.values())
+        if sheets:
+            await store_sheets(self._store, sheets.values())
         pairs = [entry for row, each in corrected for entry in each.entries(row.rebookings + 1)]
-        await self._ledger.insert(pairs, ())
+        return await correct(self._ledger, pairs)
 
 
 def _is_of(record: UsageRecord, model: str) -> bool:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import pytest
 
+from llmgw_core.accounting.prices import PriceBook
+from llmgw_core.config.schema import DeploymentConfig, ModelConfig
+from llmgw_core.config.schema_prices import PriceEntry, TokenPrices
+from llmgw_core.domain.errors import StoreUnavailable
 from llmgw_core.domain.usage import Usage
 from llmgw_core.store import statement_queries
 from llmgw_core.store.ledger import Ledger
@@ -14,9 +19,13 @@ from llmgw_core.store.ledger_tables import pruned
 from llmgw_core.tenancy.costing import Costing
 from llmgw_core.tenancy.errors import TenancyError
 from llmgw_core.tenancy.rebooking import rebook
+from llmgw_core.tenancy.repricing import Repricing
 from llmgw_core.testing.bookkeeping import book, priced, rates, sheet
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llmgw_core.domain.usage import UsageRecord
     from llmgw_core.store.engine import Store
     from llmgw_core.tenancy.service import Tenancy
     from llmgw_core.testing.tenants import Tenant
@@ -93,8 +102,56 @@ async def test_an_assignment_that_was_wrong_from_its_beginning_leaves_nothing_be
     await costing.unassign("key", tenant.key_id, since_ns=since, actor=BY)
     await rebook(store, since, actor=BY, clock=lambda: NOW)
     assert await where(store) == {"": (11, 11_000)}
-    [entry] = [e for e in await tenancy.list_audit() if e.action == "rebook"][:1]
-    assert entry.details["moved"] == 2
+    told = [e for e in reversed(await tenancy.list_audit()) if e.action.startswith("rebook")]
+    assert [entry.action for entry in told] == ["rebook", "rebooked"] * 2
+    assert [entry.details.get("moved") for entry in told] == [None, 2] * 2
+
+
+async def test_a_move_that_fails_in_the_middle_is_in_the_audit_log(
+    store: Store,
+    tenant: Tenant,
+    tenancy: Tenancy,
+    costing: Costing,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await costing.create("A", actor=BY)
+    await called(store, tenant, "")
+    await costing.assign("A", "team", tenant.team_id, since_ns=0, actor=BY)
+
+    async def gone(_self: Ledger, _entries: object) -> bool:
+        raise StoreUnavailable("gone")
+
+    monkeypatch.setattr(Ledger, "correct", gone)
+    with pytest.raises(StoreUnavailable):
+        await rebook(store, 0, until_ns=(NOW + 1) * NS, actor=BY, clock=lambda: NOW)
+    assert "rebook" in [entry.action for entry in await tenancy.list_audit()]
+
+
+async def test_calls_that_are_re_priced_meanwhile_move_at_their_new_price(
+    store: Store, tenant: Tenant, costing: Costing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    center = (await costing.create("A", actor=BY)).id
+    await called(store, tenant, "", "")
+    await costing.assign("A", "team", tenant.team_id, since_ns=0, actor=BY)
+    prices = PriceBook(
+        {
+            "small": ModelConfig(
+                (DeploymentConfig(name="local", backend="b", zone="z"),),
+                prices=(PriceEntry(cost=TokenPrices(Decimal(3))),),
+            )
+        }
+    )
+    correct, reprice = Ledger.correct, Repricing(store, Ledger(store), prices, "EUR").run
+
+    async def beaten(self: Ledger, entries: Sequence[UsageRecord]) -> bool:
+        monkeypatch.setattr(Ledger, "correct", correct)
+        await reprice(0, NOW * NS, actor=BY)
+        return await correct(self, entries)
+
+    monkeypatch.setattr(Ledger, "correct", beaten)
+    done = await rebook(store, 0, until_ns=(NOW + 1) * NS, actor=BY, clock=lambda: NOW)
+    assert (done.calls, done.moved) == (2, 2)
+    assert await where(store) == {center: (11, 33_000)}
 
 
 async def test_what_retention_is_deleting_is_no_error_and_stays(

@@ -22,7 +22,7 @@ from llmgw_core.testing.usage_records import STARTED_NS, usage_record
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llmgw_core.domain.usage import DeliveryRecord, UsageRecord
+    from llmgw_core.domain.usage import UsageRecord
     from llmgw_core.store.engine import Store
 
 END = STARTED_NS + 10**9
@@ -103,13 +103,49 @@ class Failing(Ledger):
 
     batches = 0
 
-    async def insert(
-        self, records: Sequence[UsageRecord], deliveries: Sequence[DeliveryRecord]
-    ) -> int:
+    async def correct(self, entries: Sequence[UsageRecord]) -> bool:
         self.batches += 1
         if self.batches > 1:
             raise StoreUnavailable("gone")
-        return await super().insert(records, deliveries)
+        return await super().correct(entries)
+
+
+class Beaten(Ledger):
+    """A ledger in which `other` books its corrections first, once."""
+
+    def __init__(self, store: Store, other: Repricing) -> None:
+        super().__init__(store)
+        self.other: Repricing | None = other
+
+    async def correct(self, entries: Sequence[UsageRecord]) -> bool:
+        other, self.other = self.other, None
+        if other is not None:
+            await other.run(STARTED_NS, STARTED_NS + 2, actor="other")
+        return await super().correct(entries)
+
+
+async def test_who_is_beaten_to_it_books_on_top_and_says_what_it_did(store: Store) -> None:
+    await Ledger(store).insert([usage_record(n) for n in range(3)], [])
+    ledger = Beaten(store, repricing(store, 3))
+    [line] = await repricing(store, 4, ledger).run(STARTED_NS, END, actor="me")
+    # Two of the three were at 3 units by then.
+    assert line == ModelChange("small", 3, 3, 0, 61_500, 120_000, 62_500, 120_000)
+    assert await total(store) == (3, 30, 120_000)
+
+
+async def test_what_retention_has_begun_to_delete_meanwhile_is_refused_with_a_sentence(
+    store: Store,
+) -> None:
+    class Pruning(Ledger):
+        async def correct(self, entries: Sequence[UsageRecord]) -> bool:
+            async with store.begin() as connection:
+                gone = insert(pruned).values(name="ledger", before_ns=END)
+                await connection.execute(gone)
+            return await super().correct(entries)
+
+    await Ledger(store).insert([usage_record(1)], [])
+    with pytest.raises(TenancyError, match="Retention may have begun to delete"):
+        await repricing(store, 3, Pruning(store)).run(STARTED_NS, END, actor="me")
 
 
 async def test_what_was_broken_off_goes_on_where_it_was(store: Store) -> None:
