@@ -12,7 +12,7 @@ import msgspec
 
 from llmgw_core.accounting.price_sheet import MILLION
 from llmgw_core.statements.errors import StatementError
-from llmgw_core.statements.lines import exact_lines
+from llmgw_core.statements.lines import OTHER, Exact, exact_lines, unexplained
 from llmgw_core.statements.reading import all_of_them
 from llmgw_core.store import statement_queries as queries
 from llmgw_core.store.price_sheets import read_sheets
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from llmgw_core.statements.lines import Line
     from llmgw_core.statements.records import Statement
     from llmgw_core.store.engine import Store
+    from llmgw_core.store.statement_sums import PeriodSums
 
 
 class CallShare(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,8 +95,8 @@ def shares_of(record: UsageRecord, line: Line, sheets: Mapping[str, PriceSheet])
         if (group.cost_center, group.model, group.price)
         == (line.cost_center, line.model, line.price)
     ]
-    found = exact_lines(groups, sheets).get(line.key)
-    if found is None or not (found.quantity or found.cost or found.charge):
+    found = _share(groups, line, sheets)
+    if not (found.quantity or found.cost or found.charge):
         return []
     return [
         CallShare(
@@ -115,6 +116,17 @@ def shares_of(record: UsageRecord, line: Line, sheets: Mapping[str, PriceSheet])
             charge=found.charge,
         )
     ]
+
+
+def _share(
+    groups: Sequence[PeriodSums], line: Line, sheets: Mapping[str, PriceSheet]
+) -> Exact:
+    sheet = sheets.get(line.price)
+    if line.token_class != OTHER or sheet is None:
+        return exact_lines(groups, sheets).get(line.key) or Exact()
+    # In one row it may be no more than its rounding, and that is a part of the line as well.
+    rests = [unexplained(sheet, group.sums) for group in groups]
+    return Exact(cost=sum(each.cost for each in rests), charge=sum(each.charge for each in rests))
 
 
 def exact(numerator: int) -> str:

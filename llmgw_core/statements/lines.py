@@ -114,6 +114,15 @@ def exact_lines(
     return lines
 
 
+def unexplained(sheet: PriceSheet, sums: Mapping[str, int]) -> Exact:
+    """What the rates do not explain of the amounts in `sums`, the rounding of its rows included."""
+    amounts = sheet.amounts_by_class(sums)
+    return Exact(
+        cost=sums["cost"] * MILLION - sum(amount.cost for amount in amounts),
+        charge=sums["charge"] * MILLION - sum(amount.charge for amount in amounts),
+    )
+
+
 def ordered(keys: Iterable[LineKey]) -> list[LineKey]:
     """Keys as a statement lists them: classes in the order of price sheets."""
     return sorted(
@@ -138,7 +147,6 @@ def last_place(decimals: int) -> int:
 
 def _priced(sheet: PriceSheet, sums: Mapping[str, int]) -> dict[str, Exact]:
     found: dict[str, Exact] = {}
-    cost, charge = sums["cost"] * MILLION, sums["charge"] * MILLION
     for amount in sheet.amounts_by_class(sums):
         token_class = shown_as(sheet, amount.name)
         line = found.setdefault(token_class, Exact())
@@ -146,11 +154,10 @@ def _priced(sheet: PriceSheet, sums: Mapping[str, int]) -> dict[str, Exact]:
         line.cost_rate, line.charge_rate = amount.cost_rate, amount.charge_rate
         line.cost += amount.cost
         line.charge += amount.charge
-        cost -= amount.cost
-        charge -= amount.charge
     allowed = sums["rows"] * MILLION // 2
-    if abs(cost) > allowed or abs(charge) > allowed:
-        found[OTHER] = Exact(0, None, None, cost, charge)
+    rest = unexplained(sheet, sums)
+    if abs(rest.cost) > allowed or abs(rest.charge) > allowed:
+        found[OTHER] = rest
     return {name: line for name, line in found.items() if line.quantity or line.cost or line.charge}
 
 

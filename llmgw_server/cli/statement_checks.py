@@ -15,6 +15,7 @@ from llmgw_core.config.load import load
 from llmgw_core.statements.explaining import exact, explained, together
 from llmgw_core.statements.export import csv_bytes, line_facts
 from llmgw_core.statements.invoices import Reading
+from llmgw_core.statements.lines import rounded_to
 from llmgw_core.statements.reconciling import Tolerance
 from llmgw_server.cli.errors import CommandError
 from llmgw_server.cli.options import add_json
@@ -179,12 +180,12 @@ async def _say_calls(
         return
     if counted > listed:
         say(f"... and {counted - listed:,} more; --calls or --csv lists them all.")
-    fits = (
-        "as the line says" if sums[0] == line.quantity else f"but the line says {line.quantity:,}"
-    )
+    found = (sums[0], *(rounded_to(amount, line.decimals) for amount in sums[1:]))
+    fits = found == (line.quantity, line.cost, line.charge)
+    verdict = "as the line says" if fits else "but the line says something else"
     say(
-        f"{counted:,} row{_s(counted)}: quantity {sums[0]:,}, {fits}; cost {exact(sums[1])}, charge"
-        f" {exact(sums[2])} before rounding."
+        f"{counted:,} row{_s(counted)}: quantity {sums[0]:,}, cost {exact(sums[1])}, charge"
+        f" {exact(sums[2])} before rounding, {verdict}."
     )
 
 

@@ -122,7 +122,7 @@ def test_a_line_is_explained_down_to_its_calls(
         "0.001", "0.002",
     ]  # fmt: skip
     assert told[3] == (
-        "1 row: quantity 1,000, as the line says; cost 0.001, charge 0.002 before rounding."
+        "1 row: quantity 1,000, cost 0.001, charge 0.002 before rounding, as the line says."
     )
     rows = list(
         csv.DictReader(

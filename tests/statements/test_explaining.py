@@ -140,6 +140,23 @@ async def test_a_failed_attempt_that_is_paid_is_explained_at_its_own_price(
     assert made.summary.checks[0].holds
 
 
+async def test_amounts_that_no_rate_explains_are_explained_to_the_last_place(
+    store: Store, clock: Clock
+) -> None:
+    statements = Statements(store, StatementsConfig(decimals=9), currency="EUR", clock=clock)
+    records = [priced(number, PRICE, Usage(1, 0), started_ns=MARCH) for number in range(7)]
+    records[3] = msgspec.structs.replace(records[3], cost=records[3].cost + 5000)
+    attempts = (msgspec.structs.replace(records[3].attempts[0], cost=records[3].cost),)
+    records[3] = msgspec.structs.replace(records[3], attempts=attempts)
+    await book(store, Ledger(store), records, PRICE)
+    made, lines = await closed(statements, "2027-03")
+    [line] = [line for line in lines if line.token_class == "other"]
+    # Each of the seven was rounded down by a third of a nano-unit.
+    assert line.cost == 4998
+    shares = await calls_of(statements, made, line)
+    assert (len(shares), together(shares)) == (7, (0, 5000 * 10**6 - 7 * 333_333, 0))
+
+
 async def test_what_is_not_made_of_calls_says_so(store: Store, clock: Clock) -> None:
     pools = {"gpu": PoolConfig(1, models=("small",))}  # type: ignore[arg-type]
     statements = Statements(store, StatementsConfig(pools=pools), currency="EUR", clock=clock)
