@@ -128,7 +128,7 @@ async def check_targets(checked: Checked) -> None:
 
 def _about_prices(checked: Checked, config: Config, today: dt.date) -> list[ConfigError]:
     """Warnings, where prices are in order; notes are added."""
-    if checked.host is None or price_problems(config, checked.host.prices):
+    if checked.host is None or price_problems(config, checked.host.prices, today):
         return []
     note = catalogue_note(config, checked.host.prices, today)
     checked.notes += [note] if note else []

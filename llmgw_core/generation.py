@@ -6,6 +6,7 @@ settlement. A reload builds the next one completely beside it; see `reload`.
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import time
 from functools import partial
@@ -356,7 +357,7 @@ def examine_models(config: Config, host: PluginHost) -> tuple[dict[str, Model], 
             except ConfigError as error:
                 found = error.errors if isinstance(error, ConfigErrors) else (error,)
                 errors.extend(_placed(each, join(place, index)) for each in found)
-    errors += price_problems(config, host.prices)
+    errors += price_problems(config, host.prices, dt.datetime.now(dt.UTC).date())
     return models, errors
 
 

@@ -3,6 +3,7 @@ its file of exchange rates."""
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import TYPE_CHECKING, Final
 
 from llmgw_core.accounting.exchange import PATH, read_rates
@@ -12,7 +13,6 @@ from llmgw_core.config.validate_prices import unpriced
 from llmgw_core.domain.errors import ConfigError
 
 if TYPE_CHECKING:
-    import datetime as dt
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from llmgw_core.accounting.exchange import ExchangeRates
@@ -42,9 +42,10 @@ def price_sources(
 
 
 def price_problems(
-    config: Config, catalogue: Mapping[str, Sequence[CatalogueEntry]]
+    config: Config, catalogue: Mapping[str, Sequence[CatalogueEntry]], today: dt.date
 ) -> list[ConfigError]:
-    """Everything that keeps the prices of `config` from being put together."""
+    """Everything that keeps the prices of `config` from being put together; and where calls
+    without a price are refused, what has none `today` (UTC) although entries seem to give one."""
     try:
         sources = price_sources(config, catalogue)
     except ConfigErrors as error:
@@ -55,6 +56,8 @@ def price_problems(
             PriceBook({name: section}, sources)
         except ConfigError as error:
             errors.append(error)
+    if not errors and config.accounting.unpriced == "refuse":
+        errors += _refused(config, sources, today)
     return errors
 
 
@@ -64,7 +67,7 @@ def price_warnings(
     """What works and is hardly meant, as of `today` (UTC): calls that are booked at zero, prices
     and exchange rates that nobody has looked at for long. `price_problems` come before."""
     return [
-        *_at_zero(config, today),
+        *_at_zero(config, price_sources(config, catalogue), today),
         *_old_rates(config, today),
         *_old_prices(config, catalogue, today),
     ]
@@ -100,14 +103,39 @@ def _entries(config: Config) -> Iterator[tuple[str, Sequence[PriceEntry]]]:
             yield join(join(join(path, "deployments"), index), "prices"), deployment.prices
 
 
-def _at_zero(config: Config, today: dt.date) -> Iterator[ConfigError]:
+def _without_price(
+    config: Config, sources: PriceSources, today: dt.date
+) -> Iterator[tuple[str, int, str]]:
+    """Model, number of the deployment and reason, for everything that has no price at the end of
+    the day."""
+    midnight = dt.datetime.combine(today, dt.time(), dt.UTC) + dt.timedelta(days=1)
+    last_ns = int(midnight.timestamp()) * 10**9 - 1
+    prices = PriceBook(config.models, sources)
+    for name, model in config.models.items():
+        for index, deployment in enumerate(model.deployments):
+            if reason := prices.reason(name, f"{name}/{deployment.name}", last_ns):
+                yield name, index, reason
+
+
+def _refused(config: Config, sources: PriceSources, today: dt.date) -> Iterator[ConfigError]:
+    for name, index, reason in _without_price(config, sources, today):
+        model = config.models[name]
+        if not unpriced(model, model.deployments[index], today):  # else it has been said
+            message = (
+                f"has no price today ({today}), so its calls would be refused: {reason}; give it"
+                " one, or set `accounting.unpriced: zero` to book such calls at zero."
+            )
+            yield ConfigError(message, path=join(join(join("models", name), "deployments"), index))
+
+
+def _at_zero(config: Config, sources: PriceSources, today: dt.date) -> Iterator[ConfigError]:
+    if config.accounting.unpriced != "zero":
+        return
     free = [
-        f"{name}/{deployment.name}"
-        for name, model in config.models.items()
-        for deployment in model.deployments
-        if unpriced(model, deployment, today)
+        f"{name}/{config.models[name].deployments[index].name}"
+        for name, index, _ in _without_price(config, sources, today)
     ]
-    if free and config.accounting.unpriced == "zero":
+    if free:
         more = f" and {len(free) - NAMED} more" if len(free) > NAMED else ""
         message = f"has no price and is booked at zero: {listed(free[:NAMED])}{more}."
         yield ConfigError(message, path="accounting.unpriced")

@@ -1,5 +1,5 @@
-"""What makes a served gateway read its configuration again: SIGHUP, and the file itself when
-`reload.watch` says how often to look at it.
+"""What makes a served gateway read its configuration again: SIGHUP, and the file itself, or that of
+its exchange rates, when `reload.watch` says how often to look at them.
 
 A file that an editor or a deployment tool is still writing may be a valid configuration with half
 of its models, so a change counts once two looks in a row have found the same.
@@ -116,8 +116,7 @@ class Reloading:
             logger.info("The configuration says what it said before.")
 
     async def _watch(self, path: Path) -> None:
-        # What was loaded at the start may have been replaced since: the first look decides.
-        watch = Watch(None)
+        watches: dict[Path, Watch] = {}
         while True:
             seconds = self._gateway.config.reload.watch
             self._wanted.clear()
@@ -125,7 +124,11 @@ class Reloading:
                 async with asyncio.timeout(seconds or None):
                     await self._wanted.wait()  # another interval may be in force
                     continue
-            if watch.changed(stamp_of(path)):
+            rates = self._gateway.config.accounting.exchange_rates
+            files = [path, Path(rates)] if rates else [path]
+            # What was loaded at the start may have been replaced since: the first look decides.
+            seen = [watches.setdefault(file, Watch(None)).changed(stamp_of(file)) for file in files]
+            if any(seen):
                 await self._reload("file watch")
 
 

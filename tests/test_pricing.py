@@ -92,10 +92,28 @@ def test_every_model_whose_prices_cannot_be_is_named(tmp_path: Path) -> None:
         n=PriceEntry(cost=TokenPrices(Decimal("1e-12"))),
         o=PriceEntry(cost=CHEAP),
     )
-    paths = [each.path for each in price_problems(broken, CATALOGUE)]
+    paths = [each.path for each in price_problems(broken, CATALOGUE, TODAY)]
     assert paths == ["models.m.prices[0].catalogue", "models.n.prices[0].cost.input"]
     lost = config(AccountingConfig(exchange_rates=str(tmp_path / "none.csv")))
-    assert [each.path for each in price_problems(lost, CATALOGUE)] == ["accounting.exchange_rates"]
+    assert [each.path for each in price_problems(lost, CATALOGUE, TODAY)] == [
+        "accounting.exchange_rates"
+    ]
+
+
+def test_what_would_be_refused_for_lack_of_a_price_is_an_error_and_at_zero_a_warning() -> None:
+    entry = CatalogueEntry(CHEAP, "https://x.example", TODAY, "USD", "2026-11-24")
+    later, dear = {"p/later": (entry,)}, seen("2026-11-01")
+    catalogue = {**later, "p/dollars": dear}
+    prices = {"m": PriceEntry(catalogue="p/later"), "n": PriceEntry(catalogue="p/dollars")}
+    found = price_problems(config(AccountingConfig(currency="EUR"), **prices), catalogue, TODAY)
+    assert [each.path for each in found] == ["models.m.deployments[0]", "models.n.deployments[0]"]
+    assert "calls would be refused: its prices begin later; give it one" in found[0].message
+    assert "no exchange rate for USD on or before that day; give it one" in found[1].message
+    zero = config(AccountingConfig(currency="EUR", unpriced="zero"), **prices)
+    assert price_problems(zero, catalogue, TODAY) == []
+    assert str(price_warnings(zero, catalogue, TODAY)[0]).endswith("at zero: `m/a`, `n/a`.")
+    tomorrow = config(m=prices["m"])
+    assert price_problems(tomorrow, later, dt.date(2026, 11, 24)) == []
 
 
 def test_check_tells_of_prices_only_when_they_are_in_order(tmp_path: Path) -> None:

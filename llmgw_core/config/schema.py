@@ -236,9 +236,10 @@ class ListenerConfig(Section, frozen=True):
 
 
 class ReloadConfig(Section, frozen=True):
-    """`watch`: every how many seconds the file is looked at for changes, which then come into
-    force by themselves; 0 leaves it to SIGHUP and the admin API. `history`: how many
-    configurations that were loaded are kept for `config history` and `config rollback`."""
+    """`watch`: every how many seconds the file, and that of the exchange rates, is looked at for
+    changes, which then come into force by themselves; 0 leaves it to SIGHUP and the admin API.
+    `history`: how many configurations that were loaded are kept for `config history` and `config
+    rollback`."""
 
     watch: float = 0.0
     history: int = 50

@@ -118,9 +118,7 @@ def shares_of(record: UsageRecord, line: Line, sheets: Mapping[str, PriceSheet])
     ]
 
 
-def _share(
-    groups: Sequence[PeriodSums], line: Line, sheets: Mapping[str, PriceSheet]
-) -> Exact:
+def _share(groups: Sequence[PeriodSums], line: Line, sheets: Mapping[str, PriceSheet]) -> Exact:
     sheet = sheets.get(line.price)
     if line.token_class != OTHER or sheet is None:
         return exact_lines(groups, sheets).get(line.key) or Exact()

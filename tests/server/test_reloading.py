@@ -59,6 +59,26 @@ async def test_a_file_that_changes_is_loaded_however_it_is_replaced(
         assert gateway.config.requests.attempts == 33
 
 
+async def test_a_file_of_exchange_rates_that_changes_is_loaded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file, rates = tmp_path / "llmgw.yaml", tmp_path / "rates.csv"
+    by_rename(rates, "date,currency,rate\n2026-01-01,EUR,1.1\n")
+    text = FAST + "accounting: {{exchange_rates: rates.csv}}\n"
+    by_rename(file, text.format(2))
+    caplog.set_level("INFO")
+    async with Gateway.open(file) as gateway, reloading(gateway):
+        reloaded = asyncio.Event()
+        gateway.after_reload(reloaded.set)
+        # Behind the first looks, which read everything once.
+        by_rename(file, text.format(3))
+        await reloaded.wait()
+        reloaded.clear()
+        by_rename(rates, "date,currency,rate\n2026-01-01,EUR,1.2\n")
+        await reloaded.wait()
+    assert "changed: accounting.exchange_rates" in caplog.text
+
+
 async def test_another_interval_holds_at_once_and_none_means_no_looking(tmp_path: Path) -> None:
     file = tmp_path / "llmgw.yaml"
     file.write_text("reload: {watch: 3600}\n")
