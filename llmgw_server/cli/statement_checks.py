@@ -180,8 +180,8 @@ async def _say_calls(
         return
     if counted > listed:
         say(f"... and {counted - listed:,} more; --calls or --csv lists them all.")
-    found = (sums[0], *(rounded_to(amount, line.decimals) for amount in sums[1:]))
-    fits = found == (line.quantity, line.cost, line.charge)
+    cost, charge = (rounded_to(amount, line.decimals) for amount in sums[1:])
+    fits = (sums[0], cost, charge) == (line.quantity, line.cost, line.charge)
     verdict = "as the line says" if fits else "but the line says something else"
     say(
         f"{counted:,} row{_s(counted)}: quantity {sums[0]:,}, cost {exact(sums[1])}, charge"
