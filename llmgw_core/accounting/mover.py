@@ -98,8 +98,11 @@ class Mover:
         found = []
         if damaged := self.damage.total() - self.damage["torn"]:
             found.append(f"{damaged} places in journals could not be read; they are in {kept}.")
-        if self.refused:
-            found.append(f"The ledger has refused {self.refused} records; they are in {kept}.")
+        if self._ledger.file.present():
+            found.append(
+                f"The ledger has refused records; they are in {self._ledger.file.path}, and"
+                " `llmgw-server refused` shows them."
+            )
         if self.failures:
             found.append(f"Moving into the ledger has failed {self.failures} times in a row.")
         return found

@@ -1,5 +1,5 @@
 """A ledger that one record cannot keep from the others: what it refuses for good is put aside into
-a file beside damaged segments, written through to the disk, and everything else is stored.
+a file, and everything else is stored.
 
 Only what the ledger itself calls refused is put aside. A store that is down, or a bug, which would
 hit every record alike, leaves everything in the journal.
@@ -8,12 +8,10 @@ hit every record alike, leaves everything in the journal.
 from __future__ import annotations
 
 import logging
-import os
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from llmgw_core.accounting import framing
-from llmgw_core.accounting.directory import KEPT_NAME
 from llmgw_core.accounting.port import RecordsRefused
+from llmgw_core.accounting.refused import RefusedFile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,9 +22,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-REFUSED_NAME: Final = "refused.segment"
-"""Framed as a segment is, so that `segments.read` shows what is in it."""
-
 
 class SettingAside:
     """Implements `LedgerPort` over `ledger`; `root` is where the journals are."""
@@ -35,7 +30,7 @@ class SettingAside:
         self.refused = 0
         """Records put aside since the start."""
         self._ledger = ledger
-        self._folder = root / KEPT_NAME
+        self.file = RefusedFile(root)
 
     async def insert(
         self, records: Sequence[UsageRecord], deliveries: Sequence[DeliveryRecord]
@@ -55,13 +50,6 @@ class SettingAside:
         return stored + await self.insert(records[middle:], deliveries)
 
     def _keep(self, record: UsageRecord, error: RecordsRefused) -> None:
-        path = self._folder / REFUSED_NAME
-        log.error("call %s is put aside in %s: %s", record.call_id, path, error)
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(fd, framing.frame_usage(record))
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        log.error("call %s is put aside in %s: %s", record.call_id, self.file.path, error)
+        self.file.add(record)
         self.refused += 1

@@ -10,6 +10,7 @@ from llmgw_core.accounting import directory as directories
 from llmgw_core.accounting import segments
 from llmgw_core.accounting.directory import Directory, Progress
 from llmgw_core.accounting.notes import noted
+from llmgw_core.accounting.refused import RefusedFile
 from llmgw_core.domain.usage import UsageRecord
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 
 class Backlog(NamedTuple):
-    """A journal (the name of its directory) and the ids of calls in it that nobody has moved."""
+    """A journal (the name of its directory) and the ids of calls in it that nobody has moved; or,
+    with "", the calls that the ledger has refused."""
 
     journal: str
     calls: list[str]
@@ -26,12 +28,17 @@ class Backlog(NamedTuple):
 
 def backlog(root: Path, start_ns: int, end_ns: int) -> list[Backlog]:
     """The journals below `root` that hold calls of the period. What has been moved a moment ago
-    may be among them: the ledger knows. Raises `OSError`."""
+    may be among them: the ledger knows. What the ledger has refused comes last, with what is from
+    before the period: nobody has billed it. Raises `OSError`."""
     found = []
     for path in directories.others(root, None):
         calls = sorted({*_calls(path, start_ns, end_ns)})
         if calls:
             found.append(Backlog(path.name, calls))
+    # After the journals: that is where it comes from.
+    refused = [each for each in RefusedFile(root).read().records if each.started_ns < end_ns]
+    if refused:
+        found.append(Backlog("", sorted(each.call_id for each in refused)))
     return found
 
 

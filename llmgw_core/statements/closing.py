@@ -54,11 +54,17 @@ def still_open(statement: Statement, others: Iterable[Statement]) -> Iterable[st
 
 
 def on_the_way(found: Iterable[Backlog], booked: Iterable[str]) -> Iterable[str]:
-    """Calls that lie in journals and are not on the books."""
+    """Calls that lie in journals, or were refused, and are not on the books."""
     known = set(booked)
     for each in found:
         missing = [call for call in each.calls if call not in known]
-        if missing:
+        if missing and not each.journal:
+            yield (
+                f"The ledger has refused {_some(missing, 'call')}, which nobody has billed:"
+                f" {_listed(missing)}. `llmgw-server refused` shows them, and `--retry` books what"
+                " can be booked; write off the rest by moving that file away."
+            )
+        elif missing:
             yield (
                 f"{_some(missing, 'call')} of the period lie in the journal {each.journal} and are"
                 f" not in the ledger: {_listed(missing)}. A gateway that runs moves them within"

@@ -42,6 +42,7 @@ COMMANDS = {
     "reprice": ("repricing", "book what calls of the past cost more or less at prices of now"),
     "usage": ("usage", "what was used and what it cost"),
     "export": ("exporting", "the rows of the ledger, for whoever bills by them"),
+    "refused": ("refused", "calls that the ledger does not take, and another try to book them"),
 }
 """Command → its module in this package and its summary."""
 

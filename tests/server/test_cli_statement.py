@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
+from llmgw_core.accounting.refused import RefusedFile
 from llmgw_core.domain.usage import Usage
 from llmgw_core.store.engine import Store
 from llmgw_core.store.ledger import Ledger
+from llmgw_core.store.ledger_tables import pruned
 from llmgw_core.tenancy.costing import Costing
 from llmgw_core.testing.bookkeeping import book, priced, rates, sheet
 from llmgw_core.testing.usage_records import usage_record
@@ -217,3 +219,32 @@ def test_closing_names_what_stands_against_it(
     assert told[2].startswith("- There is no price for 1 call with 15 tokens on smart/a (its pric")
     llmgw("statement", "create", "2023-10")
     assert llmgw("statement", "close", "2023-10").startswith("Closed the statement of 2023-10 (st_")
+
+
+def test_what_the_ledger_has_refused_is_shown_and_tried_again(
+    llmgw: Callable[..., str], fails: Callable[..., str], tmp_path: Path
+) -> None:
+    assert llmgw("refused") == llmgw("refused", "--retry") == "The ledger has refused nothing.\n"
+
+    async def prune(store: Store) -> None:
+        async with store.begin() as connection:
+            await connection.execute(pruned.insert().values(name="ledger", before_ns=10**18))
+
+    on_store(tmp_path, prune)
+    file = RefusedFile(tmp_path / "journal")
+    file.add(usage_record(1, started_ns=5))
+    file.add(priced(2, PRICE, Usage(1000, 0), started_ns=OCTOBER_NS))
+    titles, first, second = (line.split() for line in llmgw("refused").splitlines())
+    assert titles == ["CALL", "STARTED", "ORGANIZATION", "MODEL", "TOKENS", "COST", "CHARGE"]
+    assert first[0] == "call-1"
+    assert second[:2] == ["call-2", "2026-10-21T14:13:20Z"]
+    assert second[4:] == ["1,000", "0.001", "0.002"]
+    shown = llmgw("refused", "--retry").splitlines()
+    assert shown[0] == "1 calls are on the books now; 1 are refused again."
+    assert shown[2].startswith("call-1 ")
+    assert "no longer keeps the time" in shown[2]
+    [left] = json.loads(llmgw("refused", "--json"))
+    assert left["call"] == "call-1"
+    file.path.unlink()
+    file.path.mkdir()
+    assert fails("refused").endswith("refused.segment: Is a directory.")

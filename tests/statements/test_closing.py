@@ -12,6 +12,7 @@ from sqlalchemy import text
 
 from llmgw_core.accounting.journal import Journal
 from llmgw_core.accounting.mover import Mover
+from llmgw_core.accounting.refused import RefusedFile, retry
 from llmgw_core.config.schema_statements import PoolConfig, StatementsConfig
 from llmgw_core.domain.usage import Usage
 from llmgw_core.statements.closing import NotClosed
@@ -130,6 +131,26 @@ async def test_the_journal_of_a_process_that_was_killed_counts_as_well(
     [reason] = await reasons(statements)
     assert "call-0, call-1, call-2, call-3, call-4 and 2 more." in reason
     journal.close()
+
+
+async def test_calls_that_the_ledger_has_refused_are_named(
+    store: Store, statements: Statements, tmp_path: Path
+) -> None:
+    """Those of months before, too: nobody has billed them. What was booked after all is no bar."""
+    file = RefusedFile(tmp_path / "journal")
+    for number, instant in enumerate((MARCH - 1, APRIL - 1, APRIL)):
+        file.add(priced(number, PRICE, Usage(1, 1), started_ns=instant))
+    await statements.create("2027-03", actor=BY)
+    [reason] = await reasons(statements)
+    assert reason.startswith(
+        "The ledger has refused 2 calls, which nobody has billed: call-0, call-1."
+    )
+    await book(store, Ledger(store), [priced(0, PRICE, Usage(1, 1), started_ns=MARCH - 1)], PRICE)
+    [reason] = await reasons(statements)
+    assert reason.startswith("The ledger has refused 1 call, which nobody has billed: call-1.")
+    assert await retry(file, Ledger(store)) == (3, {})
+    assert (await statements.close("2027-03", actor=BY)).summary.calls == 1
+    assert not file.present()
 
 
 async def test_usage_without_a_price_is_named_with_the_reason(
