@@ -1,20 +1,18 @@
 """What was learned about the lengths of texts, kept over restarts.
 
-Estimates are good from the first call on if they begin where they ended. It is a convenience and
-no part of the books: a store that is down costs what was learned in the meantime, and nothing else.
+Estimates are good from the first call on if they begin where they ended.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from sqlalchemy import delete, insert, select
 
 from llmgw_core.domain.errors import StoreUnavailable
 from llmgw_core.limits.estimate import Lengths
+from llmgw_core.store.keeping import SAVE_SECONDS, Keeping
 from llmgw_core.store.learned_tables import learned_models
 
 if TYPE_CHECKING:
@@ -23,24 +21,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SAVE_SECONDS: Final = 60.0
-"""Between two looks whether there is something to save."""
 
-CLOSE_SECONDS: Final = 2.0
-"""For the store to take what was learned when the gateway closes."""
-
-
-class LearnedLengths:
+class LearnedLengths(Keeping):
     """Keeps what `estimator` learns. `interval` in seconds."""
 
     def __init__(
         self, store: Store, estimator: TokenEstimator, *, interval: float = SAVE_SECONDS
     ) -> None:
+        super().__init__("what was learned about lengths of texts", interval)
         self._store = store
         self._estimator = estimator
-        self._interval = interval
         self._saved: dict[str, Lengths] = {}
-        self._task: asyncio.Task[None] | None = None
 
     async def load(self) -> None:
         """Let the estimator begin with what the store has; before the first call."""
@@ -48,7 +39,7 @@ class LearnedLengths:
             async with self._store.connect() as connection:
                 rows = (await connection.execute(select(learned_models))).all()
         except StoreUnavailable as error:
-            log.warning("what was learned about lengths of texts could not be read: %s", error)
+            log.warning("%s could not be read: %s", self._what, error)
             return
         # Only numbers: somebody may have written something else by hand.
         self._saved = {
@@ -71,26 +62,3 @@ class LearnedLengths:
                 await connection.execute(insert(learned_models), rows)
             self._saved |= changed
         return len(changed)
-
-    def start(self) -> None:
-        """Begin to save in the background. Needs a running loop."""
-        self._task = asyncio.create_task(self._run(), name="llmgw learned lengths")
-
-    async def aclose(self) -> None:
-        """End, and save what can be saved soon. Idempotent."""
-        task, self._task = self._task, None
-        if task is None:
-            return
-        task.cancel()
-        await asyncio.wait([task])
-        try:
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await self.save()
-        except (StoreUnavailable, TimeoutError) as error:
-            log.warning("what was learned about lengths of texts could not be saved: %s", error)
-
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(self._interval)
-            with contextlib.suppress(StoreUnavailable):  # said by those who need the store
-                await self.save()

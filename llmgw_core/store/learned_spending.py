@@ -1,13 +1,9 @@
-"""What is usual for keys to spend in ten minutes, kept over restarts.
-
-It is a convenience and no part of the books: a store that is down costs what was learned in the
-meantime, and nothing else. Of keys that have not been heard of for `KEPT_SECONDS` it is forgotten.
+"""What is usual for keys to spend in ten minutes, kept over restarts. Of keys that have not been
+heard of for `KEPT_SECONDS` it is forgotten.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 import time
 from typing import TYPE_CHECKING, Final
@@ -17,7 +13,7 @@ from sqlalchemy import delete, insert, select, tuple_
 from llmgw_core.domain.errors import StoreUnavailable
 from llmgw_core.limits.brake_runs import HISTORIES
 from llmgw_core.limits.velocity import History
-from llmgw_core.store.learned import CLOSE_SECONDS, SAVE_SECONDS
+from llmgw_core.store.keeping import SAVE_SECONDS, Keeping
 from llmgw_core.store.learned_tables import learned_spending
 
 if TYPE_CHECKING:
@@ -35,7 +31,7 @@ _AT_ONCE: Final = 300
 """Rows that are written with one statement."""
 
 
-class LearnedSpending:
+class LearnedSpending(Keeping):
     """Keeps what `runs` learn. `clock` gives seconds since the epoch, `interval` is in seconds."""
 
     def __init__(
@@ -46,12 +42,11 @@ class LearnedSpending:
         clock: Callable[[], float] = time.time,
         interval: float = SAVE_SECONDS,
     ) -> None:
+        super().__init__("what keys usually spend", interval)
         self._store = store
         self._runs = runs
         self._clock = clock
-        self._interval = interval
         self._saved: dict[Owner, History] = {}
-        self._task: asyncio.Task[None] | None = None
 
     async def load(self) -> None:
         """Begin with what the store has; before the first call."""
@@ -61,7 +56,7 @@ class LearnedSpending:
             async with self._store.connect() as connection:
                 rows = (await connection.execute(query)).all()
         except StoreUnavailable as error:
-            log.warning("what keys usually spend could not be read: %s", error)
+            log.warning("%s could not be read: %s", self._what, error)
             return
         # Only numbers: somebody may have written something else by hand.
         self._saved = {
@@ -96,26 +91,3 @@ class LearnedSpending:
             for (kind, id), each in changed
         ]
         await connection.execute(insert(table), rows)
-
-    def start(self) -> None:
-        """Begin to save in the background. Needs a running loop."""
-        self._task = asyncio.create_task(self._run(), name="llmgw learned spending")
-
-    async def aclose(self) -> None:
-        """End, and save what can be saved soon. Idempotent."""
-        task, self._task = self._task, None
-        if task is None:
-            return
-        task.cancel()
-        await asyncio.wait([task])
-        try:
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await self.save()
-        except (StoreUnavailable, TimeoutError) as error:
-            log.warning("what keys usually spend could not be saved: %s", error)
-
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(self._interval)
-            with contextlib.suppress(StoreUnavailable):  # said by those who need the store
-                await self.save()
