@@ -6,7 +6,8 @@ as None, and the books then say `estimated` instead of a silent zero.
 
 Providers disagree about what is a part of what. `total_tokens` decides: where it is more than
 prompt and completion, the rest is what they leave out of them, reasoning or cached input if they
-name as much, else output that was not shown. In a `Usage` every class is a part of its sum.
+name as much, else output that was not shown. A few leave reasoning out of the total, too: what is
+far more than the completion cannot be a part of it. In a `Usage` every class is a part of its sum.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from llmgw_core.domain.usage import Usage, UsageDetails
 _LARGEST = 2**53
 _HIDDEN = 1_000_000
 """Output that nobody names is believed up to this; beyond it, it is the total that is odd."""
+_NOT_A_PART = 2
+"""So many times the completion, reasoning is beside it; a little more is counted otherwise only."""
 _Count = Annotated[int, msgspec.Meta(ge=0, le=_LARGEST)]
 
 
@@ -60,6 +63,7 @@ class _Usage(msgspec.Struct, gc=False):
     completion_tokens: _Count | None = None
     total_tokens: _Count | None = None
     prompt_tokens_details: _OfInput | None = None
+    prompt_token_details: _OfInput | None = None
     completion_tokens_details: _OfOutput | None = None
     prompt_cache_hit_tokens: _Count | None = None
     cached_tokens: _Count | None = None
@@ -106,7 +110,12 @@ def _read(wire: _Usage, *, embeddings: bool) -> Usage | None:
     if sums is None:
         return None
     input, output = sums
-    of_input = wire.prompt_tokens_details or wire.input_tokens_details or _NO_INPUT
+    of_input = (
+        wire.prompt_tokens_details
+        or wire.input_tokens_details
+        or wire.prompt_token_details
+        or _NO_INPUT
+    )
     of_output = wire.completion_tokens_details or wire.output_tokens_details or _NO_OUTPUT
     cached, written = _cache(wire, of_input)
     reasoning = of_output.reasoning_tokens or wire.reasoning_tokens or 0
@@ -120,7 +129,7 @@ def _read(wire: _Usage, *, embeddings: bool) -> Usage | None:
         output += rest
         reasoning = min(reasoning or rest, output)
     elif reasoning > output:
-        if wire.total_tokens is None:
+        if wire.total_tokens is None or reasoning > _NOT_A_PART * output:
             output += reasoning
         else:
             reasoning = output
@@ -225,6 +234,7 @@ def _counts(found: dict[str, Any], kind: type[msgspec.Struct]) -> dict[str, Any]
 
 _INNER: dict[str, type[msgspec.Struct]] = {
     "prompt_tokens_details": _OfInput,
+    "prompt_token_details": _OfInput,
     "completion_tokens_details": _OfOutput,
     "input_tokens_details": _OfInput,
     "output_tokens_details": _OfOutput,

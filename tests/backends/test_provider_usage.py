@@ -1,12 +1,13 @@
-"""The usage that providers document, in every variant: read however the bytes are cut, and booked.
+"""The usage that providers send, in every variant: read however the bytes are cut, and booked.
 
-The recordings lie beside this file, each with its source.
+The recordings lie beside this file, each with its source and whether it is one or is written after
+a documentation.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import pytest
@@ -26,6 +27,7 @@ class Recording(msgspec.Struct, frozen=True):
     """What a provider sends, and the usage that it means."""
 
     name: str
+    basis: Literal["recorded", "documented", "made"]
     source: str
     kind: str
     text: str
@@ -72,6 +74,8 @@ def usages(stream: bytes) -> list[object]:
 def test_every_recording_says_where_it_is_from() -> None:
     assert len({each.name for each in RECORDINGS}) == len(RECORDINGS) > 40
     assert all(each.source for each in RECORDINGS)
+    bases = [each.basis for each in RECORDINGS]
+    assert bases.count("recorded") > bases.count("documented") > bases.count("made")
     assert {each.kind for each in RECORDINGS} == {"stream", "reply", "embeddings"}
 
 

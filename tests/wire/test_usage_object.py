@@ -121,7 +121,7 @@ def test_what_is_odd_is_left_out_and_the_rest_is_kept(
 def test_more_of_a_class_than_there_is_of_its_sum_is_not_believed() -> None:
     one: dict[str, Any] = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
     assert read(**one, prompt_tokens_details={"cached_tokens": 9}) == Usage(1, 1)
-    assert read(**one, completion_tokens_details={"reasoning_tokens": 9}) == Usage(1, 1, 0, 1)
+    assert read(**one, completion_tokens_details={"reasoning_tokens": 2}) == Usage(1, 1, 0, 1)
     audio = UsageDetails(audio_input_tokens=1)
     assert read(**one, prompt_tokens_details={"audio_tokens": 9}) == Usage(1, 1, details=audio)
 
@@ -132,6 +132,12 @@ def test_reasoning_beside_the_completion_is_output() -> None:
     assert read(**usage, completion_tokens_details=details) == Usage(32, 103, 0, 94)
     del usage["total_tokens"]
     assert read(**usage, completion_tokens_details=details) == Usage(32, 103, 0, 94)
+
+
+def test_far_more_reasoning_than_completion_is_output_whatever_the_total_says() -> None:
+    usage = {"prompt_tokens": 19, "completion_tokens": 84, "total_tokens": 103}
+    assert read(**usage, reasoning_tokens=1081) == Usage(19, 1165, 0, 1081)
+    assert read(**usage, reasoning_tokens=168) == Usage(19, 84, 0, 84)
 
 
 def test_what_the_total_has_beyond_both_is_output_that_was_not_shown() -> None:
