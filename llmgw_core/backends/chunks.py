@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from llmgw_core.wire.sse import data_event
 from llmgw_core.wire.usage import read_usage
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def without_usage(event: bytes, data: bytes) -> bytes:
     fields = _decode_fields(data)
     fields.pop("usage", None)
     other = [line for line in event.splitlines() if line and not line.startswith(b"data")]
-    return b"\n".join([*other, b"data: " + _encode(fields), b"", b""])
+    return b"".join([line + b"\n" for line in other]) + data_event(_encode(fields))
 
 
 def text_bytes(value: Any) -> int:

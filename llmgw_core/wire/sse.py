@@ -106,6 +106,14 @@ def event_data(event: bytes) -> bytes | None:
     return b"\n".join(lines) if lines else None
 
 
+def data_event(data: bytes) -> bytes:
+    """The event with this data. Where it has line ends, which JSON may have between its parts, it
+    has as many `data` lines."""
+    if b"\n" not in data and b"\r" not in data:
+        return b"data: %b\n\n" % data
+    return b"".join(b"data: %b\n" % line for line in data.splitlines()) + b"\n"
+
+
 def event_name(event: bytes) -> bytes:
     """The last `event` field, b"" if there is none (then it is a `message`)."""
     name = b""

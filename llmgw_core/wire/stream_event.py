@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from llmgw_core.wire.sse import event_data
+from llmgw_core.wire.sse import data_event, event_data
 from llmgw_core.wire.usage import read_usage
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class StreamEvent:
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> StreamEvent:
         """The event of a chunk that a filter has made itself."""
-        return cls(b"data: " + _encode(document) + b"\n\n")
+        return cls(data_event(_encode(document)))
 
     @property
     def choices(self) -> tuple[StreamChoice, ...]:
@@ -119,7 +119,7 @@ class StreamEvent:
             if "logprobs" in choice:
                 choice["logprobs"] = _NULL
         document["choices"] = msgspec.Raw(_encode(choices))
-        return StreamEvent(b"data: " + _encode(document) + b"\n\n")
+        return StreamEvent(data_event(_encode(document)))
 
     def saying(self, index: int, delta: Mapping[str, Any]) -> StreamEvent:
         """A further event of the same reply: choice `index` says `delta`, and nothing else."""

@@ -122,7 +122,8 @@ def _read(wire: _Usage, *, embeddings: bool) -> Usage | None:
     rest = 0 if wire.total_tokens is None or embeddings else wire.total_tokens - input - output
     if wire.cache_read_input_tokens or wire.cache_creation_input_tokens:
         beside = cached + written
-        if rest in (beside, beside + reasoning) or beside > input:
+        anthropic = wire.prompt_tokens is None and wire.total_tokens is None
+        if anthropic or rest in (beside, beside + reasoning) or beside > input:
             input += beside
             rest -= beside
     if rest == reasoning or 0 < rest <= _HIDDEN:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from llmgw_core.backends.canonical_stream import CanonicalStreamReader
 from llmgw_core.domain.failure import UpstreamFailure
 from llmgw_core.domain.usage import Usage
 from llmgw_core.testing.model_server import DONE, chat_chunk, chat_events, event, usage_object
+from llmgw_core.wire.sse import EventSplitter, event_data
 
 
 class Seen(NamedTuple):
@@ -56,6 +58,16 @@ def test_what_is_left_of_an_event_without_its_usage_keeps_its_other_lines() -> N
     assert (
         seen.out == b"id: 7\nevent: message\n" + event(chat_chunk({"content": "b"}, "stop")) + DONE
     )
+
+
+def test_an_event_of_several_lines_stays_one_event_without_its_usage() -> None:
+    last = {**chat_chunk({"content": "b"}, "stop"), "usage": usage_object(2, 1)}
+    pretty = msgspec.json.format(msgspec.json.encode(last), indent=1)
+    sent = b"".join(b"data: " + line + b"\n" for line in pretty.splitlines()) + b"\n"
+    seen = read([sent, DONE])
+    content, end = EventSplitter().feed(seen.out)
+    assert msgspec.json.decode(event_data(content) or b"") == chat_chunk({"content": "b"}, "stop")
+    assert (end, seen.usage) == (DONE, Usage(2, 1))
 
 
 @pytest.mark.parametrize("together", [True, False])

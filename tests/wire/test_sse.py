@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmgw_core.wire import sse
-from llmgw_core.wire.sse import EventSplitter, EventTooLarge, event_data, event_name
+from llmgw_core.wire.sse import EventSplitter, EventTooLarge, data_event, event_data, event_name
 
 line_ends = st.sampled_from([b"\n", b"\r", b"\r\n"])
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=12)
@@ -111,6 +111,14 @@ def test_data_of_several_lines_is_joined_and_names_are_found() -> None:
     assert event_name(event) == b"error"
     assert event_name(b"data: a\n\n") == b""
     assert event_data(b": keep-alive\n\n") is None
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r", b"\n\n"])
+def test_data_with_line_ends_is_one_event_with_as_many_lines(end: bytes) -> None:
+    event = data_event(b'{"a":' + end + b"1}" + end)
+    assert EventSplitter().feed(event) == [event]
+    assert b"".join((event_data(event) or b"").split()) == b'{"a":1}'
+    assert data_event(b'{"a":1}') == b'data: {"a":1}\n\n'
 
 
 def test_a_large_event_in_small_pieces_costs_no_more_than_its_size() -> None:

@@ -40,6 +40,17 @@ def test_a_delta_that_was_null_can_be_given_fields() -> None:
     assert event.with_delta(0, {"content": "a"}).choices[0].text == "a"
 
 
+def test_an_event_of_several_lines_can_be_changed() -> None:
+    raw = (
+        b'data: {"choices":[{"delta":{"content":"a"},"more":{"n":\ndata: 1}}],\ndata: "id":"c"}\n\n'
+    )
+    changed = StreamEvent(raw).with_delta(0, {"content": "b"})
+    assert changed.to_dict() == {
+        "choices": [{"delta": {"content": "b"}, "more": {"n": 1}}],
+        "id": "c",
+    }
+
+
 def test_a_further_event_says_only_what_it_is_told_to() -> None:
     last = StreamEvent(
         b'data: {"id":"c","usage":{"prompt_tokens":1,"completion_tokens":0},"choices":'

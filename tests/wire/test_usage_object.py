@@ -151,6 +151,12 @@ def test_a_cache_beside_the_input_is_input(total: int | None) -> None:
     assert found == Usage(1060, 5, 1000, details=UsageDetails(cache_write_tokens=50))
 
 
+def test_where_input_has_anthropics_name_the_cache_is_never_a_part_of_it() -> None:
+    fields = {"input_tokens": 2000, "output_tokens": 5, "cache_read_input_tokens": 1000}
+    assert read(**fields) == Usage(3000, 5, 1000)
+    assert read(**fields, total_tokens=2005) == Usage(2000, 5, 1000)
+
+
 def test_a_cache_within_the_input_is_not_counted_twice() -> None:
     fields = {"cache_read_input_tokens": 1000, "cache_creation_input_tokens": 50}
     found = read(prompt_tokens=1060, completion_tokens=5, total_tokens=1065, **fields)
