@@ -24,7 +24,7 @@ log = logging.getLogger("llmgw.attempts")
 _STATUSES: Final = frozenset((400, 422))
 _OPTION: Final = "include_usage"
 _NAMES: Final = (b"stream_options", _OPTION.encode())
-_options = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_options = msgspec.json.Decoder(dict[str, msgspec.Raw] | None).decode
 
 
 def unasked(failure: UpstreamFailure, deployment: Deployment, call: Call) -> Deployment | None:
@@ -41,8 +41,9 @@ def answered_unasked(member: Member, call: Call) -> None:
     """The suspicion was right: `member` has served the very same call without being asked. From now
     on it is not, unless it may have been what the caller wrote into `stream_options` himself."""
     given = call.request.fields.get("stream_options")
+    options = None if given is None else _options(given)
     deployment = member.deployment
-    if not deployment.ask_usage or (given is not None and _options(given).keys() - {_OPTION}):
+    if not deployment.ask_usage or (options and options.keys() - {_OPTION}):
         return
     member.deployment = replace(deployment, ask_usage=False)
     log.warning(

@@ -49,7 +49,7 @@ def sent(upstream: Upstream) -> list[dict[str, Any]]:
     return [msgspec.json.decode(request.body) for request in upstream.requests]
 
 
-@pytest.mark.parametrize("body", [{}, ASKED])
+@pytest.mark.parametrize("body", [{}, {"stream_options": None}, ASKED])
 @pytest.mark.parametrize(
     ("status", "words"),
     [
