@@ -9,6 +9,8 @@ import pytest
 from hypothesis import settings
 
 from llmgw_core.pipeline.stats import Stats
+from llmgw_core.store.engine import Store
+from llmgw_core.testing.database import provide_database
 from llmgw_core.testing.installation import install
 from llmgw_core.testing.model_server import ModelServer
 
@@ -57,6 +59,22 @@ def clean_stats(
     expected = 0 if marker is None else marker.args[0]
     assert sum(stats.bugs_total for stats in made) == expected
     assert [stats.in_flight for stats in made] == [0] * len(made)
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """Where a configuration that says nothing else has its database."""
+    return f"sqlite:///{tmp_path / 'llmgw.db'}"
+
+
+@pytest.fixture
+async def store(url: str, tmp_path: Path) -> AsyncIterator[Store]:
+    """An open one, with nothing in it."""
+    await provide_database(tmp_path)
+    store = Store(url)
+    await store.open()
+    yield store
+    await store.aclose()
 
 
 @pytest.fixture

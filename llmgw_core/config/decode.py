@@ -13,6 +13,7 @@ from typing import Any, TypeVar, Union
 import msgspec
 
 from llmgw_core.config.errors import ConfigErrors, join, suggestion
+from llmgw_core.config.fields import fields_of
 from llmgw_core.domain.errors import ConfigError
 
 T = TypeVar("T")
@@ -48,7 +49,7 @@ def explain(value: Any, kind: Any, path: str) -> typing.Iterator[ConfigError]:
 def _explain_struct(
     value: dict[str, Any], kind: type[msgspec.Struct], path: str
 ) -> typing.Iterator[ConfigError]:
-    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    fields = {field.encode_name: field for field in fields_of(kind)}
     tag = kind.__struct_config__.tag_field
     for key in value:
         if key not in fields and key != tag:

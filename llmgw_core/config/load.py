@@ -15,6 +15,7 @@ import msgspec
 
 from llmgw_core.config.decode import decode
 from llmgw_core.config.errors import ConfigErrors, raise_all
+from llmgw_core.config.fields import fields_of
 from llmgw_core.config.positions import located
 from llmgw_core.config.schema import (
     AccountingConfig,
@@ -111,7 +112,7 @@ def _raw(value: Any) -> Any:
     """`value` with its structs as mappings, its tuples as lists and its dates as text. What else is
     inside stays the same object: a text from a secret file knows its file."""
     if isinstance(value, msgspec.Struct):
-        fields = msgspec.structs.fields(value)
+        fields = fields_of(type(value))
         return {field.encode_name: _raw(getattr(value, field.name)) for field in fields}
     if isinstance(value, dict):
         return {name: _raw(inner) for name, inner in value.items()}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from llmgw_core.config.fields import fields_of
 from llmgw_core.config.schema_health import BreakerConfig, ProbesConfig
 from llmgw_core.config.schema_streams import OverloadConfig, StreamsConfig
 from llmgw_core.domain.deployment import PATIENCE
@@ -152,7 +153,7 @@ def inherit(kind: type[T], *layers: msgspec.Struct | None) -> T:
 
 
 def _given(kind: type[T], layers: list[msgspec.Struct]) -> Iterator[tuple[str, Any]]:
-    for field in msgspec.structs.fields(kind):
+    for field in fields_of(kind):
         values = [getattr(layer, field.name, None) for layer in layers]
         values = [value for value in values if value is not None]
         if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):

@@ -35,6 +35,7 @@ from llmgw_core.domain.alias import Variant
 from llmgw_core.gateway import Gateway
 from llmgw_core.testing.canonical_plugin import CanonicalPlugin
 from llmgw_core.testing.client import Client
+from llmgw_core.testing.database import provide_database
 from llmgw_core.testing.tenants import Tenant, create_tenant
 
 if TYPE_CHECKING:
@@ -145,6 +146,7 @@ async def install(
         accounting=accounting or AccountingConfig(move_interval=3600.0, segment_bytes=1 << 20),
     )
     enabled = [("canonical", CanonicalPlugin), *plugins]
+    await provide_database(directory)
     async with Gateway.open(
         config, base_dir=directory, plugins=enabled, limiter_clock=limiter_clock
     ) as gateway:

@@ -12,20 +12,6 @@ from llmgw_core.testing.tenants import Tenant, create_tenant
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'llmgw.db'}"
-
-
-@pytest.fixture
-async def store(url: str) -> AsyncIterator[Store]:
-    store = Store(url)
-    await store.open()
-    yield store
-    await store.aclose()
 
 
 @pytest.fixture

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from llmgw_core.accounting.journal import Journal
-from llmgw_core.store.engine import Store
 from llmgw_core.store.ledger import Ledger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from llmgw_core.store.engine import Store
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -72,14 +73,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     yield point
     if os.geteuid() == 0:
         subprocess.run(["umount", "--lazy", str(point)], check=True)
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    store = Store(f"sqlite:///{tmp_path / 'llmgw.db'}")
-    await store.open()
-    yield store
-    await store.aclose()
 
 
 @pytest.fixture
