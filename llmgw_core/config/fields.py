@@ -1,4 +1,4 @@
-"""The fields of a struct's type, found out once: msgspec evaluates its annotations at every call."""
+"""The fields of a struct type, found out once: msgspec evaluates its annotations at every call."""
 
 from __future__ import annotations
 
