@@ -41,6 +41,7 @@ def _is_url(text: str) -> bool:
     try:
         parts = urlsplit(text)
         port = parts.port
+        (parts.hostname or "").encode("idna")
     except ValueError:
         return False
     known = parts.scheme in {"http", "https"} and bool(parts.hostname) and port != 0

@@ -16,6 +16,7 @@ from llmgw_core.domain.errors import StoreUnavailable
 from llmgw_core.limits.periods import EVER
 from llmgw_core.store import tenancy_queries
 from llmgw_core.store.budget_queries import AUDIT_KIND, TOLD
+from llmgw_core.store.engine import unhurried
 from llmgw_core.tenancy.records import AuditEntry
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ class BudgetAlerts:
             await self._wake.wait()
             self._wake.clear()
             try:
-                await self._write()
+                # Whoever is stopped after the commit would tell it all again.
+                await unhurried(self._write())
                 pause = _PAUSE
             except StoreUnavailable:
                 log.debug("events of budgets wait for the store", exc_info=True)

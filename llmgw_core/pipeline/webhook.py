@@ -8,6 +8,7 @@ again as a new one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import logging
@@ -95,21 +96,27 @@ class Webhook:
             self._task = asyncio.create_task(self._run(), name="llmgw webhook")
 
     async def aclose(self) -> None:
-        """Try once more what waits, briefly, and end. May be repeated."""
+        """Try once more what waits, for no longer than one attempt may take, and end. May be
+        repeated."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
             await asyncio.wait({task})
-        hook = self._hook
-        while self._waiting:
-            id, body = self._waiting.popleft()
-            if hook is None or not await self._attempt(hook, id, body):
-                self.dropped += 1 + len(self._waiting)
-                self._waiting.clear()
+        if self._hook is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._hook.timeout):
+                    await self._send_rest(self._hook)
+        self.dropped += len(self._waiting)
+        self._waiting.clear()
         if self._session is not None:
             self._old.append(self._session)
             self._session = None
         await self._close_old()
+
+    async def _send_rest(self, hook: Hook) -> None:
+        """All that waits, until one of them is not taken."""
+        while self._waiting and await self._attempt(hook, *self._waiting[0]):
+            self._waiting.popleft()
 
     async def _close_old(self) -> None:
         while self._old:
@@ -155,7 +162,8 @@ class Webhook:
                 allow_redirects=False,
             ) as reply:
                 status = reply.status
-        except (aiohttp.ClientError, ConfigError, TimeoutError, OSError) as error:
+        # A name that cannot be looked up is a `ValueError`.
+        except (aiohttp.ClientError, ConfigError, OSError, ValueError) as error:
             log.warning("the webhook could not be reached: %s", type(error).__name__)
             return None
         if 200 <= status < 300:
@@ -173,5 +181,7 @@ class Webhook:
 
 def signature(secret: str, at: int, body: bytes) -> str:
     """The header for `body`, sent at `at` (seconds since the epoch)."""
-    mac = hmac.new(secret.encode(), b"%d." % at + body, hashlib.sha256)
+    # A variable of the environment may be any bytes; it is those that the other side has.
+    key = secret.encode(errors="surrogateescape")
+    mac = hmac.new(key, b"%d." % at + body, hashlib.sha256)
     return f"t={at},v1={mac.hexdigest()}"

@@ -54,7 +54,7 @@ class Store:
         _create_file(self._file)
         with _config_errors(self._file), _store_errors():
             _probe(self._file)
-            await _unhurried(_prepare(self._file))
+            await unhurried(_prepare(self._file))
         self._engine = _engine(self._file)
 
     async def open_as_it_is(self) -> None:
@@ -131,14 +131,17 @@ def _probe(file: Path) -> None:
         raise StoreUnavailable(str(error)) from error
 
 
-async def _unhurried(work: Coroutine[Any, Any, None]) -> None:
-    """`work`, which takes moments, to its end even when this is cancelled: what drops a connection
-    in the making leaves aiosqlite's thread to report to an event loop that has ended."""
+async def unhurried(work: Coroutine[Any, Any, None]) -> None:
+    """`work`, which takes moments, to its end even when this is cancelled: whoever leaves a commit
+    alone does not know what became of it, and what drops a connection in the making leaves
+    aiosqlite's thread to report to an event loop that has ended."""
     task = asyncio.create_task(work)
     try:
         await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # there is nobody left to hear of it
         raise
 
 

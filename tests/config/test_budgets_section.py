@@ -30,6 +30,7 @@ def test_a_webhook_with_a_secret_is_right() -> None:
         "https://",
         "https://user:pw@example.org/",
         "http://a:0/",
+        "http://a..b/",
     ],
 )
 def test_what_is_no_address_is_refused_and_not_quoted(url: str) -> None:

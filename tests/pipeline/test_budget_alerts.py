@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -122,6 +123,7 @@ async def test_each_threshold_is_told_once_also_after_a_restart(
 async def test_events_wait_for_the_store(
     installed: Install, server: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("llmgw_core.pipeline.budget_alerts._PAUSE", 0.01)
     entries: list[AuditEntry] = []
     listening = type("Listening", (Listening,), {"heard": entries})
     here = await installed(
@@ -130,7 +132,6 @@ async def test_events_wait_for_the_store(
         plugins=[("listening", listening)],
     )
     alerts = here.gateway.budget_alerts
-    monkeypatch.setattr("llmgw_core.pipeline.budget_alerts._PAUSE", 0.01)
     failed = asyncio.Event()
     begin = here.gateway.store.begin
 
@@ -144,4 +145,32 @@ async def test_events_wait_for_the_store(
     assert entries == []
     monkeypatch.setattr(here.gateway.store, "begin", begin)
     assert await heard(entries, 3) == [("team", 50), ("team", 80), ("team", 100)]
+    assert alerts.waiting == 0
+
+
+async def test_an_end_right_after_the_commit_tells_nothing_twice(
+    installed: Install, server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = await installed({"m": [at(server)]}, tenant={"team_budgets": [month(1, alerts=(100,))]})
+    store, alerts = here.gateway.store, here.gateway.budget_alerts
+    begin, committed, going_on = store.begin, asyncio.Event(), asyncio.Event()
+
+    @asynccontextmanager
+    async def late() -> AsyncIterator[Any]:
+        async with begin() as connection:
+            yield connection
+        committed.set()
+        await going_on.wait()
+
+    monkeypatch.setattr(store, "begin", late)
+    assert (await chat(here)).status == 200
+    async with asyncio.timeout(5):
+        await committed.wait()
+        end = asyncio.create_task(alerts.aclose())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        going_on.set()
+        await end
+    log = await here.gateway.tenancy.list_audit(object_id=here.tenant.team_id)
+    assert [each.details["percent"] for each in log if each.action == "reach"] == [100]
     assert alerts.waiting == 0

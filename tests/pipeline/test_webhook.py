@@ -146,6 +146,40 @@ async def test_a_client_that_cannot_be_made_is_no_bug(scene: Scene) -> None:
     await scene.until(0, 1)
 
 
+@pytest.mark.parametrize(
+    "hook",
+    [
+        Hook("http://a..b/", attempts=2),
+        Hook("http://127.0.0.1:1/", SECRET + "\udcff", attempts=1),
+    ],
+)
+async def test_odd_names_and_secrets_end_neither_the_webhook_nor_the_gateway(
+    scene: Scene, hook: Hook
+) -> None:
+    scene.hook.configure(hook)
+    scene.hook.start()
+    scene.hook.send("event-1", {})
+    scene.hook.send("event-2", {})
+    await scene.until(0, 2)
+    await scene.hook.aclose()
+
+
+async def test_a_slow_receiver_does_not_hold_up_the_end(scene: Scene) -> None:
+    async def slow(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            await asyncio.sleep(0.02)
+            await peer.send(http_reply(204, b""))
+
+    async with Upstream(slow) as upstream:
+        scene.hook.configure(Hook(f"http://127.0.0.1:{upstream.port}/", timeout=0.1))
+        for number in range(300):
+            scene.hook.send(f"event-{number}", {})
+        await scene.hook.aclose()
+    assert scene.hook.dropped >= 290
+    assert scene.hook.delivered + scene.hook.dropped == 300
+
+
 async def test_what_waits_is_bounded_and_what_is_left_is_counted(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int
 ) -> None:
