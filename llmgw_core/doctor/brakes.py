@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING, Any, Final
 
 from llmgw_core.config.schema_brake import brake_of
 from llmgw_core.doctor.limits import BUG, nobody_calls
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from llmgw_core.doctor.scene import Scene, Way
     from llmgw_core.domain.brake import Brake
 
+_VELOCITY: Final = "velocity_floor"
 _REACH = "Take the bound away, or see to it that calls meet it."
 _LOWER = "Lower this bound below that one, raise that one, or take this one away."
 
@@ -30,6 +32,7 @@ class BrakeSuspect:
         self._name = name
         self._level = level
         self._limit = getattr(brake, name)
+        self._factor = brake.velocity_factor
         self._shadow = name in brake.shadow
         self._nobody = nobody
         shown = decimal(self._limit) if name in MONEY else f"{self._limit:g}"
@@ -41,6 +44,9 @@ class BrakeSuspect:
             reason = "It is in shadow mode: it is counted and reported, and refuses nobody."
             return Problem("shadow", reason, f"Take {self._name} out of `shadow`.")
         ways = self._ways(scene)
+        if not ways and self._met(scene):
+            reason = "Velocity is lifted for every key that it is about: it refuses nothing."
+            return Problem("lifted", reason, "Wait, or take it back: `keys lift KEY --for 0`.")
         if not ways:
             reason = self._nobody or "No call meets it: embeddings have no sessions."
             return Problem("unreachable", reason, _REACH)
@@ -88,6 +94,13 @@ class BrakeSuspect:
             setattr(run, bound, self._limit)
 
     def _ways(self, scene: Scene) -> list[Way]:
+        """The calls that it may refuse."""
+        ways, now = self._met(scene), time.time()
+        if self._name != _VELOCITY:
+            return ways
+        return [way for way in ways if way.lane.brake and way.lane.brake.lifted_until <= now]
+
+    def _met(self, scene: Scene) -> list[Way]:
         """The calls that count in it."""
         return [
             way
@@ -99,8 +112,6 @@ class BrakeSuspect:
 
     def _tighter(self, scene: Scene, way: Way) -> str:
         """What always refuses such a call before this can; "" if nothing does."""
-        if self._name == "velocity_floor":
-            return ""
         names = {self._name, self._name.replace("session_", "key_")}
         if self._name.endswith("repeats"):
             names = {self._name}
@@ -110,13 +121,17 @@ class BrakeSuspect:
             for name in names:
                 limit: Any = getattr(brake, name)
                 if limit is not None and limit < self._limit and name not in brake.shadow:
+                    if name == _VELOCITY and brake.velocity_factor > self._factor:
+                        continue
                     return f"{level}:{name}"
         return ""
 
 
 def brakes(scene: Scene) -> Iterator[BrakeSuspect]:
     """Of the configuration, and of organisations, teams, users and keys."""
-    yield from _bounds("configuration", "", brake_of(scene.config.brake)[0], "There is no key.")
+    yield from _bounds(
+        "configuration", "", brake_of(scene.config.brake)[0], "No key that works may use any model."
+    )
     for kind, info in scene.callers.levels:
         nobody = nobody_calls(scene, kind, info) or "No model can be used by it."
         yield from _bounds(f"{kind} {info.name}", info.id, info.brake, nobody)

@@ -55,8 +55,9 @@ class BudgetSuspect:
         return self._hidden(ways) or self._useless(scene, ways, least)
 
     def _hidden(self, ways: list[Way]) -> Problem | None:
-        """A smaller budget around it, of all its callers, is always used up before."""
-        budget, names = self._budget, set[str]()
+        """Smaller budgets, of which every call meets one, are always used up before."""
+        budget = self._budget
+        first: set[Line] = set()
         periods = _WITHIN.get(budget.period, (budget.period, "total"))
         for way in ways:
             assert way.lane.purse is not None
@@ -71,9 +72,14 @@ class BudgetSuspect:
             ]
             if not smaller:
                 return None
-            names.add(name_of(smaller[0]))
-        reason = f"{', '.join(sorted(names))} is smaller and always used up before."
-        return Problem("hidden", reason, "Lower it, or raise the other.")
+            first.add(min(smaller, key=lambda line: line.budget.amount))
+        if sum(line.budget.amount for line in first) >= budget.amount:
+            return None  # together they let it be used up
+        names = ", ".join(sorted(map(name_of, first)))
+        than = "is smaller and" if len(first) == 1 else "together are smaller and"
+        return Problem(
+            "hidden", f"{names} {than} always used up before.", "Lower it, or raise the other."
+        )
 
     def _useless(self, scene: Scene, ways: list[Way], least: int) -> Problem | None:
         name = self._budget.fallback

@@ -15,10 +15,11 @@ from llmgw_core.domain.deployment import Origin
 from llmgw_core.hooks.specs import hookimpl
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from llmgw_core.backends.port import Backend, Session
     from llmgw_core.backends.transport.port import HttpRequest
+    from llmgw_core.config.schema_prices import CatalogueEntry
     from llmgw_core.domain.call import Call
     from llmgw_core.domain.deployment import Deployment
     from llmgw_core.hooks.context import PluginContext
@@ -85,6 +86,17 @@ class EchoPlugin:
     def register_backends(self) -> Sequence[Backend]:
         """See the hook."""
         return (EchoBackend(),)
+
+
+def listing(prices: Mapping[str, Sequence[CatalogueEntry]]) -> type[EchoPlugin]:
+    """The same plugin with a catalogue of `prices`."""
+
+    class Listing(EchoPlugin):
+        @hookimpl
+        def register_prices(self) -> Mapping[str, Sequence[CatalogueEntry]]:
+            return prices
+
+    return Listing
 
 
 @asynccontextmanager

@@ -3,8 +3,10 @@ they like.
 
 It is composed by the code that composes every gateway: the same admission, meters, lanes, routing
 and settlement. Different are the upstreams (an echo of this process), the books (a directory that
-vanishes), the plugins (none: they might act on the world), and the limiter's clock, which is moved
-instead of waited for. Of the real store nothing but organisations, teams, users and keys is read.
+vanishes), the plugins (none runs: they might act on the world; of the price lists that they bring
+the prices are taken), and the limiter's clock, which is moved instead of waited for. Of the real
+store nothing but organisations, teams, users and keys is read, and where there is none, none is
+made.
 """
 
 from __future__ import annotations
@@ -21,10 +23,10 @@ from msgspec.structs import replace
 from llmgw_core.config.schema import LimitsConfig, ServerConfig, StoreConfig
 from llmgw_core.config.schema_budgets import BudgetsConfig
 from llmgw_core.config.schema_routing import DeploymentRouting, ModelRouting, RoutingConfig
-from llmgw_core.doctor.echo import BACKEND, EchoPlugin, echoing
+from llmgw_core.doctor.echo import BACKEND, echoing, listing
 from llmgw_core.domain.access import Subject
 from llmgw_core.domain.call import Call, Endpoint, Head
-from llmgw_core.gateway import Gateway
+from llmgw_core.gateway import Gateway, load_plugins
 from llmgw_core.inprocess.memory import MemoryBody, MemorySink
 from llmgw_core.pipeline.exchange import Exchange
 from llmgw_core.store.engine import Store
@@ -34,9 +36,10 @@ from llmgw_core.tenancy.service import Tenancy
 from llmgw_core.wire.request import decode_request
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from llmgw_core.config.schema import Config, DeploymentConfig, ModelConfig
+    from llmgw_core.config.schema_prices import CatalogueEntry
     from llmgw_core.domain.access import LevelKind, Principal
     from llmgw_core.limits.budgets import Need
     from llmgw_core.limits.memory import MemoryLimiter
@@ -102,8 +105,9 @@ class Scene:
         self.canaries = 0
         self.limiter: MemoryLimiter = gateway.limiter  # type: ignore[assignment]
         self.caps = gateway.caps
-        # Of budgets that canaries use up nobody has to hear.
+        # Of what canaries use up nobody has to hear.
         gateway.budgets.book.tell = lambda _: None
+        gateway.brakes.tell = lambda _: None
         self._ways: list[Way] | None = None
         self._known: dict[str, list[Way]] = {}
 
@@ -219,18 +223,31 @@ def _code(body: bytes) -> str:
 async def replica(config: Config, base: Path) -> AsyncIterator[Scene]:
     """A scene with the callers in the store of `config`. Raises `ConfigError` and
     `StoreUnavailable`."""
-    callers = await _callers(config.store.url)
+    callers = await _callers(Store(config.store.url))
     clock = Clock()
     with TemporaryDirectory(prefix="llmgw-doctor-") as directory:
         async with echoing() as port:
             copy = copied(config, Path(directory), port)
-            plugins = [("llmgw-doctor", EchoPlugin)]
+            plugins = [("llmgw-doctor", listing(_catalogue(config, base)))]
             async with Gateway.open(
                 copy, base_dir=base, plugins=plugins, limiter_clock=clock
             ) as gateway:
                 scene = Scene(gateway, clock, config, callers)
                 await scene.ways()
                 yield scene
+
+
+def _catalogue(config: Config, base: Path) -> Mapping[str, Sequence[CatalogueEntry]]:
+    """What plugins list, if any price is taken from there: they are made, and never started."""
+    entries = [
+        entry
+        for model in config.models.values()
+        for each in (model.prices, *(deployment.prices for deployment in model.deployments))
+        for entry in each
+    ]
+    if not any(entry.catalogue for entry in entries):
+        return {}
+    return load_plugins(config, base).prices
 
 
 def copied(config: Config, directory: Path, port: int) -> Config:
@@ -269,7 +286,7 @@ def _model(model: ModelConfig, port: int) -> ModelConfig:
     deployments = tuple(
         replace(_deployment(each, port), caps=type(each.caps)()) for each in model.deployments
     )
-    return replace(model, deployments=deployments, routing=ModelRouting())
+    return replace(model, deployments=deployments, routing=ModelRouting(), tokenizer=None)
 
 
 def _deployment(deployment: DeploymentConfig, port: int) -> DeploymentConfig:
@@ -285,9 +302,10 @@ def _deployment(deployment: DeploymentConfig, port: int) -> DeploymentConfig:
     )
 
 
-async def _callers(url: str) -> Callers:
+async def _callers(store: Store) -> Callers:
     """Read only."""
-    store = Store(url)
+    if not store.exists:
+        return Callers((), {})
     await store.open()
     try:
         tenancy, source = Tenancy(store), StorePrincipals(store)

@@ -10,10 +10,11 @@ import msgspec
 if TYPE_CHECKING:
     from llmgw_core.doctor.scene import Scene
 
-ProblemKind = Literal["shadow", "hidden", "unreachable", "unit", "silent", "untried"]
+ProblemKind = Literal["shadow", "hidden", "unreachable", "unit", "lifted", "silent", "untried"]
 """`shadow`: it is in shadow mode; `hidden`: others always refuse before it can; `unreachable`: no
-call meets it; `unit`: it refuses every call, or its number is hardly meant; `silent`: canaries got
-through, which is a bug; `untried`: the time was over."""
+call meets it; `unit`: it refuses every call, or its number is hardly meant; `lifted`: somebody has
+it refuse nothing for a while; `silent`: canaries got through, which is a bug; `untried`: the time
+was over."""
 
 
 class Problem(msgspec.Struct, frozen=True):

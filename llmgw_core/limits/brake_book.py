@@ -95,7 +95,7 @@ class BrakeBook:
     ) -> None:
         self.clock = clock
         self.wall_clock = wall_clock
-        self._tell = tell
+        self.tell = tell
         self.runs = Runs(IDLE) if runs is None else runs
         self.open: dict[str, tuple[Trip, bool]] = {}
         """By the id of each call under way: its trip, and whether it is its own or that of the call
@@ -257,7 +257,7 @@ class BrakeBook:
                 "repeats": run.repeats,
             }
             session = "" if run.session is None else f"{run.session:016x}"
-            self._tell(
+            self.tell(
                 BrakeEvent(
                     "refused",
                     run.owner,
@@ -286,6 +286,6 @@ class BrakeBook:
         pace.told.add((kind, speed))
         self.fast += kind == "fast"
         value = pace.recent(now) + run.reserved
-        self._tell(
+        self.tell(
             BrakeEvent(kind, run.owner, "key", "velocity", pace.bar(speed), value, speed.shadow, "")
         )

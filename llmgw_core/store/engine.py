@@ -57,12 +57,17 @@ class Store:
             await unhurried(_prepare(self._file))
         self._engine = _engine(self._file)
 
+    @property
+    def exists(self) -> bool:
+        """Whether there is a database."""
+        return self._file.is_file()
+
     async def open_as_it_is(self) -> None:
         """Open it for reading what is there: nothing is created or migrated. Raises
         `StoreUnavailable` when there is nothing."""
         if self._engine is not None:
             return
-        if not self._file.is_file():
+        if not self.exists:
             raise StoreUnavailable("there is no database yet")
         with _store_errors():
             _probe(self._file)

@@ -59,6 +59,8 @@ class Brakes:
         actor: str,
     ) -> LevelInfo:
         """Set the fields of a level's brake that are `given`, and leave the rest."""
+        if not given:
+            raise TenancyError("Nothing to change was given.")
         async with self._doing(actor) as doing:
             row, old = await _brake(doing, kind, reference, organization)
             wanted = msgspec.structs.replace(old, **given)

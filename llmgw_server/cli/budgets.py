@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
@@ -194,7 +194,7 @@ def money(text: str) -> int:
         nano = Decimal(text) * _NANO
         if nano.is_finite() and abs(nano) <= 10**30 and nano == int(nano):
             return int(nano)
-    except (InvalidOperation, OverflowError, ValueError):
+    except (ArithmeticError, ValueError):
         pass
     raise argparse.ArgumentTypeError(f"'{text[:50]}' is no amount like 250 or 0.05")
 

@@ -31,6 +31,7 @@ aliases:
   house: {{variants: [{{model: gpt-a}}], limits: {alias}}}
 plugins:
   - {{name: openai}}
+{plugins}
 accounting: {{unpriced: zero}}
 {more}
 """
@@ -43,7 +44,7 @@ def examined(tmp_path: Path) -> Examined:
     async def run(
         tenants: Callable[[Tenancy], Awaitable[None]] | None, parts: dict[str, str]
     ) -> dict[str, Verdict]:
-        places = {"model": "", "deployment": "", "alias": "{}", "more": "", **parts}
+        places = {"model": "", "deployment": "", "alias": "{}", "more": "", "plugins": "", **parts}
         file = tmp_path / "llmgw.yaml"
         file.write_text(CONFIG.format(**places))
         store = Store(f"sqlite:///{tmp_path}/llmgw.db")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from llmgw_core.domain.brake import Brake
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import pytest
 
     from llmgw_core.doctor.verdict import Verdict
     from llmgw_core.tenancy.service import Tenancy
@@ -61,3 +64,23 @@ def test_what_cannot_bite_is_named(examined: Examined) -> None:
     problem = found["key ci: session_calls"].problem
     assert problem is not None
     assert "configuration:key_calls always refuses before" in problem.reason
+
+
+def test_velocity_that_is_lifted_or_slower_elsewhere_is_named(
+    examined: Examined, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def tenants(tenancy: Tenancy) -> None:
+        fast, later = Brake(velocity_floor=10**9), time.time() + 3600
+        await tenancy.create_organization("acme", models=["*"], brake=fast, actor=ME)
+        for name, brake in (
+            ("ci", Brake(velocity_floor=10**8, lifted_until=later)),
+            ("cd", Brake(velocity_floor=5 * 10**9)),
+            ("free", Brake(velocity_floor=5 * 10**9, velocity_factor=2)),
+        ):
+            await tenancy.create_key(organization="acme", name=name, brake=brake, actor=ME)
+
+    assert problems(examined(tenants)) == {
+        "key ci: velocity_floor": "lifted",
+        "key cd: velocity_floor": "hidden",
+    }
+    assert not [each for each in caplog.records if each.name == "llmgw.brake"]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
+from llmgw_core.doctor.examine import examine
 from llmgw_core.domain.limits import Budget
 from llmgw_core.tenancy.budgeting import Budgeting
 from llmgw_core.tenancy.records import KEY, ORGANIZATION, TEAM
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from llmgw_core.doctor.verdict import Verdict
     from llmgw_core.tenancy.service import Tenancy
@@ -67,6 +70,48 @@ def test_budgets_that_cannot_bite_are_named(examined: Examined) -> None:
         "key free: week": "shadow",
         "team idle: week": "unreachable",
     }
+
+
+def test_budgets_below_hide_the_one_above_only_if_all_together_are_less(
+    examined: Examined,
+) -> None:
+    async def tenants(tenancy: Tenancy) -> None:
+        await acme(tenancy)
+        await tenancy.create_key(organization="acme", name="cd", models=["gpt-a"], actor=ME)
+        budgeting = Budgeting(tenancy._store)
+        for name in ("ci", "cd", "free"):
+            await budgeting.set(KEY, name, Budget("money", 10**10, "month"), actor=ME)
+        for budget in (Budget("money", 25 * 10**9, "month"), Budget("money", 4 * 10**10, "day")):
+            await budgeting.set(ORGANIZATION, "acme", budget, actor=ME)
+
+    found = examined(tenants, model=PRICED)
+    problems = {name: each.problem for name, each in found.items() if each.problem is not None}
+    assert problems.keys() == {"key free: month", "organization acme: day"}
+    assert "together are smaller and always used up" in problems["organization acme: day"].reason
+
+
+def test_prices_of_a_catalogue_are_those_of_the_plugin_that_brings_it(
+    examined: Examined,
+) -> None:
+    async def tenants(tenancy: Tenancy) -> None:
+        await acme(tenancy, ("org", "acme", Budget("money", 50 * 10**9, "month")))
+
+    listed = "prices: [{catalogue: openai/gpt-4o}]\n    tokenizer: {name: o200k_base}"
+    found = examined(tenants, model=listed, plugins="  - {name: pricelist}\n  - {name: tokenizers}")
+    assert [each.problem for each in found.values()] == [None]
+
+
+def test_where_no_database_is_none_is_made(tmp_path: Path) -> None:
+    file = tmp_path / "llmgw.yaml"
+    model = "{name: one, backend: openai, zone: eu, options: {base_url: 'http://x.invalid'}}"
+    file.write_text(
+        f"models: {{m: {{limits: {{rpm: 1}}, deployments: [{model}]}}}}\n"
+        "plugins: [{name: openai}]\naccounting: {unpriced: zero}\n"
+    )
+    [verdict] = asyncio.run(examine(file)).verdicts
+    assert verdict.problem is not None
+    assert verdict.problem.kind == "unreachable"
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_a_fallback_that_cannot_serve_is_named(examined: Examined) -> None:

@@ -68,6 +68,7 @@ def test_bounds_are_set_listed_lifted_and_removed(llmgw: Callable[..., str]) -> 
         (["brakes", "set", "team", "research", "--key-calls", "0"], "is a whole number from 1"),
         (["brakes", "set", "team", "research", "--shadow", "key-calls"], "which is not set"),
         (["brakes", "set", "team", "nobody", "--key-calls", "1"], "There is no team 'nobody'"),
+        (["brakes", "set", "key", "ci"], "Nothing to change was given"),
         (["brakes", "remove", "key", "ci"], "has no brake of its own"),
         (["keys", "lift", "ci", "--for", "100000"], "lifted for 0 to 86400"),
     ],

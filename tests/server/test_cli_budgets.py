@@ -105,6 +105,7 @@ def test_what_makes_no_sense_is_refused_with_a_sentence(
         ["--money", "a lot"],
         ["--money", "0.0000000001"],
         ["--money", "nan"],
+        ["--money", "9e999999"],
         ["--tokens", "1.5"],
         ["--tokens", "5", "--money", "5"],
         ["--tokens", "5", "--alerts", "half"],
