@@ -48,8 +48,11 @@ class Repriced(NamedTuple):
         return reversal, rebooking
 
 
-def repriced(record: UsageRecord, prices: PriceBook) -> Repriced:
-    """`record`, which is a call or its last rebooking, at `prices` of the time of the call."""
+def repriced(record: UsageRecord, prices: PriceBook, currency: str = "") -> Repriced:
+    """`record`, which is a call or its last rebooking, at `prices` of the time of the call. They
+    are in `currency` (default: in that of the record). What is booked in another one changes as a
+    whole, or, where an amount of it has no price now, not at all."""
+    foreign = currency not in {"", record.currency}
     attempts, sheets, unknown = [], {}, []
     for index, attempt in enumerate(record.attempts):
         failed = attempt.usage is not None
@@ -65,15 +68,18 @@ def repriced(record: UsageRecord, prices: PriceBook) -> Repriced:
         cost, charge, id = price.tokens_priced(usage) if failed else price.priced(usage)
         sheets[id] = price.at(usage).sheet
         new = msgspec.structs.replace(attempt, cost=cost, charge=charge, price=id)
-        attempts.append(new if _differs(attempt, new) else attempt)
-    after = record
-    if any(new is not old for new, old in zip(attempts, record.attempts, strict=True)):
-        after = msgspec.structs.replace(
-            record,
-            attempts=tuple(attempts),
-            cost=sum(attempt.cost for attempt in attempts),
-            charge=sum(attempt.charge for attempt in attempts),
-        )
+        attempts.append(new if foreign or _differs(attempt, new) else attempt)
+    pairs = list(zip(attempts, record.attempts, strict=True))
+    mixed = foreign and any(new is old and (old.cost or old.charge) for new, old in pairs)
+    if mixed or all(new is old for new, old in pairs):
+        return Repriced(record, record, {}, tuple(unknown))
+    after = msgspec.structs.replace(
+        record,
+        attempts=tuple(attempts),
+        cost=sum(attempt.cost for attempt in attempts),
+        charge=sum(attempt.charge for attempt in attempts),
+        currency=currency or record.currency,
+    )
     return Repriced(record, after, sheets, tuple(unknown))
 
 

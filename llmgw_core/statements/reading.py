@@ -128,7 +128,8 @@ def one_currency(
         raise StatementError(
             f"What belongs on the statement of {statement.period} is in {' and in '.join(found)},"
             " because `accounting.currency` was changed: amounts of several currencies cannot be"
-            " added up, and nothing is billed."
+            " added up, and nothing is billed. `llmgw-server reprice --from-currency` books the"
+            " calls of the other one anew."
         )
     return found[0]
 

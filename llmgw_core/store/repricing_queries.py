@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from sqlalchemy import and_, or_, select
+from sqlalchemy import and_, case, func, or_, select
 
 from llmgw_core.store.contributions import HOUR_NS
 from llmgw_core.store.ledger_tables import ledger, pruned
@@ -41,13 +41,17 @@ async def whole_since(connection: AsyncConnection) -> int:
     return -(-(await connection.scalar(query) or 0) // HOUR_NS) * HOUR_NS
 
 
-async def other_currency(
+async def other_currencies(
     connection: AsyncConnection, since: int, until: int, currency: str
-) -> str | None:
-    """A currency other than `currency` that calls of [`since`, `until`) were booked in."""
+) -> list[str]:
+    """The currencies other than `currency` that amounts of calls of [`since`, `until`) are booked
+    in, and not taken back."""
     within = (ledger.c.started_ns >= since, ledger.c.started_ns < until)
-    query = select(ledger.c.currency).where(*within, ledger.c.currency != currency).limit(1)
-    return await connection.scalar(query)
+    amount = or_(ledger.c.cost != 0, ledger.c.charge != 0)
+    query = select(ledger.c.currency).where(*within, ledger.c.currency != currency, amount)
+    held = func.sum(case((ledger.c.entry == "reversal", -1), else_=1))
+    query = query.group_by(ledger.c.currency).having(held != 0).order_by(ledger.c.currency)
+    return list((await connection.execute(query)).scalars())
 
 
 async def on_books(

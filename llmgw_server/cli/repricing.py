@@ -27,6 +27,13 @@ def configure(parser: argparse.ArgumentParser, _command: str) -> None:
     parser.add_argument("--until", type=past, metavar="WHEN", help="likewise (default: now)")
     parser.add_argument("--model", default="", help="only calls of this model")
     parser.add_argument(
+        "--from-currency",
+        default="",
+        metavar="CODE",
+        help="calls, too, that are booked in this currency, from before accounting.currency was"
+        " changed; not of closed statements",
+    )
+    parser.add_argument(
         "--dry-run", action="store_true", help="say what would change, book nothing"
     )
     add_json(parser)
@@ -40,7 +47,12 @@ def _reprice(args: argparse.Namespace) -> None:
     changes = on_store(
         args,
         lambda store: Repricing(store, Ledger(store), found.prices, currency).run(
-            since, until, actor=actor(), model=args.model, dry_run=args.dry_run
+            since,
+            until,
+            actor=actor(),
+            model=args.model,
+            from_currency=args.from_currency,
+            dry_run=args.dry_run,
         ),
     )
     if args.json:
@@ -61,18 +73,24 @@ def _ns(moment: dt.datetime) -> int:
 
 
 def _table(changes: Sequence[ModelChange], currency: str) -> None:
-    rows = [(each.model, *_numbers([each])) for each in changes]
-    if len(rows) > 1:
+    """The currency of what was before is told where it is another one; then there is no total."""
+    foreign = any(each.currency_before != currency for each in changes)
+    rows = [
+        (each.model, *([each.currency_before] if foreign else []), *_numbers([each]))
+        for each in changes
+    ]
+    if len(rows) > 1 and not foreign:
         rows.append(("TOTAL", *_numbers(changes)))
+    before, after = ("", f"/{currency}") if foreign else (f"/{currency}", "")
     numbers = (
         "CALLS",
         "CHANGED",
-        f"COST/{currency}",
-        "NEW-COST",
-        f"CHARGE/{currency}",
-        "NEW-CHARGE",
+        f"COST{before}",
+        f"NEW-COST{after}",
+        f"CHARGE{before}",
+        f"NEW-CHARGE{after}",
     )
-    say_table(("MODEL", *numbers), rows, right=" ".join(numbers))
+    say_table(("MODEL", *(["WAS-IN"] if foreign else []), *numbers), rows, right=" ".join(numbers))
 
 
 def _numbers(changes: Sequence[ModelChange]) -> tuple[str, ...]:

@@ -12,13 +12,18 @@ from sqlalchemy import text
 
 from llmgw_core.accounting.journal import Journal
 from llmgw_core.accounting.mover import Mover
+from llmgw_core.accounting.prices import PriceBook
 from llmgw_core.accounting.refused import RefusedFile, retry
+from llmgw_core.config.schema import DeploymentConfig, ModelConfig
+from llmgw_core.config.schema_prices import PriceEntry, TokenPrices
 from llmgw_core.config.schema_statements import PoolConfig, StatementsConfig
 from llmgw_core.domain.usage import Usage
 from llmgw_core.statements.closing import NotClosed
 from llmgw_core.statements.errors import StatementError
 from llmgw_core.statements.service import Statements
 from llmgw_core.store.ledger import Ledger
+from llmgw_core.tenancy.errors import TenancyError
+from llmgw_core.tenancy.repricing import Repricing
 from llmgw_core.tenancy.service import Tenancy
 from llmgw_core.testing.bookkeeping import book, priced, rates, sheet
 from llmgw_core.testing.usage_records import usage_record
@@ -228,15 +233,30 @@ async def test_a_pool_in_another_currency_is_not_added_to_what_was_booked(
         await later.create("2027-03", actor=BY)
 
 
-async def test_two_currencies_are_not_added_up(store: Store, statements: Statements) -> None:
+async def test_two_currencies_are_not_added_up_until_all_is_booked_in_one(
+    store: Store, statements: Statements, clock: Clock
+) -> None:
     dollars = msgspec.structs.replace(PRICE, currency="USD")
     await book(store, Ledger(store), [priced(0, PRICE, Usage(1, 0), started_ns=MARCH)], PRICE)
     await statements.create("2027-03", actor=BY)
     other = priced(1, dollars, Usage(1, 0), started_ns=MARCH, currency="USD")
     await book(store, Ledger(store), [other], dollars)
     for doing in (statements.create, statements.close):
-        with pytest.raises(StatementError, match="is in EUR and in USD"):
+        with pytest.raises(StatementError, match=r"EUR and in USD.*--from-currency"):
             await doing("2027-03", actor=BY)
+    deployment = DeploymentConfig(name="local", backend="b", zone="z")
+    entry = PriceEntry(cost=TokenPrices(Decimal(3)))
+    prices = PriceBook({"small": ModelConfig((deployment,), prices=(entry,))})
+    reprice = Repricing(store, Ledger(store), prices, "USD", clock=clock).run
+    await reprice(MARCH, APRIL, actor=BY, from_currency="EUR")
+    await statements.create("2027-03", actor=BY)
+    closed = await statements.close("2027-03", actor=BY)
+    assert (closed.summary.currency, closed.summary.cost) == ("USD", 2 * 3_000)
+    assert closed.summary.checks[0].holds
+    # What is billed stays in the currency that it was billed in.
+    back = Repricing(store, Ledger(store), prices, "EUR", clock=clock).run
+    with pytest.raises(TenancyError, match="2027-03 is closed for good"):
+        await back(MARCH, APRIL, actor=BY, from_currency="USD")
 
 
 async def test_figures_that_contradict_themselves_still_add_up(

@@ -3,15 +3,17 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import delete, insert
 
 from llmgw_core.accounting.prices import PriceBook
 from llmgw_core.config.schema import DeploymentConfig, ModelConfig
 from llmgw_core.config.schema_prices import PriceEntry, TokenPrices
 from llmgw_core.domain.errors import StoreUnavailable
+from llmgw_core.domain.usage import AttemptRecord, Usage
 from llmgw_core.store.ledger import Ledger
-from llmgw_core.store.ledger_tables import pruned
+from llmgw_core.store.ledger_tables import ledger, pruned
 from llmgw_core.store.price_sheets import read_sheets
 from llmgw_core.store.repricing_queries import corrections
 from llmgw_core.tenancy.errors import TenancyError
@@ -55,7 +57,7 @@ async def test_a_past_period_gets_the_prices_of_today_as_pairs_of_rows(store: St
     ledger = Ledger(store)
     await ledger.insert([usage_record(1), usage_record(2)], [])
     [line] = await repricing(store, 3).run(STARTED_NS, END, actor="me")
-    assert line == ModelChange("small", 2, 2, 0, 3_000, 60_000, 5_000, 60_000)
+    assert line == ModelChange("small", "USD", 2, 2, 0, 3_000, 60_000, 5_000, 60_000)
     assert await entries(store) == {
         "call-1": 2_500,
         "call-2": 2_500,
@@ -129,7 +131,7 @@ async def test_who_is_beaten_to_it_books_on_top_and_says_what_it_did(store: Stor
     ledger = Beaten(store, repricing(store, 3))
     [line] = await repricing(store, 4, ledger).run(STARTED_NS, END, actor="me")
     # Two of the three were at 3 units by then.
-    assert line == ModelChange("small", 3, 3, 0, 61_500, 120_000, 62_500, 120_000)
+    assert line == ModelChange("small", "USD", 3, 3, 0, 61_500, 120_000, 62_500, 120_000)
     assert await total(store) == (3, 30, 120_000)
 
 
@@ -181,6 +183,34 @@ async def test_what_cannot_be_re_priced_is_refused_with_a_sentence(store: Store)
     with pytest.raises(TenancyError, match="Calls before 2026-02-02 03:00:00 UTC are gone"):
         await repricing(store, 3).run(STARTED_NS, END, actor="me")
     assert len(await entries(store)) == 2
+
+
+async def test_calls_of_another_currency_are_booked_anew_when_it_is_named(store: Store) -> None:
+    paid = usage_record(1)
+    failed = AttemptRecord("gone/x", "gone", "cut", 0, 1, 5, 5, "", "sheet", Usage(1, 0))
+    mixed = msgspec.structs.replace(
+        paid, call_id="call-2", cost=1_505, charge=2_505, attempts=(failed, *paid.attempts)
+    )
+    free = usage_record(
+        3, cost=0, charge=0, attempts=(AttemptRecord("gone/x", "gone", "ok", 200, 1, 0, 0),)
+    )
+    await Ledger(store).insert([paid, usage_record(4, currency="EUR"), mixed, free], [])
+    euro = Repricing(store, Ledger(store), book(3), "EUR")
+    found = await euro.run(STARTED_NS, END, actor="me", from_currency="USD")
+    assert [(line.currency_before, line.calls, line.changed, line.kept) for line in found] == [
+        ("EUR", 1, 1, 0),
+        # What cannot be priced as a whole stays as it is: no row has two currencies.
+        ("USD", 3, 1, 2),
+    ]
+    rows = {row.record.call_id: row.record for row in await Ledger(store).rows()}
+    assert rows["call-1~r1"].currency == "USD"
+    assert (rows["call-1~b1"].currency, rows["call-1~b1"].charge) == ("EUR", 30_000)
+    with pytest.raises(TenancyError, match="--from-currency USD"):
+        await euro.run(STARTED_NS, END, actor="me")
+    async with store.begin() as connection:
+        await connection.execute(delete(ledger).where(ledger.c.call_id == "call-2"))
+    # Everything else has been taken back, so that there is only one currency on the books.
+    assert await euro.run(STARTED_NS, END, actor="me", dry_run=True)
 
 
 async def test_who_re_priced_what_is_in_the_audit_log(store: Store) -> None:
