@@ -6,11 +6,12 @@ Every bucket of a page is there, also those without results. Amounts are exact d
 from __future__ import annotations
 
 import datetime as dt
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
 from llmgw_core.accounting.price_sheet import CLASSES, MILLION
+from llmgw_core.reports.currencies import usage_by_currency
 from llmgw_core.reports.privacy import usage
 from llmgw_core.reports.question import DAY, GROUPS, HOUR, LINE_ITEM
 
@@ -40,19 +41,40 @@ OTHER: Final = "other"
 """The line item of what is merged because too few users had it."""
 
 
+class _Key(NamedTuple):
+    """One line item of a bucket and group."""
+
+    at: int
+    ids: tuple[str, ...]
+    currency: str
+    name: str
+    unit: str
+
+
+class _Sum(NamedTuple):
+    """The sums of one result: where its bucket begins, the ids in the order of the groups, of line
+    items what they are made of, and the currency of amounts."""
+
+    at: int
+    ids: tuple[str, ...]
+    item: tuple[str, ...]
+    currency: str
+    row: UsageRow
+
+
 async def page(question: Question, ledger: Ledger, rules: ReportsConfig, currency: str) -> Result:
-    """The page that `question` asks for, within `rules`. Raises `StoreUnavailable`, and
-    `GatewayError` for what the rules do not allow."""
+    """The page that `question` asks for, within `rules`; `currency` is the installation's. Raises
+    `StoreUnavailable`, and `GatewayError` for what the rules do not allow."""
     found: dict[int, list[Result]] = {}
     if not question.nothing and question.page < question.last:
-        rows = await _rows(question, ledger, rules)
+        sums = await _sums(question, ledger, rules, currency)
         if question.subject != "costs":
-            results = [(at, _used(question, ids, row)) for at, ids, row in rows]
+            results = [(each.at, _used(question, each.ids, each.row)) for each in sums]
         elif _itemized(question):
-            sheets = await ledger.sheets({ids[-1] for _, ids, _ in rows})
-            results = _items(question, rows, sheets, currency)
+            sheets = await ledger.sheets({each.item[-1] for each in sums})
+            results = _items(question, sums, sheets)
         else:
-            results = [(at, _spent(question, ids, row, currency)) for at, ids, row in rows]
+            results = [(each.at, _spent(question, each)) for each in sums]
         for at, result in results:
             found.setdefault(at, []).append(result)
     seconds = question.width.seconds
@@ -72,28 +94,33 @@ async def page(question: Question, ledger: Ledger, rules: ReportsConfig, currenc
     }
 
 
-async def _rows(
-    question: Question, ledger: Ledger, rules: ReportsConfig
-) -> list[tuple[int, tuple[str, ...], UsageRow]]:
-    """The sums of the page: where their bucket begins, the ids in the order of the groups, and of
-    line items what they are made of."""
+async def _sums(
+    question: Question, ledger: Ledger, rules: ReportsConfig, currency: str
+) -> list[_Sum]:
+    """The sums of the page."""
     form = _FORMS[question.width.seconds]
     period: Dimension = "day" if question.width.seconds == DAY else "hour"
     dimensions = [GROUPS[name] for name in question.groups if name in GROUPS]
-    more = _ITEM if _itemized(question) else ()
+    by = (period, *dimensions, *(_ITEM if _itemized(question) else ()))
     filters = dict(question.filters)
     endpoint = _ENDPOINTS.get(question.subject)
     if endpoint is not None:
         filters["endpoint"] = (endpoint,)
     within = _moment(question.page), _moment(question.end)
-    rows = await usage(ledger, rules, (period, *dimensions, *more), *within, filters)
+    if question.subject == "costs":
+        rows = await usage_by_currency(ledger, rules, by, *within, filters, currency=currency)
+    else:
+        rows = [(row, currency) for row in await usage(ledger, rules, by, *within, filters)]
+    width = 1 + len(dimensions)
     return [
-        (
+        _Sum(
             int(dt.datetime.strptime(row.ids[0], form).replace(tzinfo=dt.UTC).timestamp()),
-            row.ids[1:],
+            row.ids[1:width],
+            row.ids[width:],
+            unit,
             row,
         )
-        for row in rows
+        for row, unit in rows
     ]
 
 
@@ -142,9 +169,9 @@ def _used(question: Question, ids: Sequence[str], row: UsageRow) -> Result:
     }
 
 
-def _spent(question: Question, ids: Sequence[str], row: UsageRow, currency: str) -> Result:
-    amount = row.charge if question.side == "charge" else row.cost
-    return _cost(question, ids, currency, _decimal(amount, _NANO_PLACES))
+def _spent(question: Question, each: _Sum) -> Result:
+    amount = each.row.charge if question.side == "charge" else each.row.cost
+    return _cost(question, each.ids, each.currency, _decimal(amount, _NANO_PLACES))
 
 
 def _cost(
@@ -170,71 +197,61 @@ def _cost(
 
 
 def _items(
-    question: Question,
-    rows: Iterable[tuple[int, tuple[str, ...], UsageRow]],
-    sheets: Mapping[str, PriceSheet],
-    currency: str,
+    question: Question, found: Iterable[_Sum], sheets: Mapping[str, PriceSheet]
 ) -> list[tuple[int, Result]]:
     """Line items by bucket and group. What the single calls were rounded by is an item of its own,
     so that all of them together are what the books say."""
-    sums: dict[tuple[int, tuple[str, ...], str, str], tuple[int, int]] = {}
-
-    def add(
-        at: int, ids: tuple[str, ...], name: str, unit: str, numerator: int, quantity: int
-    ) -> None:
-        key = (at, ids, name, unit)
-        old = sums.get(key, (0, 0))
-        sums[key] = (old[0] + numerator, old[1] + quantity)
-
-    width = len(_ITEM)
-    for at, all_ids, row in rows:
-        ids, (served, asked, price) = all_ids[:-width], all_ids[-width:]
-        model = served or asked
-        rest = (row.charge if question.side == "charge" else row.cost) * MILLION
-        sheet = sheets.get(price)
-        for each in () if sheet is None else sheet.amounts_by_class(_quantities(row)):
-            numerator = each.charge if question.side == "charge" else each.cost
+    sums: dict[_Key, tuple[int, int]] = {}
+    for each in found:
+        model = each.item[0] or each.item[1]
+        sheet = sheets.get(each.item[-1])
+        row, side = each.row, question.side
+        rest = (row.charge if side == "charge" else row.cost) * MILLION
+        parts = []
+        for part in () if sheet is None else sheet.amounts_by_class(_quantities(row)):
+            numerator = part.charge if side == "charge" else part.cost
             rest -= numerator
-            unit = _UNIT.get(each.name, "tokens")
-            add(at, ids, f"{model}, {_COLUMN[each.name]}", unit, numerator, each.quantity)
+            name = f"{model}, {_COLUMN[part.name]}"
+            parts.append((name, _UNIT.get(part.name, "tokens"), numerator, part.quantity))
         if rest:
             unpriced = f"{model}, not itemized" if model else OTHER
-            add(at, ids, ROUNDING if sheet is not None else unpriced, "", rest, 0)
+            parts.append((ROUNDING if sheet is not None else unpriced, "", rest, 0))
+        for name, unit, numerator, quantity in parts:
+            key = _Key(each.at, each.ids, each.currency, name, unit)
+            old = sums.get(key, (0, 0))
+            sums[key] = (old[0] + numerator, old[1] + quantity)
     wanted = frozenset(question.line_items)
     chosen = {
         key: both
         for key, both in sorted(sums.items())
-        if any(both) and (not wanted or key[2] in wanted)
+        if any(both) and (not wanted or key.name in wanted)
     }
     if LINE_ITEM not in question.groups:
-        return _summed(question, chosen, currency)
+        return _summed(question, chosen)
     return [
         (
-            at,
+            key.at,
             _cost(
                 question,
-                ids,
-                currency,
+                key.ids,
+                key.currency,
                 _decimal(numerator, _EXACT_PLACES),
-                (name, quantity, unit or None),
+                (key.name, quantity, key.unit or None),
             ),
         )
-        for (at, ids, name, unit), (numerator, quantity) in chosen.items()
+        for key, (numerator, quantity) in chosen.items()
     ]
 
 
-def _summed(
-    question: Question,
-    items: Mapping[tuple[int, tuple[str, ...], str, str], tuple[int, int]],
-    currency: str,
-) -> list[tuple[int, Result]]:
+def _summed(question: Question, items: Mapping[_Key, tuple[int, int]]) -> list[tuple[int, Result]]:
     """The chosen items as one result of each group."""
-    sums: dict[tuple[int, tuple[str, ...]], int] = {}
-    for (at, ids, _, _), (numerator, _) in items.items():
-        sums[at, ids] = sums.get((at, ids), 0) + numerator
+    sums: dict[tuple[int, tuple[str, ...], str], int] = {}
+    for key, (numerator, _) in items.items():
+        group = key.at, key.ids, key.currency
+        sums[group] = sums.get(group, 0) + numerator
     return [
         (at, _cost(question, ids, currency, _decimal(numerator, _EXACT_PLACES)))
-        for (at, ids), numerator in sums.items()
+        for (at, ids, currency), numerator in sums.items()
     ]
 
 

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     Filters = Mapping[Dimension, str | Collection[str]]
     Ids = tuple[str, ...]
 
-_PERIODS: Final = frozenset({"month", "day", "hour"})
+_APART: Final = frozenset({"month", "day", "hour", "currency"})
+"""What is never merged. Their ids are their names."""
 _FIGURES: Final = UsageRow.__struct_fields__[2:]
 
 
@@ -101,10 +102,9 @@ def _large_enough(
     """`groups`, in which none stems from fewer than `minimum` users."""
     periods: dict[Ids, list[Ids]] = {}
     for ids in groups:
-        periods.setdefault(_without(by, ids, frozenset(by) - _PERIODS), []).append(ids)
+        periods.setdefault(_without(by, ids, frozenset(by) - _APART), []).append(ids)
     found: dict[Ids, _Sums] = {}
     for rest, members in periods.items():
-        # Of periods, the id is the name.
         together = _Sums(rest)
         merged: set[Ids] = set()
         for ids in sorted(members, key=lambda ids: (len(groups[ids].users), ids)):

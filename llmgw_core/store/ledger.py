@@ -10,7 +10,7 @@ from llmgw_core.store import usage_report
 from llmgw_core.store.booking import AlreadyBooked, Booking
 from llmgw_core.store.ledger_queries import EVERYTHING, conditions
 from llmgw_core.store.ledger_tables import ledger
-from llmgw_core.store.price_sheets import read_sheets
+from llmgw_core.store.price_sheets import has_other_currency, read_sheets
 from llmgw_core.store.row_values import LedgerRow, ledger_row
 
 if TYPE_CHECKING:
@@ -122,6 +122,11 @@ class Ledger:
         """The price sheets with these ids, by id, as far as there are any."""
         async with self._store.connect() as connection:
             return await read_sheets(connection, ids)
+
+    async def has_other_currency(self, currency: str) -> bool:
+        """Whether something may be booked in another currency than this one."""
+        async with self._store.connect() as connection:
+            return await has_other_currency(connection, currency)
 
     async def count(self) -> int:
         """How many calls are on the books."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+import msgspec
 from sqlalchemy import insert, select
 
 from llmgw_core.accounting.price_sheet import read_sheet
@@ -53,3 +54,11 @@ async def read_sheets(connection: AsyncConnection, ids: Iterable[str]) -> dict[s
         rows = await connection.execute(select(price_sheets.c.id, price_sheets.c.sheet).where(some))
         found.update({row.id: read_sheet(row.sheet) for row in rows})
     return found
+
+
+async def has_other_currency(connection: AsyncConnection, currency: str) -> bool:
+    """Whether some sheet is in another currency than this one."""
+    written = f'"currency":{msgspec.json.encode(currency).decode()}'
+    other = ~price_sheets.c.sheet.contains(written, autoescape=True)
+    found = await connection.execute(select(price_sheets.c.id).where(other).limit(1))
+    return found.first() is not None

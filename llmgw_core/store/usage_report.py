@@ -20,6 +20,7 @@ from llmgw_core.store.ledger_tables import (
     usage_hours,
     usage_months,
 )
+from llmgw_core.store.price_sheets import read_sheets
 from llmgw_core.store.tenancy_tables import api_keys, organizations, teams, users
 from llmgw_core.store.usage_plan import Kept, Period, first_day, month_of, plan
 from llmgw_core.store.usage_sources import Sources
@@ -46,9 +47,11 @@ Dimension = Literal[
     "month",
     "day",
     "hour",
+    "currency",
 ]
 """What a report can be grouped and filtered by. Months, days and hours are UTC, written `2026-01`,
-`2026-01-31` and `2026-01-31T09`. `price` is the id of a price sheet."""
+`2026-01-31` and `2026-01-31T09`. `price` is the id of a price sheet. `currency`, that of the price
+sheet, "" where there is none, is no filter."""
 
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _HOUR: Final = dt.timedelta(hours=1)
@@ -59,6 +62,7 @@ _COLUMNS: Final[dict[str, str]] = {
     **{name: f"{name}_id" for name in ("organization", "team", "user", "key")},
     **{name: name for name in ("cost_center", "endpoint", "model", "served_model")},
     **{name: name for name in ("deployment", "price")},
+    "currency": "price",
 }
 _NAMED: Final[dict[str, Table]] = {
     "organization": organizations,
@@ -116,8 +120,9 @@ async def usage(
         last = last if high is None else min(last, high)
     finest = _finest(by)
     parts = plan(finest or "month", first, last, await _kept(connection))
+    columns = list(dict.fromkeys(_COLUMNS[name] for name in by if name not in _FORMS))
     sources = Sources(
-        [_COLUMNS[name] for name in by if name not in _FORMS],
+        columns,
         {_COLUMNS[name]: values for name, values in wanted.items() if name not in _FORMS},
     )
     if parts:
@@ -125,7 +130,7 @@ async def usage(
     sums = await _add_up(connection, sources, finest, parts)
     if not by:
         return [UsageRow((), (), *sums.get((), _NOTHING))]
-    return await _rows(connection, by, finest, sums)
+    return await _rows(connection, by, finest, columns, sums)
 
 
 async def _add_up(
@@ -194,10 +199,16 @@ async def _rows(
     connection: AsyncConnection,
     by: Sequence[Dimension],
     finest: Period | None,
+    columns: Sequence[str],
     sums: Mapping[tuple[Any, ...], Sequence[int]],
 ) -> list[UsageRow]:
-    plain = [name for name in by if name not in _FORMS]
-    order = [plain.index(name) + (finest is not None) if name in plain else -1 for name in by]
+    timed = finest is not None
+    order = [-1 if name in _FORMS else columns.index(_COLUMNS[name]) + timed for name in by]
+    currency = by.index("currency") if "currency" in by else None
+    sheets = {key[order[currency]] for key in sums} if currency is not None else set()
+    currencies = {
+        id: sheet.currency for id, sheet in (await read_sheets(connection, sheets)).items()
+    }
     lines: dict[tuple[str, ...], Sequence[int]] = {}
     for key, values in sums.items():
         if any(values):
@@ -206,7 +217,11 @@ async def _rows(
                 shown[name] if place < 0 else key[place]
                 for name, place in zip(by, order, strict=True)
             )
-            lines[ids] = values
+            if currency is None:
+                lines[ids] = values
+                continue
+            ids = (*ids[:currency], currencies.get(ids[currency], ""), *ids[currency + 1 :])
+            lines[ids] = list(map(add, lines.get(ids, _NOTHING), values))
     names = [
         await _names(connection, name, {ids[place] for ids in lines})
         for place, name in enumerate(by)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 from llmgw_core.config.load import load
 from llmgw_core.domain.errors import GatewayError
-from llmgw_core.reports.privacy import usage
+from llmgw_core.reports.currencies import usage_by_currency
 from llmgw_core.statements.export import amount, csv_bytes
 from llmgw_core.store.ledger import Ledger
 from llmgw_core.store.usage_report import Dimension, UsageRow
@@ -22,7 +22,7 @@ from llmgw_server.cli.output import money, say, say_json, say_table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llmgw_core.config.schema_reports import ReportsConfig
+    from llmgw_core.config.schema import Config
     from llmgw_core.store.engine import Store
 
 DEFAULT = "organization,model"
@@ -72,16 +72,16 @@ def dimensions(text: str) -> tuple[Dimension, ...]:
 
 def _usage(args: argparse.Namespace) -> None:
     config = load(args.config)
-    currency = config.accounting.currency
-    rows = on_store(args, lambda store: _rows(args, store, config.reports))
+    by = tuple(name for name in args.by if name != "currency")  # each line has it anyway
+    rows = on_store(args, lambda store: _rows(args, by, store, config))
     if args.json:
-        say_json([_json(args.by, row, currency) for row in rows])
+        say_json([_json(by, row, currency) for row, currency in rows])
     elif args.csv:
-        _csv(args.by, rows, currency)
-    elif not rows or not any(row.calls for row in rows):
+        _csv(by, rows)
+    elif not any(row.calls for row, _ in rows):
         _say_nothing(args)
     else:
-        _table(args.by, rows, currency, wide=args.wide)
+        _table(by, rows, wide=args.wide)
 
 
 def _say_nothing(args: argparse.Namespace) -> None:
@@ -91,7 +91,9 @@ def _say_nothing(args: argparse.Namespace) -> None:
         say("No usage in this time." if args.since or args.until else "No usage yet.")
 
 
-async def _rows(args: argparse.Namespace, store: Store, rules: ReportsConfig) -> list[UsageRow]:
+async def _rows(
+    args: argparse.Namespace, by: Sequence[Dimension], store: Store, config: Config
+) -> list[tuple[UsageRow, str]]:
     filters: dict[Dimension, Any] = dict(_given(args))
     tenancy = Tenancy(store)
     if args.organization:
@@ -103,7 +105,15 @@ async def _rows(args: argparse.Namespace, store: Store, rules: ReportsConfig) ->
             named = await tenancy.get(kind, reference, organization=args.organization)
             filters[cast("Dimension", kind.level)] = named.id
     try:
-        return await usage(Ledger(store), rules, args.by, args.since, args.until, filters)
+        return await usage_by_currency(
+            Ledger(store),
+            config.reports,
+            by,
+            args.since,
+            args.until,
+            filters,
+            currency=config.accounting.currency,
+        )
     except GatewayError as error:
         raise CommandError(error.message) from None
 
@@ -127,7 +137,7 @@ def _json(by: Sequence[Dimension], row: UsageRow, currency: str) -> dict[str, ob
     return {**line, "currency": currency}
 
 
-def _csv(by: Sequence[Dimension], rows: Sequence[UsageRow], currency: str) -> None:
+def _csv(by: Sequence[Dimension], rows: Sequence[tuple[UsageRow, str]]) -> None:
     """Amounts in whole units, exact."""
     titles: list[str] = []
     for dimension in by:
@@ -142,7 +152,7 @@ def _csv(by: Sequence[Dimension], rows: Sequence[UsageRow], currency: str) -> No
             *(_figure(row, each) for each in FIGURES),
             currency,
         ]
-        for row in rows
+        for row, currency in rows
     ]
     sys.stdout.flush()
     sys.stdout.buffer.write(csv_bytes((*titles, *FIGURES, "currency"), lines))
@@ -153,16 +163,30 @@ def _figure(row: UsageRow, name: str) -> str | int:
     return amount(value, 9) if name in AMOUNTS else value
 
 
-def _table(by: Sequence[Dimension], rows: Sequence[UsageRow], currency: str, *, wide: bool) -> None:
-    cost, charge = f"COST/{currency}", f"CHARGE/{currency}"
+def _table(by: Sequence[Dimension], rows: Sequence[tuple[UsageRow, str]], *, wide: bool) -> None:
+    """Amounts of several currencies have a total each."""
     more = [each for each in FIGURES if wide and each not in COUNTS]
-    numbers = ("CALLS", "INPUT", "OUTPUT", cost, charge, "ESTIMATED")
-    extra = [each.removesuffix("_tokens").upper() for each in more]
-    lines = [(*row.names, *_cells([row]), *_more([row], more)) for row in rows]
+    currencies = sorted({currency for _, currency in rows})
+    lines = []
+    for row, currency in rows:
+        lines.append((*row.names, *_figures([row], currency, currencies, more)))
     if len(rows) > 1:
-        lines.append(("TOTAL", *[" "] * (len(by) - 1), *_cells(rows), *_more(rows, more)))
-    titles = (*(name.upper() for name in by), *numbers, *extra)
+        for currency in currencies:
+            summed = [row for row, unit in rows if unit == currency]
+            figures = _figures(summed, currency, currencies, more)
+            lines.append((*["TOTAL", *[" "] * (len(by) - 1)][: len(by)], *figures))
+    unit = f"/{currencies[0]}" if len(currencies) == 1 else ""
+    numbers = ("CALLS", "INPUT", "OUTPUT", f"COST{unit}", f"CHARGE{unit}", "ESTIMATED")
+    extra = [each.removesuffix("_tokens").upper() for each in more]
+    titles = (*(name.upper() for name in by), *([] if unit else ["CURRENCY"]), *numbers, *extra)
     say_table(titles, lines, right=" ".join((*numbers, *extra)))
+
+
+def _figures(
+    rows: Sequence[UsageRow], currency: str, currencies: Sequence[str], more: Sequence[str]
+) -> tuple[int | str, ...]:
+    unit = (currency,) if len(currencies) > 1 else ()
+    return (*unit, *_cells(rows), *_more(rows, more))
 
 
 def _cells(rows: Sequence[UsageRow]) -> tuple[int | str, ...]:

@@ -284,3 +284,46 @@ def test_groups_in_which_all_is_alike_say_what_it_is(books: Books) -> None:
     )
     [bucket] = walk(books, "completions", [*query, ("batch", "true")])
     assert bucket["results"] == []
+
+
+def test_amounts_of_several_currencies_are_never_added_up(books: Books) -> None:
+    example = books.example()
+    dollars = msgspec.structs.replace(SHEETS[0], currency="USD")
+    usage = Usage(1000, 1000)
+    euros = made(example, [(1, usage, "a", user, None, "m", 0) for user in "xy"], "embeddings")
+    free = msgspec.structs.replace(euros[0], call_id=f"{example}-free", cost=0, charge=0)
+    free = msgspec.structs.replace(
+        free, attempts=(msgspec.structs.replace(euros[0].attempts[0], price="", cost=0, charge=0),)
+    )
+    abroad = [
+        priced(
+            example * 100 + 20 + number,
+            dollars,
+            usage,
+            started_ns=START * 10**9,
+            organization_id=f"org-{example}",
+            team_id="a",
+            user_id=user,
+            key_id=None,
+            model=f"m{number}",
+            deployment=f"m{number}/x",
+            currency="USD",
+        )
+        for number, user in enumerate("xy")
+    ]
+    books.run(book(books.store, books.ledger, [*euros, *abroad, free], *SHEETS, dollars))
+    query = [("start_time", str(START)), ("end_time", str(START + 1))]
+    query.append(("organization_ids", f"org-{example}"))
+    each = Decimal(euros[0].charge).scaleb(-9)
+    for more, rules in (
+        ((), EVERYTHING),
+        ((("group_by", "line_item"),), EVERYTHING),
+        # The two models in dollars have too few users, and are merged with nothing in euros.
+        ((("group_by", "line_item"),), ReportsConfig(minimum_group=2)),
+    ):
+        [bucket] = walk(books, "costs", [*query, *more], rules)
+        sums = {"eur": Decimal(0), "usd": Decimal(0)}
+        for result in bucket["results"]:
+            sums[result["amount"]["currency"]] += Decimal(result["amount"]["value"])
+        assert sums == {"eur": 2 * each, "usd": 2 * each}
+        assert more or len(bucket["results"]) == 2

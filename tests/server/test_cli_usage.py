@@ -14,6 +14,7 @@ import pytest
 from llmgw_core.domain.usage import AttemptRecord, Usage, UsageDetails
 from llmgw_core.store.engine import Store
 from llmgw_core.store.ledger import Ledger
+from llmgw_core.testing.bookkeeping import book as bookkeeping
 from llmgw_core.testing.bookkeeping import priced, rates, repriced, sheet
 from llmgw_core.testing.usage_records import STARTED_NS, usage_record
 from llmgw_server.cli import main
@@ -121,6 +122,35 @@ def test_wide_tables_have_every_class_of_tokens(llmgw: Callable[..., str]) -> No
     assert {"CACHED_INPUT", "REASONING", "AUDIO_OUTPUT", "ACCEPTED_PREDICTION"} < set(titles)
     total = dict(zip(titles, wide[-1].split(), strict=True))
     assert (total["CACHE_WRITE"], total["CACHED_INPUT"], total["IMAGES"]) == ("3", "8", "2")
+
+
+def test_amounts_of_another_currency_have_lines_and_a_total_of_their_own(
+    llmgw: Callable[..., str], tmp_path: Path
+) -> None:
+    price = sheet(rates(10**9, 10**9))
+
+    async def insert() -> None:
+        store = Store(f"sqlite:///{tmp_path / 'llmgw.db'}")
+        await store.open()
+        records = [priced(n, price, Usage(500, 500), model=f"m{n}") for n in (1, 2)]
+        await bookkeeping(store, Ledger(store), [*records, usage_record(3)], price)
+        await store.aclose()
+
+    asyncio.run(insert())
+    lines = [line.split() for line in llmgw("usage", "--by", "model").splitlines()]
+    assert lines[0][:5] == ["MODEL", "CURRENCY", "CALLS", "INPUT", "OUTPUT"]
+    assert [(line[0], line[1], line[-2]) for line in lines[1:]] == [
+        ("m1", "EUR", "0.001"),
+        ("m2", "EUR", "0.001"),
+        ("small", "USD", "0.0000025"),
+        ("TOTAL", "EUR", "0.002"),
+        ("TOTAL", "USD", "0.0000025"),
+    ]
+    found = json.loads(llmgw("usage", "--by", "month,currency", "--json"))
+    assert {line["currency"]: line["charge_nano"] for line in found} == {
+        "EUR": 2_000_000,
+        "USD": 2_500,
+    }
 
 
 def test_csv_and_json_at_once_are_a_wrong_command_line(llmgw: Callable[..., str]) -> None:
