@@ -137,7 +137,7 @@ class Gateway(Operated, InProcess):
         foundation.close_with(stack)
         # While observers and the mover are still there.
         stack.push_async_callback(self._close_generations)
-        await foundation.budgets.start()
+        await self._generation.count_before(foundation)
         await foundation.control.refresh()
         await foundation.learned.load()
         await foundation.usual.load()

@@ -37,12 +37,14 @@ from llmgw_core.pipeline.balancing import chosen_balancers, roster
 from llmgw_core.pipeline.books import Books
 from llmgw_core.pipeline.braking import BrakeSection
 from llmgw_core.pipeline.budget_headers import telling_budgets
+from llmgw_core.pipeline.day_meters import day_meters
 from llmgw_core.pipeline.endings import Held
 from llmgw_core.pipeline.entrance import Entrance
 from llmgw_core.pipeline.estimates import Estimates, counters_of
 from llmgw_core.pipeline.explaining import Explainer
 from llmgw_core.pipeline.foreign_balancer import ForeignBalancer
 from llmgw_core.pipeline.keep_alive import kept_alive
+from llmgw_core.pipeline.lane import covers_model
 from llmgw_core.pipeline.overload import held_back
 from llmgw_core.pipeline.probing import Target
 from llmgw_core.pipeline.revealing import revealing
@@ -135,6 +137,15 @@ class Generation:
     def all_deployments(self) -> tuple[Deployment, ...]:
         """Every configured deployment."""
         return tuple(each for model in self.models.values() for each in model.deployments)
+
+    async def count_before(self, foundation: Foundation) -> None:
+        """Have budgets and limits by the day know what was used before this process. Comes before
+        the first call. Raises `StoreUnavailable` and `ConfigError`."""
+        now_ns = time.time_ns()
+        async with foundation.store.connect() as connection:
+            days = await day_meters(connection, self.models, covers_model, now_ns)
+        await foundation.budgets.start(days.count if days else None)
+        days.restore(getattr(self.limiter, "restore", None), foundation.caps.restore, now_ns)
 
     def switchable(self) -> Switchable:
         """The names of what can be switched."""

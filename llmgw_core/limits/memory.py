@@ -175,6 +175,16 @@ class MemoryLimiter:
         meter = self._meter(spec, tick_of(self.clock()))
         return meter.counter
 
+    def restore(self, spec: MeterSpec, amount: int, ago: float) -> None:
+        """Count `amount` in the window of `spec` as of `ago` seconds ago: an earlier process has
+        let it through."""
+        now = self.clock()
+        tick = tick_of(now)
+        window = self._meter(spec, tick).window
+        window.advance(tick)
+        if ago < spec.window:
+            window.correct(tick_of(now - ago), amount)
+
     async def aclose(self) -> None:
         """Forget all meters."""
         self._meters.clear()

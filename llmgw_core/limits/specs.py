@@ -46,6 +46,8 @@ LIMITS: dict[str, Limit] = {
 }
 """The fields of `Limits` that are limits, by name."""
 
+DAY_LIMITS = tuple(name for name, limit in LIMITS.items() if limit.window == DAY)
+
 
 def meters_for(
     principal: Principal, model: Model, covers: Covers | None = None
@@ -54,9 +56,7 @@ def meters_for(
 
     The meters of a model count the calls of all principals together.
     """
-    specs = [
-        spec for level in principal.levels for spec in meters_of(level.kind, level.id, level.limits)
-    ]
+    specs = [spec for level in principal.levels for spec in level_meters(level)]
     specs += pair_meters(principal, model, covers)
     specs.extend(model_meters(model))
     return tuple(specs)
@@ -67,7 +67,7 @@ def pair_meters(
 ) -> list[MeterSpec]:
     """The meters of the levels of `principal` that are about `model` alone: each model that a
     pattern covers has its own."""
-    return [spec for level in principal.levels for spec in _pairs(level, model, covers)]
+    return [spec for level in principal.levels for spec in pairs_of(level, model, covers)]
 
 
 def model_meters(model: Model) -> tuple[MeterSpec, ...]:
@@ -125,7 +125,13 @@ def burst_of(limit: int, burst: float) -> int:
     return max(1, int(limit * burst / MINUTE))
 
 
-def _pairs(level: Level, model: Model, covers: Covers | None) -> Iterator[MeterSpec]:
+def level_meters(level: Level) -> Iterator[MeterSpec]:
+    """The meters of one level, whatever is called."""
+    return meters_of(level.kind, level.id, level.limits)
+
+
+def pairs_of(level: Level, model: Model, covers: Covers | None) -> Iterator[MeterSpec]:
+    """The meters of one level that are about `model` alone."""
     for pattern, limits in level.model_limits:
         if covers(pattern, model) if covers is not None else pattern == model.name:
             yield from meters_of(level.kind, level.id, limits, model.name)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from llmgw_core.limits.budget_book import BudgetBook, Owner
     from llmgw_core.limits.budget_counts import Account
     from llmgw_core.limits.budget_state import BudgetState
-    from llmgw_core.pipeline.budget_reading import Wanted
+    from llmgw_core.pipeline.budget_reading import Listener, Wanted
     from llmgw_core.store.budget_queries import BudgetRow
     from llmgw_core.store.engine import Store
 
@@ -61,16 +61,16 @@ class BudgetKeeper:
 
     # What the store says
 
-    async def start(self) -> None:
-        """Read every budget that there is. Comes before the first call. Raises `StoreUnavailable`
-        and `ConfigError`."""
+    async def start(self, also: Listener | None = None) -> None:
+        """Read every budget that there is. Comes before the first call. `also` hears of what lies
+        in journals and not in the ledger. Raises `StoreUnavailable` and `ConfigError`."""
         try:
             async with self._store.connect() as connection:
                 rows = tuple(await queries.all_budgets(connection))
             self._rows = rows
-            await self._read(self.book.missing(self._countable(rows)))
+            await self._read(self.book.missing(self._countable(rows)), also)
         except OSError as error:
-            message = f"the journals cannot be read, which budgets need: {error.strerror}."
+            message = f"the journals cannot be read, which meters begin with: {error.strerror}."
             raise ConfigError(message, path="accounting.journal") from None
         except msgspec.ValidationError as error:
             raise ConfigError(f"a budget in the database makes no sense: {error}.") from None
@@ -195,10 +195,10 @@ class BudgetKeeper:
             self._wanted = {}
             self._reading = None
 
-    async def _read(self, wanted: Wanted) -> None:
-        if wanted:
-            now = self._wall_clock_ns()
-            self._held += await read_budgets(self.book, self._store, self._mover, wanted, now)
+    async def _read(self, wanted: Wanted, also: Listener | None = None) -> None:
+        if wanted or also is not None:
+            now, book = self._wall_clock_ns(), self.book
+            self._held += await read_budgets(book, self._store, self._mover, wanted, now, also)
 
     async def aclose(self) -> None:
         """Stop reading. May be repeated."""

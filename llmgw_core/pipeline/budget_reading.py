@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -37,6 +38,7 @@ _AT_ONCE: Final = 4000
 
 Wanted = dict["Owner", set[Measure]]
 """What has to be read for which level."""
+Listener = Callable[[list["UsageRecord"]], None]
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -52,10 +54,16 @@ class Told(msgspec.Struct, frozen=True):
 
 
 async def read_budgets(
-    book: BudgetBook, store: Store, mover: Mover, wanted: Wanted, now_ns: int
+    book: BudgetBook,
+    store: Store,
+    mover: Mover,
+    wanted: Wanted,
+    now_ns: int,
+    also: Listener | None = None,
 ) -> list[Account]:
     """Put what is `wanted` into `book`, for the periods of `now_ns`. The result keeps it there
-    until somebody else does. Raises `StoreUnavailable` and `OSError`."""
+    until somebody else does. `also` hears of all that is not in the ledger, before the first call
+    is admitted. Raises `StoreUnavailable` and `OSError`."""
     async with mover.still(), store.connect() as connection:
         cursor = await queries.last_cursor(connection)
         loaded = await _from_ledger(connection, wanted, now_ns)
@@ -64,7 +72,10 @@ async def read_budgets(
             moved |= await known_calls(connection, [each.call_id for each in calls])
         for calls in _batches(mover.orphaned()):
             there = await known_calls(connection, [each.call_id for each in calls])
-            _count(loaded, (each for each in calls if each.call_id not in there))
+            new = [each for each in calls if each.call_id not in there]
+            _count(loaded, new)
+            if also is not None:
+                also(new)
         # From here on nothing awaits: the next call that is settled finds the accounts.
         _count(loaded, (each for each in mover.unmoved() if each.call_id not in moved))
         return [book.put(owner, counters, cursor) for owner, counters in loaded.items()]

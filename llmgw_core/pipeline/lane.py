@@ -222,7 +222,7 @@ class Lanes:
     def _lane(
         self, name: Model, model: Model, found: Candidates, choice: AliasChoice[Lane] | None = None
     ) -> Lane:
-        specs = meters_for(self.principal, name, _covers)
+        specs = meters_for(self.principal, name, covers_model)
         if model is not name:
             specs += self._meters_of(model)
         told = bool(self.successor(name))
@@ -249,7 +249,7 @@ class Lanes:
 
     def _meters_of(self, model: Model) -> tuple[MeterSpec, ...]:
         """What joins when `model` stands in for what was asked for."""
-        return (*pair_meters(self.principal, model, _covers), *model_meters(model))
+        return (*pair_meters(self.principal, model, covers_model), *model_meters(model))
 
     def _alias(self, name: Model, alias: Alias) -> Lane:
         def lane(model_name: str, before: Iterable[str]) -> Lane | None:
@@ -289,5 +289,6 @@ class Lanes:
         return Rights(grant, zone, price)
 
 
-def _covers(pattern: str, model: Model) -> bool:
+def covers_model(pattern: str, model: Model) -> bool:
+    """Whether a pattern, as grants have them, covers a model."""
     return PatternSet((pattern,)).match(model.name, model.tags) is not None

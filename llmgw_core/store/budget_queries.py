@@ -14,14 +14,7 @@ from llmgw_core.domain.limits import Budget
 from llmgw_core.limits.periods import EVER
 from llmgw_core.store.ledger_tables import ledger, usage_days, usage_groups, usage_hours
 from llmgw_core.store.row_values import ledger_row
-from llmgw_core.store.tenancy_tables import (
-    api_keys,
-    audit,
-    organizations,
-    teams,
-    tenancy_version,
-    users,
-)
+from llmgw_core.store.tenancy_tables import LEVELS, audit, tenancy_version
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -33,12 +26,6 @@ if TYPE_CHECKING:
     from llmgw_core.domain.usage import UsageRecord
     from llmgw_core.limits.periods import Span
 
-_TABLES: Final[dict[LevelKind, Table]] = {
-    "organization": organizations,
-    "team": teams,
-    "user": users,
-    "key": api_keys,
-}
 _HOUR: Final = 3_600 * 10**9
 _DAY: Final = 24
 _NAMED: Final = 300
@@ -66,7 +53,7 @@ async def version(connection: AsyncConnection) -> int:
 async def all_budgets(connection: AsyncConnection) -> list[BudgetRow]:
     """Those of all levels. Raises `msgspec.ValidationError` for what is none."""
     found = []
-    for kind, table in _TABLES.items():
+    for kind, table in LEVELS.items():
         inside = table.c.id if kind == "organization" else table.c.organization_id
         query = select(table.c.id, table.c.name, inside, table.c.budgets).where(
             table.c.budgets.is_not(None)

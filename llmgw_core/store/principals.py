@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from sqlalchemy import FromClause, Select, Table, and_, or_, select
+from sqlalchemy import FromClause, Select, and_, or_, select
 
 from llmgw_core.domain.access import Level, LevelKind, Principal, Subject
 from llmgw_core.domain.brake import Brake
 from llmgw_core.domain.limits import Budget, Limits, limits_of
 from llmgw_core.store.cost_queries import calendar
 from llmgw_core.store.tenancy_tables import (
+    LEVELS,
     api_keys,
     memberships,
     organizations,
@@ -25,12 +26,7 @@ if TYPE_CHECKING:
 
     from llmgw_core.store.engine import Store
 
-_LEVELS: tuple[tuple[LevelKind, Table], ...] = (
-    ("organization", organizations),
-    ("team", teams),
-    ("user", users),
-    ("key", api_keys),
-)
+_LEVELS = tuple(LEVELS.items())
 _COLUMNS = (
     "id",
     "name",

@@ -8,7 +8,7 @@ looked up; it is no foreign key, because revoked keys outlive memberships.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     JSON,
@@ -28,6 +28,9 @@ from sqlalchemy import (
 )
 
 from llmgw_core.store.metadata import metadata
+
+if TYPE_CHECKING:
+    from llmgw_core.domain.access import LevelKind
 
 
 def _level() -> list[Column[Any]]:
@@ -143,6 +146,14 @@ api_keys = Table(
     Index("ix_api_keys_team_id", "team_id"),
     Index("ix_api_keys_user_id", "user_id"),
 )
+
+LEVELS: dict[LevelKind, Table] = {
+    "organization": organizations,
+    "team": teams,
+    "user": users,
+    "key": api_keys,
+}
+"""From above downwards."""
 
 audit = Table(
     "audit",
