@@ -204,7 +204,13 @@ async def call(here: Installation, cell: Cell, gate: asyncio.Semaphore) -> tuple
         return reply, time.monotonic() - begun
 
 
-@pytest.fixture(scope="module", params=TRANSPORTS)
+# All of one transport in one process of the test run: a matrix is filled once.
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=pytest.mark.xdist_group(f"faults, {name}")) for name in TRANSPORTS
+    ],
+)
 def matrix(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Matrix:
     """All cells of one transport, once."""
     return asyncio.run(run(tmp_path_factory.mktemp("matrix"), request.param))
