@@ -26,8 +26,6 @@ from llmgw_core.testing.model_server import (
 from llmgw_core.testing.upstream import Peer, chunk, chunked_head, http_reply
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from llmgw_core.testing.installation import Install
     from llmgw_core.testing.upstream import Scripted
 
@@ -53,11 +51,9 @@ ROUTINGS = {
 }
 
 
-def calls(others: Sequence[Call] = ()) -> list[Call]:
-    """Those there are now, but not `others`, which belong to other tests."""
-    known = {id(each) for each in others}
-    found = (each for each in gc.get_objects() if isinstance(each, Call))
-    return [each for each in found if id(each) not in known]
+def calls() -> list[Call]:
+    """Those there are, without what is frozen."""
+    return [each for each in gc.get_objects() if isinstance(each, Call)]
 
 
 @pytest.mark.parametrize("routing", ROUTINGS)
@@ -74,15 +70,15 @@ async def test_a_call_that_has_ended_is_held_by_nothing(
 
     here = await installed({"m": [at(await scripted(script))]}, routing=ROUTINGS[routing])
     headers = [(b"x-llmgw-timeout-ms", b"50")] if name == "silent" else []
-    gc.collect()
-    others = calls()
     gc.disable()
+    gc.freeze()  # What other tests have left behind.
     try:
         for _ in range(8):  # until its breaker is open, and further
             with contextlib.suppress(asyncio.CancelledError):
                 await here.client.chat("m", stream=name in STREAMS, headers=headers)
         for _ in range(50):  # callbacks, and the ends of connections
             await asyncio.sleep(0)
-        assert calls(others) == []
+        assert calls() == []
     finally:
+        gc.unfreeze()
         gc.enable()
