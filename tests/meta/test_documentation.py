@@ -73,6 +73,20 @@ def test_links_to_files_lead_somewhere(pages: dict[str, str], repository: Path) 
             assert "://" in target or known or path.exists(), f"{page}: {target}"
 
 
+def test_everything_is_found_from_a_list(pages: dict[str, str], repository: Path) -> None:
+    listed = set(LINK.findall(pages["docs/index.md"]))
+    assert {page.removeprefix("docs/") for page in pages if page.startswith("docs/")} <= {
+        *listed,
+        "index.md",
+    }
+    assert {path.name for path in repository.glob("examples/[!R_]*")} <= set(
+        LINK.findall(pages["examples/README.md"])
+    )
+    contributing = (repository / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    packages = repository.glob("llmgw_core/[!_]*/__init__.py")
+    assert not [path for path in packages if f"`llmgw_core/{path.parent.name}/`" not in contributing]
+
+
 def test_the_first_screen_of_the_readme_says_what_it_is_and_how_to_try_it(
     pages: dict[str, str],
 ) -> None:
