@@ -1,8 +1,9 @@
 """Notes of calls under way, taken in the background while there are any.
 
-A call is noted at the first tick after its request was sent, and a running stream about once a
-second with what it has delivered. The call itself does nothing for it: what is new lies at the end
-of `Books.open`, what was not sent yet when it was looked at is kept in a list.
+A call is noted at the first tick at which its request has been sent and that is not the first one
+it sees: most calls are over by then, and never noted. A running stream is noted about once a second
+with what it has delivered. The call itself does nothing for it: what is new lies at the end of
+`Books.open`, and what has been seen there is kept in a list until it is noted.
 """
 
 from __future__ import annotations
@@ -22,14 +23,16 @@ if TYPE_CHECKING:
     from llmgw_core.pipeline.settlement import Settlement
     from llmgw_core.pipeline.stats import Stats
 
-TICK_SECONDS: Final = 0.02
+TICK_SECONDS: Final = 0.01
+LATE_SECONDS: Final = 2 * TICK_SECONDS
+"""After so much time what was sent is noted."""
 WAITING, WAITING_ON = -1.0, -2.0
 """`Settlement.noted` of what waits for a note, and of what was noted as having failed so far and
 waits for the note of its next attempt. Both are in `Books.unnoted`."""
 AGE_SECONDS: Final = 0.9
 """A running stream whose note is as old is noted anew, which is looked for every so many ticks:"""
-LOOK_TICKS: Final = 5
-CHECK_TICKS: Final = 50
+LOOK_TICKS: Final = 10
+CHECK_TICKS: Final = 100
 """How often it is looked whether the notes are still there, and tried again where they cannot be
 written."""
 
@@ -117,12 +120,12 @@ class Noting:
 
 def _new(books: Books) -> list[Settlement]:
     """What has been sent, or has failed, and not been noted as that."""
-    found = []
+    found, seen = [], tuple(books.unnoted)
     for settlement in reversed(books.open):
         if settlement.noted:
             break
         books.await_note(settlement)
-    for settlement in tuple(books.unnoted):
+    for settlement in seen:
         attempt = settlement.attempt
         if attempt is not None and attempt.sent:
             del books.unnoted[settlement]

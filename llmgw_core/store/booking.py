@@ -1,13 +1,12 @@
 """Putting records on the books: rows and sums, in one transaction.
 
 A batch is inserted as it is. Only if the database says that a call is known already (a replay
-after a crash) is it asked which ones, so that the usual case pays for no question.
+after a crash), or twice in the batch, is it asked which ones: the usual case pays for no question.
 """
 
 from __future__ import annotations
 
 import logging
-from operator import attrgetter
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from sqlalchemy import select
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from llmgw_core.domain.usage import DeliveryRecord, UsageRecord
-    from llmgw_core.store.contributions import Key
+    from llmgw_core.store.contributions import Contributions, Key
     from llmgw_core.store.engine import Store
     from llmgw_core.store.rollups import Ids
 
@@ -38,7 +37,6 @@ _LARGE: Final = 2**53
 """What one batch adds to one sum is less, or a figure in it is absurd. The sums themselves have 64
 bits, and must not come near their end."""
 
-_call_id = attrgetter("call_id")
 
 _Known = Literal["skip", "refuse"]
 
@@ -59,18 +57,14 @@ class Booking:
         self, records: Sequence[UsageRecord], deliveries: Sequence[DeliveryRecord]
     ) -> int:
         """As `accounting.port.LedgerPort` says."""
-        fresh = list(records)
-        if len(set(map(_call_id, fresh))) != len(fresh):
-            distinct = {record.call_id: record for record in reversed(fresh)}
-            fresh = list(reversed(distinct.values()))
-        return await self._inserted(fresh, deliveries, "skip")
+        return await self._inserted(records, deliveries, "skip")
 
     async def correct(self, records: Sequence[UsageRecord]) -> None:
         """Insert all of `records`, or, raising `AlreadyBooked`, nothing."""
-        await self._inserted(list(records), (), "refuse")
+        await self._inserted(records, (), "refuse")
 
     async def _inserted(
-        self, records: list[UsageRecord], deliveries: Sequence[DeliveryRecord], known: _Known
+        self, records: Sequence[UsageRecord], deliveries: Sequence[DeliveryRecord], known: _Known
     ) -> int:
         try:
             return await self._insert_missing(records, deliveries, known)
@@ -85,7 +79,7 @@ class Booking:
 
     async def _insert_missing(
         self,
-        records: list[UsageRecord],
+        records: Sequence[UsageRecord],
         deliveries: Sequence[DeliveryRecord],
         known: _Known,
         is_cut: bool = False,
@@ -102,7 +96,7 @@ class Booking:
 
     async def _insert(
         self,
-        records: list[UsageRecord],
+        records: Sequence[UsageRecord],
         deliveries: Sequence[DeliveryRecord],
         is_cut: bool,
         known: _Known | None = None,
@@ -111,18 +105,18 @@ class Booking:
         groups: Ids = {}
         async with self._store.begin() as connection:
             if known is not None:
-                there = await known_calls(connection, [record.call_id for record in records])
+                first = {record.call_id: record for record in reversed(records)}
+                there = await known_calls(connection, first)
                 if there and known == "refuse":
                     raise AlreadyBooked
-                records = [record for record in records if record.call_id not in there]
+                records = [each for id, each in reversed(first.items()) if id not in there]
             if self._compiled is None:
                 self._compiled = _Compiled.of(connection)
             if records:
-                sums = contributions(records)
+                sums = await _insert_rows(connection, self._compiled, records)
                 if not is_cut and any(max(v) > _LARGE or min(v) < -_LARGE for v in sums.values()):
                     raise OverflowError("a sum of this batch")
                 await _refuse_pruned(connection, sums)
-                await _insert_rows(connection, self._compiled, records)
                 groups = await self._rollups.add(connection, sums)
             if deliveries:
                 changes = [(d.status, d.duration_us, d.call_id) for d in deliveries]
@@ -155,15 +149,20 @@ class _Compiled(NamedTuple):
 
 async def _insert_rows(
     connection: AsyncConnection, statements: _Compiled, records: Sequence[UsageRecord]
-) -> None:
+) -> Contributions:
+    """Returns what they add to the sums."""
     rare: list[UsageRecord] = []
+    sums: Contributions = {}
     for start in range(0, len(records), BLOCK):
-        # Block by block, so that the event loop gets its turn in between.
-        values = plain_values(records[start : start + BLOCK], rare)
-        await statements.plain.execute(connection, values)
+        # Block by block, so that the event loop gets its turn in between; and both at once, because
+        # records that were made a second ago are slow to get at.
+        block = records[start : start + BLOCK]
+        contributions(block, sums)
+        await statements.plain.execute(connection, plain_values(block, rare))
     for start in range(0, len(rare), BLOCK):
         values = [value for record in rare[start : start + BLOCK] for value in all_values(record)]
         await statements.whole.execute(connection, values)
+    return sums
 
 
 async def _refuse_pruned(connection: AsyncConnection, sums: Mapping[Key, object]) -> None:

@@ -21,15 +21,19 @@ HOUR_NS: Final = 3_600 * 10**9
 
 Key = tuple[Any, ...]
 """The hour since the epoch, and the values of the columns of a group."""
+Contributions = dict[Key, list[int]]
 
 _CALLS, _ESTIMATED, _INPUT, _OUTPUT, _CACHED, _REASONING, _DETAILS = range(7)
 _COST, _CHARGE = -2, -1
 _NOTHING: Final = (0,) * 16
 
 
-def contributions(records: Iterable[UsageRecord]) -> dict[Key, list[int]]:
-    """The sums that `records` add, in the order of `ledger_tables.SUMS`."""
-    groups: dict[Key, list[int]] = {}
+def contributions(
+    records: Iterable[UsageRecord], groups: Contributions | None = None
+) -> Contributions:
+    """The sums that `records` add, in the order of `ledger_tables.SUMS`; to those in `groups`, if
+    they are given."""
+    groups = {} if groups is None else groups
     for record in records:
         usage, attempts = record.usage, record.attempts
         key = (

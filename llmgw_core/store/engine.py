@@ -154,7 +154,9 @@ def _engine(file: Path, *, migrating: bool = False) -> AsyncEngine:
     engine = create_async_engine(
         URL.create("sqlite+aiosqlite", database=str(file)),
         connect_args={"timeout": BUSY_SECONDS},
-        **({"poolclass": NullPool} if migrating else {}),
+        # The connection used last first: one that others have written past must read all it knows
+        # again, which the books' pages would pay for with every batch.
+        **({"poolclass": NullPool} if migrating else {"pool_use_lifo": True}),
     )
 
     @event.listens_for(engine.sync_engine, "connect")

@@ -21,7 +21,7 @@ from sqlalchemy import text
 
 from llmgw_core.domain.limits import Budget, Limits
 from llmgw_core.gateway import Gateway
-from llmgw_core.pipeline.noting import AGE_SECONDS, TICK_SECONDS
+from llmgw_core.pipeline.noting import AGE_SECONDS, LATE_SECONDS
 from llmgw_core.testing.installation import INPUT_PRICE, OUTPUT_PRICE
 from llmgw_core.testing.tenants import create_tenant
 from llmgw_core.testing.upstream import Upstream
@@ -170,7 +170,7 @@ class Check:
             if not counted or number in self.rows:
                 continue
             last = max(each.began for each in counted)
-            ages = [kill - last for kill in self.kills if -LATE < kill - last < TICK_SECONDS + LATE]
+            ages = [kill - last for kill in self.kills if -LATE < kill - last < LATE_SECONDS + LATE]
             if ages:
                 self.figures["without a row, begun just before a kill"] += 1
                 oldest = "milliseconds before it, at most"

@@ -49,8 +49,10 @@ class Held:
             await peer.send(http_reply(200, msgspec.json.encode(completion()), JSON))
 
 
-def take_note(gateway: Installation) -> list[UsageRecord]:
-    gateway.gateway.books.noting.note()
+def take_note(gateway: Installation, ticks: int = 2) -> list[UsageRecord]:
+    """What is noted after so many ticks: new calls are seen at the first, and noted later."""
+    for _ in range(ticks):
+        gateway.gateway.books.noting.note()
     return list(noted(gateway.gateway.journal.directory.path).values())
 
 
@@ -209,6 +211,22 @@ async def test_notes_are_taken_in_the_background_while_anything_is_under_way(
         held.go_on.set()
         await calling
         await until(lambda: noting.asleep)
+
+
+async def test_a_call_that_is_over_at_the_next_tick_is_not_noted(installed: Install) -> None:
+    held = Held()
+    async with Upstream(held) as upstream:
+        gateway = await installed({"m": [at(upstream)]})
+        books = gateway.gateway.books
+        await until(lambda: books.noting.asleep)
+        books.noting.asleep = False  # so that nobody wakes it: there are no ticks but these
+        calling = asyncio.create_task(gateway.client.chat("m"))
+        await held.asked.wait()
+        assert take_note(gateway, ticks=1) == []
+        held.go_on.set()
+        await calling
+        assert take_note(gateway) == []
+        assert not books.unnoted
 
 
 async def test_a_call_between_two_attempts_is_noted_once_as_having_failed(

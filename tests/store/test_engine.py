@@ -53,6 +53,16 @@ async def test_the_pragmas_hold_on_every_connection(store: Store) -> None:
             assert values == ["wal", 1, 1, 5000]
 
 
+async def test_whoever_comes_one_after_the_other_has_the_same_connection(store: Store) -> None:
+    async with store.connect(), store.connect(), store.connect():
+        pass
+    used = set()
+    for _ in range(4):
+        async with store.begin() as connection:
+            used.add(id((await connection.get_raw_connection()).driver_connection))
+    assert len(used) == 1
+
+
 async def test_a_transaction_that_fails_leaves_nothing(store: Store) -> None:
     async def fail() -> None:
         async with store.begin() as connection:
