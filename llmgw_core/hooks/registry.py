@@ -110,25 +110,28 @@ def _factories(hook: CompiledHook, given: Any) -> dict[str, Any]:
     ):
         message = f"registered {type(given).__name__}, which is no mapping of names to factories"
         raise TypeError(message)
-    return {name: _guarded(hook, factory) for name, factory in given.items()}
+    return {name: _Guarded(hook, factory) for name, factory in given.items()}
 
 
-def _guarded(hook: CompiledHook, factory: Callable[..., Any]) -> Callable[..., Any]:
-    """`factory`, whose failure is the plugin's and whose product is looked at."""
+class _Guarded:
+    """A factory whose failure is its plugin's and whose product is looked at."""
 
-    def made(*given: Any) -> Any:
-        with hook:
-            thing = factory(*given)
-            missing = [n for n in _METHODS[hook.hook] if not callable(getattr(thing, n, None))]
+    def __init__(self, hook: CompiledHook, factory: Callable[..., Any]) -> None:
+        self.plugin = hook.plugin
+        self.Options = _options(factory)
+        self._hook = hook
+        self._factory = factory
+
+    def __call__(self, *given: Any) -> Any:
+        with self._hook:
+            thing = self._factory(*given)
+            needed = _METHODS[self._hook.hook]
+            missing = [name for name in needed if not callable(getattr(thing, name, None))]
             if missing:
                 message = f"made {type(thing).__name__}, which has no {listed(missing)}"
                 raise TypeError(message)
             return thing
         raise AssertionError  # "stop" always raises
-
-    made.Options = _options(factory)  # type: ignore[attr-defined]
-    made.plugin = hook.plugin  # type: ignore[attr-defined]
-    return made
 
 
 def _options(factory: Callable[..., Any]) -> type[msgspec.Struct] | None:

@@ -8,7 +8,7 @@ coroutines where the specification is a coroutine; they may take fewer arguments
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import pluggy
 
@@ -40,45 +40,39 @@ hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
-class GatewayHooks:
+class GatewayHooks(Protocol):
     """The specification that plugins are validated against."""
 
     @hookspec
     def register_backends(self) -> Sequence[Backend]:
         """START. Backends that deployments can name."""
-        raise NotImplementedError
 
     @hookspec
     def register_balancers(self) -> Mapping[str, Callable[[BalancerContext], Balancer]]:
         """START. Ways to choose among the deployments of a model, by the name that `balancer` in
         the configuration can give. Each is called with its context, once for every setting of its
         options; what those may be is its attribute `Options`, a `msgspec.Struct`, if it has any."""
-        raise NotImplementedError
 
     @hookspec
     def register_limiters(self) -> Mapping[str, Callable[[], Limiter]]:
         """START. Keepers of the meters, by the name that `limits.limiter` in the configuration
         can give; called once per gateway."""
-        raise NotImplementedError
 
     @hookspec
     def register_queues(self) -> Mapping[str, Callable[[], Queue]]:
         """START. Who is next of the calls that wait for a slot, by the name that
         `routing.overload.queue` in the configuration can give; called once per gateway."""
-        raise NotImplementedError
 
     @hookspec
     def register_prices(self) -> Mapping[str, Sequence[CatalogueEntry]]:
         """START. Prices as providers publish them, by names that `catalogue` in an entry of
         `prices` can give; several entries of one name hold one after the other."""
-        raise NotImplementedError
 
     @hookspec
     def register_tokenizers(self) -> Mapping[str, Callable[[], Tokenizer]]:
         """START. Tokenizers, by the name that the `tokenizer` of a model in the configuration can
         give; each is made once, and only if a model names it. It is asked where usage is estimated;
         one that fails is left out, and the estimate made without it."""
-        raise NotImplementedError
 
     @hookspec
     async def startup(self) -> None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from typing import Any
 
 import pytest
@@ -18,12 +19,12 @@ TOKENS = MeterSpec("team:t:tpm", "team", "tokens", 100)
 SPECS = (SLOT, REQUESTS, TOKENS)
 
 
-class LeaseSuite:
+class LeaseSuite(ABC):
     """Subclass it, name the subclass `Test...`, and implement `make_limiter`."""
 
+    @abstractmethod
     def make_limiter(self, clock: FakeClock) -> Any:
         """A limiter with a `lease` shorter than half a minute, whose time is `clock`."""
-        raise NotImplementedError
 
     @pytest.fixture
     def clock(self) -> FakeClock:

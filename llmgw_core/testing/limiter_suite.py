@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import math
 import warnings
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 import pytest
@@ -37,15 +38,15 @@ def meter(unit: MeterUnit, limit: int, owner: str = "team:t") -> MeterSpec:
     return MeterSpec(f"{owner}:{unit}", owner.partition(":")[0], unit, limit)
 
 
-class LimiterSuite:
+class LimiterSuite(ABC):
     """Subclass it, name the subclass `Test...`, and implement `make_limiter`."""
 
     precision = 0.5
     """Seconds by which the implementation may count longer than the window."""
 
+    @abstractmethod
     def make_limiter(self, clock: FakeClock) -> Limiter:
         """A limiter without any counts, whose time is `clock`."""
-        raise NotImplementedError
 
     @pytest.fixture
     def clock(self) -> FakeClock:

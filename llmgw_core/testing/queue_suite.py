@@ -8,6 +8,7 @@ return MyQueue()
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from llmgw_core.routing.queue import Waiting
@@ -23,12 +24,12 @@ def _always(waiting: Waiting) -> bool:
     return True
 
 
-class QueueSuite:
+class QueueSuite(ABC):
     """The contract of `routing.queue.Queue`."""
 
+    @abstractmethod
     def make(self) -> Queue:
         """A new queue without anybody in it."""
-        raise NotImplementedError
 
     def _filled(self, calls: list[Waiting]) -> Queue:
         queue = self.make()

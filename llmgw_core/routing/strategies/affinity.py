@@ -13,6 +13,7 @@ it goes to the idlest, so that every deployment is seen to work, also when no ke
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from math import ceil, inf, log
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,7 +58,7 @@ class SessionOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     explore: Share = 0.0
 
 
-class _Affinity:
+class _Affinity(ABC):
     """What both kinds have in common; `_key` is theirs."""
 
     def __init__(self, context: BalancerContext) -> None:
@@ -86,8 +87,9 @@ class _Affinity:
         """The key by which the call is placed; None if it has none, or explores."""
         return None if self._number < self._explore else self._key(call)
 
+    @abstractmethod
     def _key(self, call: Call) -> int | None:
-        raise NotImplementedError
+        """The key by which the call is placed, if it has one."""
 
 
 class PrefixAffinity(_Affinity):
