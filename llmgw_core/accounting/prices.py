@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from llmgw_core.accounting.exchange import NEVER, NO_RATES
 from llmgw_core.accounting.price_entries import Offer
-from llmgw_core.accounting.rates import rates_of
+from llmgw_core.accounting.rates import dearest, rates_of
 from llmgw_core.config.errors import join, suggestion
 from llmgw_core.config.schema_prices import starts_at
 from llmgw_core.domain.errors import ConfigError
@@ -27,9 +27,10 @@ _SECOND_NS: Final = 10**9
 
 class Price:
     """What holds for one call on one deployment: the provider's bill and the tenant's. `id` is
-    that of its sheet. `images`: those in requests have a price, and so have to be counted."""
+    that of its sheet. `images`: those in requests have a price, and so have to be counted.
+    `media`: tokens of sounds or images in requests may be dearer than all others."""
 
-    __slots__ = ("_charge", "_cost", "id", "images", "sheet")
+    __slots__ = ("_charge", "_cost", "_most", "id", "images", "media", "sheet")
 
     def __init__(self, sheet: PriceSheet) -> None:
         self.sheet = sheet
@@ -37,6 +38,9 @@ class Price:
         self.images = bool(sheet.cost.image or sheet.charge.image)
         self._cost = rates_of(sheet.cost)
         self._charge = self._cost if sheet.charge == sheet.cost else rates_of(sheet.charge)
+        text, any_ = (dearest(sheet.charge, media=media) for media in (False, True))
+        self._most = rates_of(text), rates_of(any_)
+        self.media = text != any_
 
     def priced(self, usage: Usage) -> tuple[int, int, str]:
         """Cost and charge of `usage` in nano-units, and the id of the sheet that they are from.
@@ -57,6 +61,11 @@ class Price:
     def charge(self, usage: Usage) -> int:
         """What the tenant pays for `usage`, in nano-units; never negative."""
         return self.priced(usage)[1]
+
+    def most(self, usage: Usage, *, media: bool) -> int:
+        """What the tenant pays for so many tokens at most, whatever classes they turn out to be
+        of. `media`: there are sounds or images in the request."""
+        return self._most[media].amount(usage)
 
     def at(self, usage: Usage) -> Price:
         """The price for calls as long as this one."""
@@ -79,10 +88,15 @@ class TieredPrice(Price):
         self._prices = (Price(sheets[0]), *map(Price, sheets[1:]))
         self._above = [sheet.tier for sheet in sheets[1:]]
         self.images = any(price.images for price in self._prices)
+        self.media = any(price.media for price in self._prices)
 
     def priced(self, usage: Usage) -> tuple[int, int, str]:
         """As that of `Price`, the whole call at the rates of its tier."""
         return self._prices[bisect_left(self._above, usage.input_tokens)].priced(usage)
+
+    def most(self, usage: Usage, *, media: bool) -> int:
+        """As that of `Price`, at the rates of the tier."""
+        return self.at(usage).most(usage, media=media)
 
     def at(self, usage: Usage) -> Price:
         """The price of the tier."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from llmgw_core.accounting.price_sheet import CLASSES, MILLION, PARTS
 from llmgw_core.domain.usage import Usage, UsageDetails
 
@@ -19,6 +21,7 @@ MAX_AMOUNT: Final = 10**18
 tokens must not produce an amount that cannot be written down."""
 
 _INPUT_PARTS: Final = ("cache_write_tokens", "audio_input_tokens", "image_input_tokens")
+_MEDIA: Final = frozenset(("audio_input", "image_input"))
 _OUTPUT_PARTS: Final = (
     "audio_output_tokens",
     "image_output_tokens",
@@ -103,6 +106,17 @@ def rates_of(rates: ClassRates) -> Rates:
         if part.name != "cached_input"
     )
     return Rates(rates) if ordinary else DetailedRates(rates)
+
+
+def dearest(rates: ClassRates, *, media: bool) -> ClassRates:
+    """`rates` with every token at the price of the dearest class that it may turn out to be of.
+    `media`: the request has sounds or images; without them no input is theirs."""
+    found: dict[str, int] = {}
+    for parent, parts in PARTS.items():
+        names = [parent, *(each.name for each in parts if media or each.name not in _MEDIA)]
+        most = max(getattr(rates, name) for name in names)
+        found |= dict.fromkeys((parent, *(each.name for each in parts)), most)
+    return msgspec.structs.replace(rates, **found)
 
 
 def odd(usage: Usage) -> bool:

@@ -12,6 +12,8 @@ import copy
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
+from msgspec.structs import replace
+
 from llmgw_core.domain.errors import GatewayError
 from llmgw_core.domain.failure import UpstreamFailure
 from llmgw_core.domain.usage import Usage
@@ -49,9 +51,11 @@ class Estimate:
     def of(
         self, call: Call, deployments: Iterable[Deployment], input_tokens: int, tokens: int
     ) -> Need:
-        """What it may need of the dearest of `deployments`."""
-        whole = Usage(input_tokens, max(0, tokens - input_tokens))
-        asked_for = call.request.max_tokens is not None
+        """What it may need of the dearest of `deployments`: every token at the price of the
+        dearest class that it may turn out to be of, which is sure only at the ordinary one."""
+        request = call.request
+        asked_for = request.max_tokens is not None
+        input, output = Usage(input_tokens), max(0, tokens - input_tokens)
         money, sure = 0, 0
         seen: set[int] = set()
         for each in deployments:
@@ -59,10 +63,13 @@ class Estimate:
             if price is None or id(price) in seen:
                 continue
             seen.add(id(price))
-            charge = price.charge(whole)
-            if charge > money:
-                money = charge
-                sure = charge if asked_for else price.charge(Usage(input_tokens, 0))
+            if price.images:
+                input = input.with_images(request.images)
+            whole = replace(input, output_tokens=output)
+            most = price.most(whole, media=price.media and request.media)
+            if most > money:
+                money = most
+                sure = price.charge(whole if asked_for else input)
         return Need(tokens, money, tokens if asked_for else input_tokens, sure)
 
     def afford(self, exchange: Exchange, deployment: Deployment) -> None:

@@ -46,6 +46,9 @@ _ASK_USAGE = msgspec.Raw(b'{"include_usage":true}')
 _TRUE = msgspec.Raw(b"true")
 
 _IMAGE = b"image"
+_OTHER_MEDIA = (b"audio", b"video", b"file", b";base64,")
+_ESCAPE = b"\\u"
+"""Any word may be written with it."""
 _IMAGE_PARTS = ("image_url", "input_image", "image")
 
 BASE64_TOKENS = 1000
@@ -176,13 +179,22 @@ class RequestView:
     def images(self) -> int:
         """How many images there are in it, embedded or by address. Looked for on every call, so
         ask only where somebody wants to know."""
-        raw = self.fields.get("messages") or self.fields.get("input") or b""
-        if _IMAGE not in bytes(raw):
+        raw = self._input()
+        if _IMAGE not in raw and _ESCAPE not in raw:
             return 0
         try:
             return _images(msgspec.json.decode(raw))
         except (msgspec.DecodeError, RecursionError):
             return 0
+
+    @property
+    def media(self) -> bool:
+        """Whether there may be sounds or images in it. As `images`; a word in a text is enough."""
+        raw = self._input()
+        return any(word in raw for word in (_IMAGE, *_OTHER_MEDIA, _ESCAPE))
+
+    def _input(self) -> bytes:
+        return bytes(self.fields.get("messages") or self.fields.get("input") or b"")
 
     def replace(self, endpoint: Endpoint, changes: Mapping[str, Any]) -> RequestView:
         """A copy with top-level fields set to new values; a value of None removes the field.

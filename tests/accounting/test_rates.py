@@ -130,3 +130,38 @@ def test_what_a_failed_attempt_used_is_paid_without_the_price_of_a_call() -> Non
     assert price.tokens_priced(usage) == (2, 2, sheet.id)
     tiered = price_of([sheet, msgspec.structs.replace(sheet, tier=10, cost=rates(call=70))])
     assert tiered.tokens_priced(usage)[:2] == (2, 2)
+
+
+@given(
+    side=st.builds(ClassRates, **dict.fromkeys(NAMES, st.integers(min_value=0, max_value=10**12))),
+    usage=usages,
+    input=tokens,
+    output=tokens,
+    media=st.booleans(),
+)
+def test_no_call_is_charged_more_than_the_most_that_so_many_tokens_may_cost(
+    side: ClassRates, usage: Usage, input: int, output: int, *, media: bool
+) -> None:
+    usage, images = capped(usage), 0
+    if usage.details is not None:
+        images = usage.details.images
+        if not media:
+            parts = {"audio_input_tokens": 0, "image_input_tokens": 0}
+            details = msgspec.structs.replace(usage.details, **parts)
+            usage = msgspec.structs.replace(usage, details=details)
+    price = Price(PriceSheet(currency="USD", cost=side, charge=side))
+    expected = Usage(usage.input_tokens + input, usage.output_tokens + output).with_images(images)
+    assert price.charge(usage) <= price.most(expected, media=media)
+
+
+def test_the_most_depends_on_the_tier_and_on_sounds_and_images() -> None:
+    sheets = [
+        PriceSheet(currency="USD", cost=side, charge=side, tier=tier)
+        for tier, side in ((0, rates()), (10, rates(audio_input=5_000, reasoning=3_000, call=7)))
+    ]
+    price = price_of(sheets)
+    assert price.media
+    assert price.most(Usage(10, 1000), media=True) == 1
+    usage = Usage(1000, 1000)
+    assert price.charge(usage) == 2 + 7
+    assert [price.most(usage, media=media) for media in (False, True)] == [4 + 7, 8 + 7]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from llmgw_core.domain.deployment import Timeouts
+from llmgw_core.testing.budgeted_calls import nine_and_three
 from llmgw_core.testing.busy_engine import Engine
 from llmgw_core.testing.engine_pages import EnginePages
 from llmgw_core.testing.model_server import JSON
@@ -18,6 +19,7 @@ from llmgw_core.testing.upstream import Peer, Upstream, chunk, chunked_head, htt
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from llmgw_core.testing.model_server import ModelServer
     from llmgw_core.testing.upstream import Script
 
 SECRET = "pw-of-the-upstream"
@@ -133,3 +135,10 @@ async def world() -> AsyncIterator[ProbedEngine]:
         yield world
         await world.prober.aclose()
         await world.transport.aclose()
+
+
+@pytest.fixture
+async def metered() -> AsyncIterator[ModelServer]:
+    """An upstream of calls that are charged `budgeted_calls.PRICE`."""
+    async with nine_and_three() as server:
+        yield server

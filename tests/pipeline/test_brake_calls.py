@@ -14,22 +14,19 @@ from llmgw_core.config.schema_brake import BrakeConfig
 from llmgw_core.domain.brake import Brake
 from llmgw_core.domain.limits import Limits
 from llmgw_core.hooks.specs import hookimpl
+from llmgw_core.testing.budgeted_calls import PRICE
 from llmgw_core.testing.installation import at
-from llmgw_core.testing.model_server import ModelServer, chat_events, completion, usage_object
 from llmgw_core.testing.upstream import Peer, Upstream, http_reply
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from llmgw_core.domain.call import Call
     from llmgw_core.hooks.context import PluginContext
     from llmgw_core.tenancy.records import AuditEntry
     from llmgw_core.testing.client import MemorySink
     from llmgw_core.testing.installation import Install, Installation
+    from llmgw_core.testing.model_server import ModelServer
     from llmgw_core.wire.request import RequestView
 
-CHARGE = 15_000
-"""Nano-units of one call with 9 tokens of input and 3 of output."""
 JSON = [(b"content-type", b"application/json")]
 
 
@@ -44,14 +41,6 @@ class Clock:
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[ModelServer]:
-    async with ModelServer() as server:
-        server.reply = msgspec.json.encode(completion(input=9, output=3))
-        server.events = chat_events(usage=usage_object(9, 3))
-        yield server
 
 
 async def chat(here: Installation, text: str = "Hello!", **fields: Any) -> MemorySink:
@@ -90,8 +79,8 @@ async def heard(number: int) -> list[AuditEntry]:
     return Hearing.heard
 
 
-async def test_without_a_brake_nothing_is_kept(installed: Install, server: ModelServer) -> None:
-    here = await installed({"m": [at(server)]})
+async def test_without_a_brake_nothing_is_kept(installed: Install, metered: ModelServer) -> None:
+    here = await installed({"m": [at(metered)]})
     for _ in range(20):
         assert (await chat(here)).status == 200
     book = here.gateway.brakes
@@ -102,10 +91,10 @@ async def test_without_a_brake_nothing_is_kept(installed: Install, server: Model
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_session_is_bounded_in_calls_and_the_refusal_says_when_it_ends(
-    installed: Install, server: ModelServer, clock: Clock, *, stream: bool
+    installed: Install, metered: ModelServer, clock: Clock, *, stream: bool
 ) -> None:
     here = await installed(
-        {"m": [at(server)]}, brake=BrakeConfig(session_calls=3), limiter_clock=clock
+        {"m": [at(metered)]}, brake=BrakeConfig(session_calls=3), limiter_clock=clock
     )
     for turn in range(3):
         again = [{"role": "assistant", "content": "a"}, {"role": "user", "content": str(turn)}]
@@ -129,10 +118,10 @@ async def test_a_session_is_bounded_in_calls_and_the_refusal_says_when_it_ends(
 
 
 async def test_a_header_names_the_session(
-    installed: Install, server: ModelServer, clock: Clock
+    installed: Install, metered: ModelServer, clock: Clock
 ) -> None:
     here = await installed(
-        {"m": [at(server)]},
+        {"m": [at(metered)]},
         brake=BrakeConfig(session_calls=2, session_header="X-Agent-Run"),
         limiter_clock=clock,
     )
@@ -147,20 +136,20 @@ async def test_a_header_names_the_session(
 
 
 async def test_a_session_may_cost_one_call_more_than_its_bound_at_most(
-    installed: Install, server: ModelServer
+    installed: Install, metered: ModelServer
 ) -> None:
-    bound = Decimal(2 * CHARGE + 1) / 10**9
-    here = await installed({"m": [at(server)]}, brake=BrakeConfig(session_money=bound))
+    bound = Decimal(2 * PRICE + 1) / 10**9
+    here = await installed({"m": [at(metered)]}, brake=BrakeConfig(session_money=bound))
     replies = [await chat(here) for _ in range(5)]
     assert [reply.status for reply in replies] == [200, 200, 200, 429, 429]
     assert "0.00" not in message(replies[-1]), "what it may cost is for operators"
 
 
 async def test_what_a_limit_refuses_has_not_counted(
-    installed: Install, server: ModelServer, clock: Clock
+    installed: Install, metered: ModelServer, clock: Clock
 ) -> None:
     here = await installed(
-        {"m": [at(server)]},
+        {"m": [at(metered)]},
         brake=BrakeConfig(key_calls=2, key_repeats=2),
         tenant={"key_limits": Limits(rpm=1)},
         limiter_clock=clock,
@@ -175,9 +164,9 @@ async def test_what_a_limit_refuses_has_not_counted(
 
 
 async def test_identical_requests_in_a_row_are_a_loop_and_another_one_ends_it(
-    installed: Install, server: ModelServer
+    installed: Install, metered: ModelServer
 ) -> None:
-    here = await installed({"m": [at(server)]}, brake=BrakeConfig(key_repeats=3))
+    here = await installed({"m": [at(metered)]}, brake=BrakeConfig(key_repeats=3))
     assert [(await chat(here)).status for _ in range(3)] == [200] * 3
     reply = await chat(here)
     assert told(reply) == (429, "loop_detected")
@@ -188,10 +177,10 @@ async def test_identical_requests_in_a_row_are_a_loop_and_another_one_ends_it(
 
 
 async def test_the_tightest_of_all_levels_holds_and_shadow_only_counts(
-    installed: Install, server: ModelServer
+    installed: Install, metered: ModelServer
 ) -> None:
     here = await installed(
-        {"m": [at(server)]},
+        {"m": [at(metered)]},
         brake=BrakeConfig(key_calls=100),
         tenant={
             "brake": Brake(key_calls=5),
@@ -210,7 +199,7 @@ async def test_the_tightest_of_all_levels_holds_and_shadow_only_counts(
     assert refusal.rule == f"brake key:{here.tenant.key_id}:key_calls"
 
 
-async def test_attempts_of_one_call_count_once(installed: Install, server: ModelServer) -> None:
+async def test_attempts_of_one_call_count_once(installed: Install, metered: ModelServer) -> None:
     async def failing(peer: Peer) -> None:
         while True:
             await peer.request()
@@ -218,7 +207,7 @@ async def test_attempts_of_one_call_count_once(installed: Install, server: Model
 
     async with Upstream(failing) as broken:
         here = await installed(
-            {"m": [at(broken, "a", priority=0), at(server, "b", priority=1)]},
+            {"m": [at(broken, "a", priority=0), at(metered, "b", priority=1)]},
             brake=BrakeConfig(key_calls=3),
         )
         assert [(await chat(here)).status for _ in range(4)] == [200, 200, 200, 429]
@@ -239,10 +228,10 @@ class Asking:
 
 
 async def test_what_plugins_call_counts_as_money_and_not_as_calls(
-    installed: Install, server: ModelServer
+    installed: Install, metered: ModelServer
 ) -> None:
     here = await installed(
-        {"m": [at(server)]},
+        {"m": [at(metered)]},
         brake=BrakeConfig(key_calls=2, session_calls=2),
         plugins=[("asking", Asking)],
     )
@@ -256,11 +245,11 @@ async def test_what_plugins_call_counts_as_money_and_not_as_calls(
 
 
 async def test_velocity_is_an_event_first_and_then_a_refusal_until_the_window_has_passed(
-    installed: Install, server: ModelServer, clock: Clock
+    installed: Install, metered: ModelServer, clock: Clock
 ) -> None:
-    floor = Decimal(4 * CHARGE) / 10**9
+    floor = Decimal(4 * PRICE) / 10**9
     here = await installed(
-        {"m": [at(server)]},
+        {"m": [at(metered)]},
         brake=BrakeConfig(velocity_floor=floor),
         limiter_clock=clock,
         plugins=[("hearing", Hearing)],

@@ -7,57 +7,25 @@ import datetime as dt
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-import pytest
-
 from llmgw_core.domain.errors import StoreUnavailable
-from llmgw_core.domain.limits import Budget
 from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.tenancy.records import TEAM
+from llmgw_core.testing.budgeted_calls import BODY, PRICE, chat, month
 from llmgw_core.testing.client import Client
 from llmgw_core.testing.installation import at, install
-from llmgw_core.testing.model_server import ModelServer, completion
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from llmgw_core.gateway import Gateway
+    import pytest
+
     from llmgw_core.hooks.context import PluginContext
-    from llmgw_core.limits.budget_counts import Count
     from llmgw_core.tenancy.records import AuditEntry
-    from llmgw_core.testing.client import MemorySink
-    from llmgw_core.testing.installation import Install, Installation
-    from llmgw_core.testing.tenants import Tenant
+    from llmgw_core.testing.installation import Install
+    from llmgw_core.testing.model_server import ModelServer
 
 BY = "test"
-PRICE = 15_000
-BODY: dict[str, Any] = {"max_tokens": 3, "messages": [{"role": "user", "content": "Hello!"}]}
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[ModelServer]:
-    async with ModelServer() as server:
-        server.reply = msgspec.json.encode(completion(input=9, output=3))
-        yield server
-
-
-def month(calls: float, **fields: Any) -> Budget:
-    return Budget("money", int(calls * PRICE), "month", **fields)
-
-
-def count_of(gateway: Gateway, tenant: Tenant) -> Count:
-    account = gateway.budgets.book.account(("team", tenant.team_id))
-    assert account is not None
-    return next(iter(account.counters.values())).current
-
-
-def count(here: Installation) -> Count:
-    return count_of(here.gateway, here.tenant)
-
-
-async def chat(here: Installation) -> MemorySink:
-    return await here.client.chat("m", **BODY)
 
 
 class Listening:
@@ -82,11 +50,11 @@ async def heard(entries: list[AuditEntry], number: int) -> list[tuple[str, int]]
 
 
 async def test_each_threshold_is_told_once_also_after_a_restart(
-    tmp_path: Path, server: ModelServer
+    tmp_path: Path, metered: ModelServer
 ) -> None:
     entries: list[AuditEntry] = []
     listening = type("Listening", (Listening,), {"heard": entries})
-    models = {"m": [at(server)]}
+    models = {"m": [at(metered)]}
     options: dict[str, Any] = {"plugins": [("listening", listening)]}
     budget = month(4)
     async with install(tmp_path, models, tenant={"team_budgets": [budget]}, **options) as first:
@@ -121,13 +89,13 @@ async def test_each_threshold_is_told_once_also_after_a_restart(
 
 
 async def test_events_wait_for_the_store(
-    installed: Install, server: ModelServer, monkeypatch: pytest.MonkeyPatch
+    installed: Install, metered: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("llmgw_core.pipeline.budget_alerts._PAUSE", 0.01)
     entries: list[AuditEntry] = []
     listening = type("Listening", (Listening,), {"heard": entries})
     here = await installed(
-        {"m": [at(server)]},
+        {"m": [at(metered)]},
         tenant={"team_budgets": [month(1)]},
         plugins=[("listening", listening)],
     )
@@ -149,9 +117,9 @@ async def test_events_wait_for_the_store(
 
 
 async def test_an_end_right_after_the_commit_tells_nothing_twice(
-    installed: Install, server: ModelServer, monkeypatch: pytest.MonkeyPatch
+    installed: Install, metered: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = await installed({"m": [at(server)]}, tenant={"team_budgets": [month(1, alerts=(100,))]})
+    here = await installed({"m": [at(metered)]}, tenant={"team_budgets": [month(1, alerts=(100,))]})
     store, alerts = here.gateway.store, here.gateway.budget_alerts
     begin, committed, going_on = store.begin, asyncio.Event(), asyncio.Event()
 

@@ -5,72 +5,30 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 
-from llmgw_core.config.schema_prices import PriceEntry, TokenPrices
 from llmgw_core.domain.access import Level, Principal
 from llmgw_core.domain.limits import Budget
 from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.limits.periods import period_at
 from llmgw_core.pipeline.explanation import Question
 from llmgw_core.tenancy.records import TEAM as KIND_TEAM
+from llmgw_core.testing.budgeted_calls import BODY, PRICE, chat, code, count, month, priced
 from llmgw_core.testing.installation import at, served_by
-from llmgw_core.testing.model_server import ModelServer, chat_events, completion, usage_object
+from llmgw_core.testing.model_server import ModelServer, chat_events
 from llmgw_core.testing.upstream import Peer, Upstream, chunk, chunked_head
 from llmgw_core.wire.request import decode_request
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from llmgw_core.domain.call import Call
     from llmgw_core.hooks.context import PluginContext
-    from llmgw_core.limits.budget_counts import Count
-    from llmgw_core.testing.client import MemorySink
-    from llmgw_core.testing.installation import Install, Installation
+    from llmgw_core.testing.installation import Install
     from llmgw_core.wire.request import RequestView
 
 BY = "test"
-PRICE = 15_000
-"""Of one call with 9 tokens of input and 3 of output, as the upstream here answers."""
-BODY: dict[str, Any] = {"max_tokens": 3, "messages": [{"role": "user", "content": "Hello!"}]}
-"""Nine tokens by the first estimate, and three of output: reserved is what will be charged."""
-
-
-def priced(input: int, output: int) -> tuple[PriceEntry, ...]:
-    return (
-        PriceEntry(dt.date(2020, 1, 1), TokenPrices(input=Decimal(input), output=Decimal(output))),
-    )
-
-
-def month(calls: float, **fields: Any) -> Budget:
-    return Budget("money", int(calls * PRICE), "month", **fields)
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[ModelServer]:
-    async with ModelServer() as server:
-        server.reply = msgspec.json.encode(completion(input=9, output=3))
-        server.events = chat_events(usage=usage_object(9, 3))
-        yield server
-
-
-def count(here: Installation, kind: str = "team") -> Count:
-    """What is counted for the first budget of a level of the tenant."""
-    owner: Any = (kind, getattr(here.tenant, f"{kind}_id"))
-    account = here.gateway.budgets.book.account(owner)
-    assert account is not None
-    return next(iter(account.counters.values())).current
-
-
-async def chat(here: Installation, model: str = "m", **fields: Any) -> MemorySink:
-    return await here.client.chat(model, **{**BODY, **fields})
-
-
-def code(reply: MemorySink) -> tuple[int, str]:
-    return reply.status, msgspec.json.decode(reply.body)["error"]["code"]
 
 
 def test_what_the_tests_reserve_is_what_is_charged() -> None:
@@ -80,11 +38,11 @@ def test_what_the_tests_reserve_is_what_is_charged() -> None:
 
 @pytest.mark.parametrize("level", ["organization", "team", "user", "key"])
 async def test_what_was_charged_is_spent_and_nothing_stays_reserved(
-    installed: Install, server: ModelServer, level: str
+    installed: Install, metered: ModelServer, level: str
 ) -> None:
     field = "budgets" if level == "organization" else f"{level}_budgets"
     budgets = [month(2), Budget("tokens", 10_000, "day")]
-    here = await installed({"m": [at(server)]}, tenant={field: budgets})
+    here = await installed({"m": [at(metered)]}, tenant={field: budgets})
     for stream in (False, True):
         assert (await chat(here, stream=stream)).status == 200
     assert code(await chat(here)) == (429, "budget_exceeded")
@@ -98,10 +56,10 @@ async def test_what_was_charged_is_spent_and_nothing_stays_reserved(
 
 
 async def test_a_refusal_names_the_level_and_the_reset_and_is_not_worth_a_retry(
-    installed: Install, server: ModelServer
+    installed: Install, metered: ModelServer
 ) -> None:
     budget = month(1, timezone="Europe/Berlin")
-    here = await installed({"m": [at(server)]}, tenant={"team_budgets": [budget]})
+    here = await installed({"m": [at(metered)]}, tenant={"team_budgets": [budget]})
     assert (await chat(here)).status == 200
     reply = await chat(here)
     end = period_at("month", "Europe/Berlin", int(dt.datetime.now(dt.UTC).timestamp()) * 10**9)
@@ -115,12 +73,12 @@ async def test_a_refusal_names_the_level_and_the_reset_and_is_not_worth_a_retry(
     assert reply.headers["x-should-retry"] == "false"
     left = end.end_ns / 1e9 - dt.datetime.now(dt.UTC).timestamp()
     assert left - 5 <= int(reply.headers["retry-after"]) <= left + 5
-    assert server.requests[1:] == []
+    assert metered.requests[1:] == []
 
 
-async def test_a_total_budget_never_begins_anew(installed: Install, server: ModelServer) -> None:
+async def test_a_total_budget_never_begins_anew(installed: Install, metered: ModelServer) -> None:
     budget = Budget("tokens", 12, "total")
-    here = await installed({"m": [at(server)]}, tenant={"key_budgets": [budget]})
+    here = await installed({"m": [at(metered)]}, tenant={"key_budgets": [budget]})
     assert (await chat(here)).status == 200
     reply = await chat(here)
     assert code(reply) == (429, "budget_exceeded")
@@ -131,7 +89,7 @@ async def test_a_total_budget_never_begins_anew(installed: Install, server: Mode
 
 
 async def test_what_calls_under_way_have_reserved_is_worth_another_try(
-    installed: Install, server: ModelServer
+    installed: Install, metered: ModelServer
 ) -> None:
     """They may use less; nobody has spent anything yet."""
     gate = asyncio.Event()
@@ -147,7 +105,7 @@ async def test_what_calls_under_way_have_reserved_is_worth_another_try(
             await gate.wait()
 
     here = await installed(
-        {"m": [at(server)]}, tenant={"team_budgets": [month(1)]}, plugins=[("waiting", Waiting)]
+        {"m": [at(metered)]}, tenant={"team_budgets": [month(1)]}, plugins=[("waiting", Waiting)]
     )
     first = asyncio.create_task(chat(here))
     await arrived.wait()
@@ -161,26 +119,73 @@ async def test_what_calls_under_way_have_reserved_is_worth_another_try(
 
 
 async def test_a_call_that_needs_more_than_the_whole_budget_is_told_to_be_shorter(
-    installed: Install, server: ModelServer
+    installed: Install, metered: ModelServer
 ) -> None:
-    here = await installed({"m": [at(server)]}, tenant={"team_budgets": [month(1)]})
+    here = await installed({"m": [at(metered)]}, tenant={"team_budgets": [month(1)]})
     assert code(await chat(here, max_tokens=1000)) == (400, "request_exceeds_limit")
     assert (await chat(here)).status == 200
 
 
+async def test_what_images_and_the_call_itself_cost_is_reserved(
+    installed: Install, metered: ModelServer
+) -> None:
+    own = {"call": Decimal("0.00001"), "image": Decimal("0.001")}
+    here = await installed(
+        {"m": served_by(at(metered), prices=priced(1, 2, **own))},
+        tenant={"team_budgets": [month(10)]},
+    )
+    image = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+    messages = [{"role": "user", "content": [image]}]
+    assert code(await chat(here, messages=messages)) == (400, "request_exceeds_limit")
+    assert (await chat(here)).status == 200
+    assert count(here).spent == PRICE + 10_000
+
+
+@pytest.mark.parametrize(("audio", "status"), [(False, 200), (True, 429)])
+async def test_dearer_classes_that_a_call_may_turn_out_to_be_of_are_reserved(
+    installed: Install, metered: ModelServer, *, audio: bool, status: int
+) -> None:
+    """As long as it is under way: its ordinary price is what it is charged."""
+    arrived, gate = asyncio.Event(), asyncio.Event()
+
+    class Waiting:
+        def __init__(self, config: None, context: PluginContext) -> None:
+            pass
+
+        @hookimpl
+        async def pre_route(self, request: RequestView, call: Call) -> None:
+            arrived.set()
+            await gate.wait()
+
+    here = await installed(
+        {"m": served_by(at(metered), prices=priced(1, 2, audio_input=Decimal(5)))},
+        tenant={"team_budgets": [month(3)]},
+        plugins=[("waiting", Waiting)],
+    )
+    text = "audio" if audio else "Hello"
+    first = asyncio.create_task(chat(here, messages=[{"role": "user", "content": text}]))
+    await arrived.wait()
+    second = asyncio.create_task(chat(here))
+    if audio:
+        await asyncio.wait({second})
+    gate.set()
+    assert [(await each).status for each in (first, second)] == [200, status]
+    assert (count(here).spent, count(here).reserved) == (PRICE * (1 if audio else 2), 0)
+
+
 async def test_a_guess_of_the_output_makes_no_call_impossible(
-    installed: Install, server: ModelServer
+    installed: Install, metered: ModelServer
 ) -> None:
     """256 expected tokens cost more than there is."""
-    here = await installed({"m": [at(server)]}, tenant={"team_budgets": [month(2)]})
+    here = await installed({"m": [at(metered)]}, tenant={"team_budgets": [month(2)]})
     assert (await chat(here, max_tokens=None)).status == 200
     assert count(here).spent == PRICE
 
 
 async def test_what_costs_nothing_is_within_every_budget_in_money(
-    installed: Install, server: ModelServer
+    installed: Install, metered: ModelServer
 ) -> None:
-    models = {"m": [at(server)], "own": served_by(at(server), prices=priced(0, 0))}
+    models = {"m": [at(metered)], "own": served_by(at(metered), prices=priced(0, 0))}
     here = await installed(models, tenant={"team_budgets": [month(1)]})
     assert (await chat(here)).status == 200
     assert (await chat(here)).status == 429
@@ -188,9 +193,9 @@ async def test_what_costs_nothing_is_within_every_budget_in_money(
 
 
 async def test_a_budget_in_shadow_is_counted_and_lets_everything_through(
-    installed: Install, server: ModelServer
+    installed: Install, metered: ModelServer
 ) -> None:
-    here = await installed({"m": [at(server)]}, tenant={"team_budgets": [month(1, shadow=True)]})
+    here = await installed({"m": [at(metered)]}, tenant={"team_budgets": [month(1, shadow=True)]})
     for _ in range(3):
         assert (await chat(here)).status == 200
     assert count(here).spent == 3 * PRICE
@@ -221,7 +226,7 @@ async def test_a_stream_that_is_cut_is_charged_and_nothing_stays_reserved(
 
 
 async def test_a_call_that_a_hook_refuses_gives_everything_back(
-    installed: Install, server: ModelServer
+    installed: Install, metered: ModelServer
 ) -> None:
     class Refusing:
         def __init__(self, config: None, context: PluginContext) -> None:
@@ -232,7 +237,7 @@ async def test_a_call_that_a_hook_refuses_gives_everything_back(
             raise RuntimeError
 
     here = await installed(
-        {"m": [at(server)]}, tenant={"team_budgets": [month(1)]}, plugins=[("refusing", Refusing)]
+        {"m": [at(metered)]}, tenant={"team_budgets": [month(1)]}, plugins=[("refusing", Refusing)]
     )
     for _ in range(2):
         assert (await chat(here)).status == 500
@@ -240,7 +245,7 @@ async def test_a_call_that_a_hook_refuses_gives_everything_back(
 
 
 async def test_a_hook_that_makes_a_call_longer_needs_room_for_that(
-    installed: Install, server: ModelServer
+    installed: Install, metered: ModelServer
 ) -> None:
     wanted = 3
 
@@ -253,7 +258,7 @@ async def test_a_hook_that_makes_a_call_longer_needs_room_for_that(
             return request.replace("chat.completions", {"max_tokens": wanted})
 
     here = await installed(
-        {"m": [at(server)]}, tenant={"team_budgets": [month(2)]}, plugins=[("changing", Changing)]
+        {"m": [at(metered)]}, tenant={"team_budgets": [month(2)]}, plugins=[("changing", Changing)]
     )
     assert (await chat(here)).status == 200
     wanted = 7
@@ -264,9 +269,9 @@ async def test_a_hook_that_makes_a_call_longer_needs_room_for_that(
 
 
 async def test_principals_of_applications_have_budgets_too(
-    installed: Install, server: ModelServer
+    installed: Install, metered: ModelServer
 ) -> None:
-    here = await installed({"m": [at(server)]})
+    here = await installed({"m": [at(metered)]})
     level = Level("organization", "app", ("*",), budgets=(month(2),))
     principal = Principal((level,), "app")
     for _ in range(2):
@@ -277,18 +282,18 @@ async def test_principals_of_applications_have_budgets_too(
 
 
 async def test_a_zone_that_nobody_knows_is_refused_and_not_ignored(
-    installed: Install, server: ModelServer
+    installed: Install, metered: ModelServer
 ) -> None:
-    here = await installed({"m": [at(server)]})
+    here = await installed({"m": [at(metered)]})
     level = Level("organization", "app", ("*",), budgets=(month(2, timezone="Mars/Olympus"),))
     with pytest.raises(Exception, match="cannot be counted"):
         await here.gateway.chat(model="m", principal=Principal((level,), "app"), **BODY)
 
 
 async def test_explain_says_which_budget_would_refuse_and_who_would_serve(
-    installed: Install, server: ModelServer
+    installed: Install, metered: ModelServer
 ) -> None:
-    models = {"m": [at(server)], "own": served_by(at(server), prices=priced(0, 0))}
+    models = {"m": [at(metered)], "own": served_by(at(metered), prices=priced(0, 0))}
     here = await installed(models, tenant={"team_budgets": [month(1)]})
     question = Question(model="m", key=here.tenant.key, body=BODY)
     explained = await here.gateway.explain(question)

@@ -2,82 +2,34 @@
 
 from __future__ import annotations
 
-import datetime as dt
-from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import msgspec
 import pytest
 
-from llmgw_core.config.schema_prices import PriceEntry, TokenPrices
-from llmgw_core.domain.limits import Budget
 from llmgw_core.hooks.specs import hookimpl
+from llmgw_core.testing.budgeted_calls import PRICE, chat, code, count, month, priced
 from llmgw_core.testing.installation import at, served_by
 from llmgw_core.testing.model_server import (
     ModelServer,
     chat_chunk,
-    chat_events,
-    completion,
     event,
     usage_object,
 )
 from llmgw_core.testing.upstream import Peer, Upstream, chunk, chunked_head, http_reply
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from llmgw_core.domain.call import Call
     from llmgw_core.domain.usage import UsageRecord
     from llmgw_core.hooks.context import PluginContext
-    from llmgw_core.limits.budget_counts import Count
-    from llmgw_core.testing.client import MemorySink
-    from llmgw_core.testing.installation import Install, Installation
+    from llmgw_core.testing.installation import Install
 
 BY = "test"
-PRICE = 15_000
-"""Of one call with 9 tokens of input and 3 of output, as the upstream here answers."""
-BODY: dict[str, Any] = {"max_tokens": 3, "messages": [{"role": "user", "content": "Hello!"}]}
-"""Nine tokens by the first estimate, and three of output: reserved is what will be charged."""
-
-
-def priced(input: int, output: int) -> tuple[PriceEntry, ...]:
-    return (
-        PriceEntry(dt.date(2020, 1, 1), TokenPrices(input=Decimal(input), output=Decimal(output))),
-    )
-
-
-def month(calls: float, **fields: Any) -> Budget:
-    return Budget("money", int(calls * PRICE), "month", **fields)
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[ModelServer]:
-    async with ModelServer() as server:
-        server.reply = msgspec.json.encode(completion(input=9, output=3))
-        server.events = chat_events(usage=usage_object(9, 3))
-        yield server
-
-
-def count(here: Installation, kind: str = "team") -> Count:
-    """What is counted for the first budget of a level of the tenant."""
-    owner: Any = (kind, getattr(here.tenant, f"{kind}_id"))
-    account = here.gateway.budgets.book.account(owner)
-    assert account is not None
-    return next(iter(account.counters.values())).current
-
-
-async def chat(here: Installation, model: str = "m", **fields: Any) -> MemorySink:
-    return await here.client.chat(model, **{**BODY, **fields})
-
-
-def code(reply: MemorySink) -> tuple[int, str]:
-    return reply.status, msgspec.json.decode(reply.body)["error"]["code"]
 
 
 async def test_a_cheaper_model_serves_what_has_no_room_and_says_so(
-    installed: Install, server: ModelServer
+    installed: Install, metered: ModelServer
 ) -> None:
-    models = {"m": [at(server)], "own": served_by(at(server), prices=priced(0, 0))}
+    models = {"m": [at(metered)], "own": served_by(at(metered), prices=priced(0, 0))}
     budget = month(1, fallback="own")
     here = await installed(models, tenant={"team_budgets": [budget]})
     replies = [await chat(here) for _ in range(2)]
@@ -96,7 +48,7 @@ async def test_a_cheaper_model_serves_what_has_no_room_and_says_so(
 
 @pytest.mark.parametrize("why", ["not granted", "no such model", "too dear as well", "denied"])
 async def test_a_fallback_that_the_caller_may_not_use_is_none(
-    installed: Install, server: ModelServer, why: str
+    installed: Install, metered: ModelServer, why: str
 ) -> None:
     class Denying:
         def __init__(self, config: None, context: PluginContext) -> None:
@@ -107,9 +59,9 @@ async def test_a_fallback_that_the_caller_may_not_use_is_none(
             return "not that one" if why == "denied" and model == "own" else None
 
     models = {
-        "m": [at(server)],
+        "m": [at(metered)],
         "own": served_by(
-            at(server), prices=priced(1, 2) if why == "too dear as well" else priced(0, 0)
+            at(metered), prices=priced(1, 2) if why == "too dear as well" else priced(0, 0)
         ),
     }
     budget = month(1, fallback="nobody" if why == "no such model" else "own")
@@ -118,13 +70,13 @@ async def test_a_fallback_that_the_caller_may_not_use_is_none(
     here = await installed(models, tenant=tenant, plugins=[("denying", Denying)])
     assert (await chat(here)).status == 200
     assert code(await chat(here)) == (429, "budget_exceeded")
-    assert len(server.requests) == 1
+    assert len(metered.requests) == 1
 
 
 async def test_a_hard_budget_holds_behind_one_with_a_fallback(
-    installed: Install, server: ModelServer
+    installed: Install, metered: ModelServer
 ) -> None:
-    models = {"m": [at(server)], "small": served_by(at(server), prices=priced(1, 2))}
+    models = {"m": [at(metered)], "small": served_by(at(metered), prices=priced(1, 2))}
     budgets = [month(1, fallback="small"), month(2)]
     here = await installed(models, tenant={"team_budgets": budgets[:1], "budgets": budgets[1:]})
     assert (await chat(here)).status == 200
@@ -133,23 +85,23 @@ async def test_a_hard_budget_holds_behind_one_with_a_fallback(
 
 
 async def test_the_dearest_of_the_first_deployments_is_reserved_for(
-    installed: Install, server: ModelServer
+    installed: Install, metered: ModelServer
 ) -> None:
-    dear = at(server, "dear", prices=priced(10, 20))
-    models = {"m": served_by(at(server, "cheap", weight=1000), dear)}
+    dear = at(metered, "dear", prices=priced(10, 20))
+    models = {"m": served_by(at(metered, "cheap", weight=1000), dear)}
     here = await installed(models, tenant={"team_budgets": [month(9)]})
     assert code(await chat(here)) == (400, "request_exceeds_limit")
     assert (await chat(here, max_tokens=1)).status == 200
 
 
 async def test_a_dearer_fallback_without_room_is_skipped_and_the_call_goes_on(
-    installed: Install, server: ModelServer
+    installed: Install, metered: ModelServer
 ) -> None:
     async with Upstream(failing) as broken:
         models = {
             "m": served_by(at(broken), fallbacks=("dear", "same")),
-            "dear": served_by(at(server), prices=priced(10, 20)),
-            "same": served_by(at(server)),
+            "dear": served_by(at(metered), prices=priced(10, 20)),
+            "same": served_by(at(metered)),
         }
         here = await installed(models, tenant={"team_budgets": [month(5)]})
         assert (await chat(here)).status == 200
@@ -158,18 +110,18 @@ async def test_a_dearer_fallback_without_room_is_skipped_and_the_call_goes_on(
             ("dear", "unavailable"),
             ("same", "ok"),
         ]
-        assert len(server.requests) == 1
+        assert len(metered.requests) == 1
         assert (count(here).spent, count(here).reserved) == (PRICE, 0)
 
 
 async def test_a_dearer_fallback_with_room_reserves_more_first(
-    installed: Install, server: ModelServer, monkeypatch: pytest.MonkeyPatch
+    installed: Install, metered: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
     async with Upstream(failing) as broken:
         models = {
             "m": served_by(at(broken), fallbacks=("dear",)),
-            "dear": served_by(at(server), prices=priced(10, 20)),
+            "dear": served_by(at(metered), prices=priced(10, 20)),
         }
         here = await installed(models, tenant={"team_budgets": [month(10)]})
         book = here.gateway.budgets.book
@@ -206,13 +158,13 @@ async def paid_and_cut(peer: Peer) -> None:
 
 @pytest.mark.parametrize(("calls", "status", "spent"), [(2, 200, 2), (1.5, 503, 1)])
 async def test_what_failed_attempts_were_charged_is_reserved_beside_the_next(
-    installed: Install, server: ModelServer, calls: float, status: int, spent: int
+    installed: Install, metered: ModelServer, calls: float, status: int, spent: int
 ) -> None:
     async with Upstream(paid_and_cut) as upstream:
-        models = {"m": served_by(at(upstream), fallbacks=("n",)), "n": [at(server)]}
+        models = {"m": served_by(at(upstream), fallbacks=("n",)), "n": [at(metered)]}
         here = await installed(models, tenant={"team_budgets": [month(calls)]})
         assert (await chat(here, stream=True)).status == status
         [record] = await here.records()
         assert (count(here).spent, count(here).reserved) == (spent * PRICE, 0)
         assert record.charge == spent * PRICE
-        assert len(server.requests) == spent - 1
+        assert len(metered.requests) == spent - 1

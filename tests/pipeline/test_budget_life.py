@@ -14,51 +14,20 @@ from llmgw_core.domain.limits import Budget
 from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.limits.periods import period_at
 from llmgw_core.tenancy.records import KEY, TEAM
+from llmgw_core.testing.budgeted_calls import PRICE, chat, count, count_of, month
 from llmgw_core.testing.installation import at, install
-from llmgw_core.testing.model_server import ModelServer, completion
 from llmgw_core.testing.usage_records import usage_record
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from llmgw_core.domain.call import Call
-    from llmgw_core.gateway import Gateway
     from llmgw_core.hooks.context import PluginContext
-    from llmgw_core.limits.budget_counts import Count
-    from llmgw_core.testing.client import MemorySink
-    from llmgw_core.testing.installation import Install, Installation
-    from llmgw_core.testing.tenants import Tenant
+    from llmgw_core.testing.installation import Install
+    from llmgw_core.testing.model_server import ModelServer
     from llmgw_core.wire.request import RequestView
 
 BY = "test"
-PRICE = 15_000
-BODY: dict[str, Any] = {"max_tokens": 3, "messages": [{"role": "user", "content": "Hello!"}]}
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[ModelServer]:
-    async with ModelServer() as server:
-        server.reply = msgspec.json.encode(completion(input=9, output=3))
-        yield server
-
-
-def month(calls: float, **fields: Any) -> Budget:
-    return Budget("money", int(calls * PRICE), "month", **fields)
-
-
-def count_of(gateway: Gateway, tenant: Tenant) -> Count:
-    account = gateway.budgets.book.account(("team", tenant.team_id))
-    assert account is not None
-    return next(iter(account.counters.values())).current
-
-
-def count(here: Installation) -> Count:
-    return count_of(here.gateway, here.tenant)
-
-
-async def chat(here: Installation) -> MemorySink:
-    return await here.client.chat("m", **BODY)
 
 
 async def down(*_: object) -> None:
@@ -69,9 +38,9 @@ async def down(*_: object) -> None:
 
 
 async def test_a_new_budget_knows_what_was_spent_before_it(
-    installed: Install, server: ModelServer
+    installed: Install, metered: ModelServer
 ) -> None:
-    here = await installed({"m": [at(server)]})
+    here = await installed({"m": [at(metered)]})
     for _ in range(2):
         assert (await chat(here)).status == 200
     assert not here.gateway.budgets.book.active
@@ -83,10 +52,10 @@ async def test_a_new_budget_knows_what_was_spent_before_it(
 
 @pytest.mark.parametrize("stored", [True, False])
 async def test_what_is_still_in_the_own_journal_counts_for_a_new_budget_once(
-    installed: Install, server: ModelServer, monkeypatch: pytest.MonkeyPatch, *, stored: bool
+    installed: Install, metered: ModelServer, monkeypatch: pytest.MonkeyPatch, *, stored: bool
 ) -> None:
     """Also if the store has it, and the mover does not know: the answer was lost."""
-    here = await installed({"m": [at(server)]})
+    here = await installed({"m": [at(metered)]})
     for _ in range(2):
         assert (await chat(here)).status == 200
     if stored:
@@ -104,9 +73,9 @@ async def test_what_is_still_in_the_own_journal_counts_for_a_new_budget_once(
 
 
 async def test_budgets_that_appear_while_calls_run_count_each_of_them_once(
-    installed: Install, server: ModelServer
+    installed: Install, metered: ModelServer
 ) -> None:
-    here = await installed({"m": [at(server)]}, plugins=[("slow", Slow)])
+    here = await installed({"m": [at(metered)]}, plugins=[("slow", Slow)])
     calls = [asyncio.create_task(chat(here)) for _ in range(40)]
     for number in range(4):
         await asyncio.sleep(0.003)
@@ -137,9 +106,9 @@ class Slow:
 
 
 async def test_another_amount_holds_from_then_on_and_what_is_counted_stays(
-    installed: Install, server: ModelServer
+    installed: Install, metered: ModelServer
 ) -> None:
-    here = await installed({"m": [at(server)]}, tenant={"team_budgets": [month(1)]})
+    here = await installed({"m": [at(metered)]}, tenant={"team_budgets": [month(1)]})
     assert [(await chat(here)).status for _ in range(2)] == [200, 429]
     await here.gateway.budgeting.set(TEAM, here.tenant.team_id, month(2), actor=BY)
     assert [(await chat(here)).status for _ in range(2)] == [200, 429]
@@ -151,9 +120,9 @@ async def test_another_amount_holds_from_then_on_and_what_is_counted_stays(
 
 
 async def test_a_budget_survives_a_reload_and_goes_with_its_level(
-    installed: Install, server: ModelServer
+    installed: Install, metered: ModelServer
 ) -> None:
-    here = await installed({"m": [at(server)]}, tenant={"team_budgets": [month(2)]})
+    here = await installed({"m": [at(metered)]}, tenant={"team_budgets": [month(2)]})
     assert (await chat(here)).status == 200
     config = here.gateway.config
     requests = msgspec.structs.replace(config.requests, body_seconds=30.0)
@@ -167,9 +136,9 @@ async def test_a_budget_survives_a_reload_and_goes_with_its_level(
 
 
 async def test_while_the_store_is_down_budgets_that_were_not_read_admit_nobody(
-    installed: Install, server: ModelServer, monkeypatch: pytest.MonkeyPatch
+    installed: Install, metered: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = await installed({"m": [at(server)]}, tenant={"team_budgets": [month(9)]})
+    here = await installed({"m": [at(metered)]}, tenant={"team_budgets": [month(9)]})
     monkeypatch.setattr(here.gateway.mover, "move_once", down)
     reply = await chat(here)
     error = msgspec.json.decode(reply.body)["error"]
@@ -189,7 +158,7 @@ async def test_while_the_store_is_down_budgets_that_were_not_read_admit_nobody(
 
 
 async def test_a_call_belongs_to_the_period_in_which_it_began(
-    installed: Install, server: ModelServer, monkeypatch: pytest.MonkeyPatch
+    installed: Install, metered: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate, arrived = asyncio.Event(), asyncio.Event()
 
@@ -203,7 +172,7 @@ async def test_a_call_belongs_to_the_period_in_which_it_began(
             await gate.wait()
 
     here = await installed(
-        {"m": [at(server)]}, tenant={"team_budgets": [month(1)]}, plugins=[("waiting", Waiting)]
+        {"m": [at(metered)]}, tenant={"team_budgets": [month(1)]}, plugins=[("waiting", Waiting)]
     )
     now = {"ns": time.time_ns()}
     monkeypatch.setattr(here.gateway._generation.entrance, "_wall_clock_ns", lambda: now["ns"])
@@ -225,9 +194,9 @@ async def test_a_call_belongs_to_the_period_in_which_it_began(
 
 
 async def test_a_clock_that_is_put_back_by_years_has_its_period_read_again(
-    installed: Install, server: ModelServer, monkeypatch: pytest.MonkeyPatch
+    installed: Install, metered: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = await installed({"m": [at(server)]}, tenant={"team_budgets": [month(2)]})
+    here = await installed({"m": [at(metered)]}, tenant={"team_budgets": [month(2)]})
     assert (await chat(here)).status == 200
     entrance = here.gateway._generation.entrance
     years = 10 * 366 * 86_400 * 10**9
@@ -245,9 +214,9 @@ async def test_a_clock_that_is_put_back_by_years_has_its_period_read_again(
 
 
 async def test_a_correction_of_the_past_reaches_the_budget(
-    installed: Install, server: ModelServer
+    installed: Install, metered: ModelServer
 ) -> None:
-    here = await installed({"m": [at(server)]}, tenant={"team_budgets": [month(2)]})
+    here = await installed({"m": [at(metered)]}, tenant={"team_budgets": [month(2)]})
     assert (await chat(here)).status == 200
     [record] = await here.records()
     await here.gateway._foundation.control.refresh()
@@ -280,12 +249,12 @@ async def test_a_correction_of_the_past_reaches_the_budget(
 
 
 async def test_half_hours_of_time_zones_are_cut_out_of_the_hour(
-    tmp_path: Path, server: ModelServer
+    tmp_path: Path, metered: ModelServer
 ) -> None:
     """The day of Kolkata begins at half past six in the evening, as UTC has it."""
     zone = "Asia/Kolkata"
     budget = Budget("tokens", 10**6, "day", zone)
-    models = {"m": [at(server)]}
+    models = {"m": [at(metered)]}
     span = period_at("day", zone, time.time_ns())
     assert span.start_ns % (3600 * 10**9)
     async with install(tmp_path, models, tenant={"team_budgets": [budget]}) as first:

@@ -14,59 +14,25 @@ import pytest
 from sqlalchemy import update
 
 from llmgw_core.domain.errors import ConfigError, StoreUnavailable
-from llmgw_core.domain.limits import Budget
 from llmgw_core.store.engine import Store
 from llmgw_core.store.ledger import Ledger
 from llmgw_core.store.tenancy_tables import teams
+from llmgw_core.testing.budgeted_calls import BODY, PRICE, chat, count_of, month
 from llmgw_core.testing.client import Client
 from llmgw_core.testing.installation import at, install
-from llmgw_core.testing.model_server import ModelServer, completion
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from llmgw_core.gateway import Gateway
-    from llmgw_core.limits.budget_counts import Count
-    from llmgw_core.testing.client import MemorySink
-    from llmgw_core.testing.installation import Installation
-    from llmgw_core.testing.tenants import Tenant
+    from llmgw_core.testing.model_server import ModelServer
 
 BY = "test"
-PRICE = 15_000
-BODY: dict[str, Any] = {"max_tokens": 3, "messages": [{"role": "user", "content": "Hello!"}]}
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[ModelServer]:
-    async with ModelServer() as server:
-        server.reply = msgspec.json.encode(completion(input=9, output=3))
-        yield server
-
-
-def month(calls: float, **fields: Any) -> Budget:
-    return Budget("money", int(calls * PRICE), "month", **fields)
-
-
-def count_of(gateway: Gateway, tenant: Tenant) -> Count:
-    account = gateway.budgets.book.account(("team", tenant.team_id))
-    assert account is not None
-    return next(iter(account.counters.values())).current
-
-
-def count(here: Installation) -> Count:
-    return count_of(here.gateway, here.tenant)
-
-
-async def chat(here: Installation) -> MemorySink:
-    return await here.client.chat("m", **BODY)
 
 
 @pytest.mark.parametrize("moved", [True, False])
 async def test_what_was_spent_before_a_restart_still_is(
-    tmp_path: Path, server: ModelServer, monkeypatch: pytest.MonkeyPatch, *, moved: bool
+    tmp_path: Path, metered: ModelServer, monkeypatch: pytest.MonkeyPatch, *, moved: bool
 ) -> None:
     """Also if the store got nothing of it: then it lies in the journal of the last process."""
-    models = {"m": [at(server)]}
+    models = {"m": [at(metered)]}
     async with install(tmp_path, models, tenant={"team_budgets": [month(3)]}) as first:
         for _ in range(2):
             assert (await chat(first)).status == 200
@@ -92,10 +58,10 @@ async def down(*_: object) -> None:
 
 
 async def test_what_is_in_the_journal_and_in_the_store_is_counted_once(
-    tmp_path: Path, server: ModelServer, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, metered: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process died between the commit and the checkpoint."""
-    models = {"m": [at(server)]}
+    models = {"m": [at(metered)]}
     async with install(tmp_path, models, tenant={"team_budgets": [month(3)]}) as first:
         assert (await chat(first)).status == 200
         tenant, insert = first.tenant, first.gateway.ledger.insert
@@ -111,17 +77,17 @@ async def test_what_is_in_the_journal_and_in_the_store_is_counted_once(
 
 
 async def test_what_a_killed_process_has_spent_is_known_to_the_next(
-    tmp_path: Path, server: ModelServer
+    tmp_path: Path, metered: ModelServer
 ) -> None:
     """It had no time to move anything into the store, or to close the journal."""
     program = Path(__file__).with_name("spending_process.py")
     process = await asyncio.create_subprocess_exec(
-        sys.executable, str(program), str(tmp_path), str(server.port), stdout=PIPE
+        sys.executable, str(program), str(tmp_path), str(metered.port), stdout=PIPE
     )
     assert process.stdout is not None
     team = (await process.stdout.readline()).decode().strip()
     assert await process.wait() == -signal.SIGKILL
-    async with install(tmp_path, {"m": [at(server)]}, tenant={"name": "another"}) as second:
+    async with install(tmp_path, {"m": [at(metered)]}, tenant={"name": "another"}) as second:
         account = second.gateway.budgets.book.account(("team", team))
         assert account is not None
         [counter] = account.counters.values()
@@ -129,9 +95,9 @@ async def test_what_a_killed_process_has_spent_is_known_to_the_next(
 
 
 async def test_budgets_that_make_no_sense_end_the_start_and_zones_that_are_gone_do_not(
-    tmp_path: Path, server: ModelServer
+    tmp_path: Path, metered: ModelServer
 ) -> None:
-    models = {"m": [at(server)]}
+    models = {"m": [at(metered)]}
     async with install(tmp_path, models, tenant={"team_budgets": [month(2)]}) as first:
         tenant, key = first.tenant, first.client.key
 

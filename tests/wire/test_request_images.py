@@ -48,3 +48,21 @@ def test_a_request_that_is_nested_deeply_is_counted_or_has_none() -> None:
         {"model": msgspec.Raw(b'"m"'), "messages": msgspec.Raw(deeper[25:-1])}, "chat.completions"
     )
     assert view.images == 0
+
+
+def test_another_spelling_hides_no_image() -> None:
+    body = rb'{"model":"m","messages":[{"content":[{"type":"\u0069m\u0061ge_url"}]}]}'
+    view = decode_request(body, "chat.completions")
+    assert (view.images, view.media) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("content", "media"),
+    [
+        ("Hello", False),
+        ([{"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}], True),
+        ([EMBEDDED], True),
+    ],
+)
+def test_sounds_and_images_are_noticed(content: Any, *, media: bool) -> None:
+    assert request(content).media is media
