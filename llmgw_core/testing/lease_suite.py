@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from llmgw_core.limits.port import Exceeded, MeterSpec
-from llmgw_core.testing.limiter_machine import FakeClock
+from llmgw_core.testing.clock import FakeClock
 
 SLOT = MeterSpec("team:t:parallel", "team", "parallel", 1)
 REQUESTS = MeterSpec("team:t:rpm", "team", "requests", 9)

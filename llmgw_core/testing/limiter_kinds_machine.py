@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from msgspec.structs import replace
 
 from llmgw_core.limits.port import Demand, Exceeded, MeterSpec
-from llmgw_core.testing.limiter_machine import FakeClock
+from llmgw_core.testing.clock import FakeClock
 from llmgw_core.testing.limiter_reference import (
     GRID,
     ReferenceBucket,

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from llmgw_core.limits.port import Exceeded, Limiter, MeterSpec, MeterState, MeterUnit, Reservation
+from llmgw_core.testing.clock import FakeClock
 from llmgw_core.testing.limiter_log import TOLERANCE, Booking, Log
 
 if TYPE_CHECKING:
@@ -38,17 +39,6 @@ TOKENS = st.integers(0, 40) | st.integers(0, 250)
 FRACTIONS = st.just(0.0) | st.integers(0, 64).map(lambda n: n / 64) | st.sampled_from([1.0, 2.0])
 # Multiples of 1/64 are exact in binary: the log compares instants, not roundings.
 SECONDS = st.sampled_from([0.0, 1 / 64, 0.5]) | st.integers(0, 64).map(lambda n: n / 64)
-
-
-class FakeClock:
-    """A clock that moves when told to."""
-
-    def __init__(self, now: float = 1000.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        """The present."""
-        return self.now
 
 
 class Demand(NamedTuple):

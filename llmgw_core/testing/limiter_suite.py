@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from llmgw_core.limits.port import Exceeded, MeterSpec, MeterState
-from llmgw_core.testing.limiter_machine import FakeClock, LimiterMachine
+from llmgw_core.testing.clock import FakeClock
+from llmgw_core.testing.limiter_machine import LimiterMachine
 
 if TYPE_CHECKING:
     from llmgw_core.limits.port import Limiter, MeterUnit

@@ -14,17 +14,6 @@ if TYPE_CHECKING:
     from llmgw_core.store.engine import Store
 
 
-class SettableClock:
-    """A clock that stands still at `now` (seconds) until a test moves it."""
-
-    def __init__(self, now: float) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        """The time that was set."""
-        return self.now
-
-
 class CountingSource:
     """The principals of `store`. `finds` and `versions` count the reads; while `find_gate` or
     `version_gate` is cleared, the answers that were read are held back, and `asked` is set."""

@@ -9,6 +9,7 @@ from llmgw_core.domain.call import Call, Head
 from llmgw_core.routing.balance import Member
 from llmgw_core.routing.plan import Roster
 from llmgw_core.routing.state import RoutingMemory
+from llmgw_core.testing.clock import FakeClock
 from llmgw_core.wire.request import decode_request
 
 if TYPE_CHECKING:
@@ -19,17 +20,6 @@ if TYPE_CHECKING:
     from llmgw_core.routing.balance import Balancer
 
 HELLO = b'{"model":"m","stream":true,"messages":[{"role":"user","content":"Hello"}]}'
-
-
-class FakeClock:
-    """A monotonic clock that stands still until it is moved."""
-
-    def __init__(self, now: float = 1000.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        """The present, in seconds."""
-        return self.now
 
 
 def a_call(body: bytes = HELLO, headers: Headers = ()) -> Call:

@@ -27,7 +27,8 @@ from llmgw_core.routing.course import Course
 from llmgw_core.routing.health import Health
 from llmgw_core.routing.plan import Candidates
 from llmgw_core.routing.state import RoutingMemory
-from llmgw_core.testing.rosters import FakeClock, a_call, roster_of
+from llmgw_core.testing.clock import FakeClock
+from llmgw_core.testing.rosters import a_call, roster_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

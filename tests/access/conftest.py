@@ -7,7 +7,8 @@ import pytest
 from llmgw_core.access.principals import PrincipalCache
 from llmgw_core.store.engine import Store
 from llmgw_core.tenancy.service import Tenancy
-from llmgw_core.testing.principal_source import CountingSource, SettableClock
+from llmgw_core.testing.clock import FakeClock
+from llmgw_core.testing.principal_source import CountingSource
 from llmgw_core.testing.tenants import Tenant, create_tenant
 
 if TYPE_CHECKING:
@@ -15,13 +16,13 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def clock() -> SettableClock:
-    return SettableClock(1000.0)
+def clock() -> FakeClock:
+    return FakeClock(1000.0)
 
 
 @pytest.fixture
-def wall() -> SettableClock:
-    return SettableClock(1_800_000_000.0)
+def wall() -> FakeClock:
+    return FakeClock(1_800_000_000.0)
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def source(store: Store) -> CountingSource:
 
 @pytest.fixture
 async def cache(
-    source: CountingSource, clock: SettableClock, wall: SettableClock
+    source: CountingSource, clock: FakeClock, wall: FakeClock
 ) -> AsyncIterator[PrincipalCache]:
     cache = PrincipalCache(source, clock=clock, wall_clock=wall, staleness=5.0, serve_stale=60.0)
     yield cache

@@ -10,13 +10,14 @@ import pytest
 from llmgw_core.access import keys, principals
 from llmgw_core.access.principals import PrincipalCache
 from llmgw_core.tenancy.records import KEY, TEAM
-from llmgw_core.testing.principal_source import CountingSource, SettableClock, status_of
+from llmgw_core.testing.principal_source import CountingSource, status_of
 from llmgw_core.testing.tenants import Tenant, create_tenant
 
 if TYPE_CHECKING:
     from llmgw_core.domain.access import Principal
     from llmgw_core.store.engine import Store
     from llmgw_core.tenancy.service import Tenancy
+    from llmgw_core.testing.clock import FakeClock
 
 ADMIN = "admin"
 
@@ -40,7 +41,7 @@ async def test_a_key_is_read_once_and_then_known_at_once(
 
 
 async def test_a_key_disabled_by_another_process_is_refused_within_the_staleness(
-    cache: PrincipalCache, clock: SettableClock, tenant: Tenant, elsewhere: Tenancy
+    cache: PrincipalCache, clock: FakeClock, tenant: Tenant, elsewhere: Tenancy
 ) -> None:
     await cache.resolve(tenant.key)
     await elsewhere.disable(KEY, tenant.key_id, actor=ADMIN)
@@ -65,7 +66,7 @@ async def test_a_poll_makes_a_change_known_before_the_staleness_is_over(
 
 
 async def test_polling_keeps_entries_fresh_without_reading_them(
-    cache: PrincipalCache, clock: SettableClock, source: CountingSource, tenant: Tenant
+    cache: PrincipalCache, clock: FakeClock, source: CountingSource, tenant: Tenant
 ) -> None:
     entry = await cache.resolve(tenant.key)
     for _ in range(50):
@@ -76,7 +77,7 @@ async def test_polling_keeps_entries_fresh_without_reading_them(
 
 
 async def test_overdue_polling_is_made_good_by_resolving(
-    cache: PrincipalCache, clock: SettableClock, source: CountingSource, tenant: Tenant
+    cache: PrincipalCache, clock: FakeClock, source: CountingSource, tenant: Tenant
 ) -> None:
     entry = await cache.resolve(tenant.key)
     clock.now += 100.0
@@ -153,7 +154,7 @@ async def test_a_new_key_works_at_once_although_others_were_refused(
 
 
 async def test_a_key_expires_by_the_wall_clock_on_every_path(
-    cache: PrincipalCache, store: Store, wall: SettableClock
+    cache: PrincipalCache, store: Store, wall: FakeClock
 ) -> None:
     tenant = await create_tenant(store, "brief", expires_at=wall.now + 10)
     entry = await cache.resolve(tenant.key)
@@ -191,7 +192,7 @@ async def test_a_caller_that_leaves_does_not_take_the_shared_read_with_it(
 
 
 async def test_the_least_recently_used_keys_are_forgotten(
-    source: CountingSource, clock: SettableClock, wall: SettableClock, store: Store
+    source: CountingSource, clock: FakeClock, wall: FakeClock, store: Store
 ) -> None:
     made = [(await create_tenant(store, f"org {n}")).key for n in range(3)]
     cache = PrincipalCache(source, clock=clock, wall_clock=wall, capacity=2)

@@ -9,11 +9,12 @@ from llmgw_core.access import principals
 from llmgw_core.access.principals import PrincipalCache
 from llmgw_core.domain.errors import GatewayError, StoreUnavailable
 from llmgw_core.tenancy.records import ORGANIZATION
-from llmgw_core.testing.principal_source import CountingSource, SettableClock, status_of
+from llmgw_core.testing.principal_source import CountingSource, status_of
 
 if TYPE_CHECKING:
     from llmgw_core.store.engine import Store
     from llmgw_core.tenancy.service import Tenancy
+    from llmgw_core.testing.clock import FakeClock
     from llmgw_core.testing.tenants import Tenant
 
 ADMIN = "admin"
@@ -22,7 +23,7 @@ ADMIN = "admin"
 async def test_known_keys_are_served_stale_while_the_store_is_down(
     cache: PrincipalCache,
     store: Store,
-    clock: SettableClock,
+    clock: FakeClock,
     source: CountingSource,
     tenant: Tenant,
 ) -> None:
@@ -63,7 +64,7 @@ async def test_unknown_keys_are_503_while_the_store_is_down(
 
 
 async def test_the_cache_recovers_with_the_store_and_sees_what_was_missed(
-    cache: PrincipalCache, store: Store, clock: SettableClock, tenant: Tenant, elsewhere: Tenancy
+    cache: PrincipalCache, store: Store, clock: FakeClock, tenant: Tenant, elsewhere: Tenancy
 ) -> None:
     await cache.resolve(tenant.key)
     await store.aclose()
@@ -78,7 +79,7 @@ async def test_the_cache_recovers_with_the_store_and_sees_what_was_missed(
 
 async def test_a_store_that_hangs_counts_as_down(
     cache: PrincipalCache,
-    clock: SettableClock,
+    clock: FakeClock,
     source: CountingSource,
     tenant: Tenant,
     monkeypatch: pytest.MonkeyPatch,
@@ -92,7 +93,7 @@ async def test_a_store_that_hangs_counts_as_down(
 
 
 async def test_the_loop_polls_often_enough_and_survives_outages(
-    source: CountingSource, clock: SettableClock, wall: SettableClock, store: Store, tenant: Tenant
+    source: CountingSource, clock: FakeClock, wall: FakeClock, store: Store, tenant: Tenant
 ) -> None:
     slept: list[float] = []
     turn = asyncio.Event()
@@ -149,7 +150,7 @@ async def test_closing_ends_reads_that_hang(
 async def test_a_change_that_cannot_be_read_ends_stale_service_in_time(
     cache: PrincipalCache,
     source: CountingSource,
-    clock: SettableClock,
+    clock: FakeClock,
     tenant: Tenant,
     elsewhere: Tenancy,
     monkeypatch: pytest.MonkeyPatch,

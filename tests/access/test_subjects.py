@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from llmgw_core.store.engine import Store
     from llmgw_core.tenancy.records import Kind
     from llmgw_core.tenancy.service import Tenancy
-    from llmgw_core.testing.principal_source import CountingSource, SettableClock
+    from llmgw_core.testing.clock import FakeClock
+    from llmgw_core.testing.principal_source import CountingSource
 
 ADMIN = "admin"
 
@@ -60,7 +61,7 @@ async def test_nobody_is_nobody(cache: PrincipalCache, store: Store, subject: Su
 
 
 async def test_whatever_is_off_at_any_level_is_nobody_within_the_staleness(
-    cache: PrincipalCache, clock: SettableClock, tenant: Tenant, elsewhere: Tenancy
+    cache: PrincipalCache, clock: FakeClock, tenant: Tenant, elsewhere: Tenancy
 ) -> None:
     subject = Subject(organization="acme", team="team", user="user")
     levels: tuple[tuple[Kind[Any], str], ...] = (
@@ -82,7 +83,7 @@ async def test_whatever_is_off_at_any_level_is_nobody_within_the_staleness(
 
 
 async def test_an_expired_key_is_nobody(
-    cache: PrincipalCache, wall: SettableClock, store: Store
+    cache: PrincipalCache, wall: FakeClock, store: Store
 ) -> None:
     tenant = await create_tenant(store, expires_at=wall.now + 10)
     assert await cache.resolve_subject(Subject(key=tenant.key_id)) is not None
@@ -91,7 +92,7 @@ async def test_an_expired_key_is_nobody(
 
 
 async def test_while_the_store_is_down_known_subjects_are_served_and_others_hear_503(
-    cache: PrincipalCache, clock: SettableClock, store: Store, tenant: Tenant
+    cache: PrincipalCache, clock: FakeClock, store: Store, tenant: Tenant
 ) -> None:
     known = Subject(key=tenant.key_id)
     assert await cache.resolve_subject(known) is not None

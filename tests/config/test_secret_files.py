@@ -12,16 +12,10 @@ import pytest
 from llmgw_core.config.load import parse
 from llmgw_core.config.secret_files import FileCredential, SecretWatch, credential_of
 from llmgw_core.domain.credential import Credential
+from llmgw_core.testing.clock import FakeClock
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -86,7 +80,7 @@ def test_a_file_that_cannot_be_used_leaves_the_last_value_and_is_told_once(
 async def test_after_a_refusal_it_is_looked_at_at_once_but_not_twice_in_a_second(
     file: Path,
 ) -> None:
-    clock = Clock()
+    clock = FakeClock(100.0)
     credential = FileCredential(file, "first", clock=clock)
     file.write_text("second")
     assert await credential.get() == "first"

@@ -12,6 +12,7 @@ from llmgw_core.config.schema import PluginConfig
 from llmgw_core.domain.errors import GatewayError
 from llmgw_core.hooks.host import PluginHost
 from llmgw_core.hooks.specs import hookimpl
+from llmgw_core.testing.clock import FakeClock
 from llmgw_core.testing.plugins import contexts_in
 
 if TYPE_CHECKING:
@@ -21,23 +22,13 @@ if TYPE_CHECKING:
     from llmgw_core.domain.call import Call, Head
 
 
-class Clock:
-    """Moves when a hook says that it has worked."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def load(tmp_path: Path, clock: Clock) -> Callable[..., PluginHost]:
+def load(tmp_path: Path, clock: FakeClock) -> Callable[..., PluginHost]:
     def loaded(function: Callable[..., Any], hook: str = "pre_auth", **section: Any) -> PluginHost:
         def init(self: Any, config: Any, context: Any) -> None: ...
 
@@ -57,7 +48,7 @@ def row(host: PluginHost) -> Any:
 
 
 async def test_the_time_of_a_hook_is_counted_waiting_included(
-    load: Callable[..., PluginHost], clock: Clock, head: Head, call: Call
+    load: Callable[..., PluginHost], clock: FakeClock, head: Head, call: Call
 ) -> None:
     async def pre_auth(self: Any) -> None:
         clock.now += 0.01
@@ -75,7 +66,7 @@ async def test_the_time_of_a_hook_is_counted_waiting_included(
 
 async def test_a_hook_that_blocks_the_loop_is_counted_and_named_once_a_minute(
     load: Callable[..., PluginHost],
-    clock: Clock,
+    clock: FakeClock,
     head: Head,
     call: Call,
     caplog: pytest.LogCaptureFixture,
@@ -97,7 +88,7 @@ async def test_a_hook_that_blocks_the_loop_is_counted_and_named_once_a_minute(
 
 @pytest.mark.parametrize("step", ["first", "second", "after an error"])
 async def test_every_step_of_a_coroutine_is_looked_at(
-    load: Callable[..., PluginHost], clock: Clock, head: Head, call: Call, step: str
+    load: Callable[..., PluginHost], clock: FakeClock, head: Head, call: Call, step: str
 ) -> None:
     async def pre_auth(self: Any) -> None:
         clock.now += 0.2 if step == "first" else 0.0
@@ -116,7 +107,7 @@ async def test_every_step_of_a_coroutine_is_looked_at(
 
 
 def test_authorize_is_measured_too(
-    load: Callable[..., PluginHost], clock: Clock, call: Call
+    load: Callable[..., PluginHost], clock: FakeClock, call: Call
 ) -> None:
     def authorize(self: Any) -> None:
         clock.now += 0.5

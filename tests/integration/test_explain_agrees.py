@@ -26,6 +26,7 @@ from llmgw_core.pipeline.explanation import Explanation, Question
 from llmgw_core.routing.state import RoutingMemory
 from llmgw_core.routing.strategies import BALANCERS
 from llmgw_core.testing.client import Client
+from llmgw_core.testing.clock import FakeClock
 from llmgw_core.testing.faults.server import FaultServer
 from llmgw_core.testing.installation import at, install, served_by
 from llmgw_core.testing.reloads import changed
@@ -41,16 +42,6 @@ CALLS = 1000
 ZONES = ("onprem", "eu", "world")
 TROUBLE = ("500", "503", "429-seconds", "401", "reset", "html-200", "context-window")
 SETTLED = RoutingConfig(retries=0, breaker=BreakerConfig(consecutive=3))
-
-
-class Clock:
-    """A monotonic clock that moves when it is told to: what is explained holds for one moment."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Agreement(NamedTuple):
@@ -87,7 +78,7 @@ def model(servers: list[FaultServer], strategy: str, chance: random.Random) -> M
 class Play:
     """Asks and calls, and lets things happen in between."""
 
-    def __init__(self, here: Installation, keys: list[str], clock: Clock, seed: int) -> None:
+    def __init__(self, here: Installation, keys: list[str], clock: FakeClock, seed: int) -> None:
         self.here = here
         self.gateway = here.gateway
         self.keys = keys
@@ -143,15 +134,15 @@ class Play:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    moved = Clock()
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    moved = FakeClock()
     monkeypatch.setattr("llmgw_core.foundation.RoutingMemory", lambda _: RoutingMemory(moved))
     times = SimpleNamespace(monotonic=moved, time_ns=time.time_ns)
     monkeypatch.setattr("llmgw_core.generation.time", times)
     return moved
 
 
-async def test_what_is_explained_first_is_tried_first(tmp_path: Path, clock: Clock) -> None:
+async def test_what_is_explained_first_is_tried_first(tmp_path: Path, clock: FakeClock) -> None:
     chance = random.Random(4)
 
     def mood(_: object) -> str:

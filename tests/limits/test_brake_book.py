@@ -17,18 +17,11 @@ from llmgw_core.limits.brake_book import BrakeBook, Braked, BrakeEvent
 from llmgw_core.limits.brake_rules import BrakeRules, rules_of
 from llmgw_core.limits.brake_runs import Runs
 from llmgw_core.limits.velocity import WINDOW, History, Pace
+from llmgw_core.testing.clock import FakeClock
 from llmgw_core.testing.usage_records import usage_record
 
 OWNER: Any = ("key", "key_1")
 IDLE = 100.0
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 600_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def rules(**fields: Any) -> BrakeRules:
@@ -41,7 +34,7 @@ class Bench:
     """A book, and calls in it."""
 
     def __init__(self, **sizes: int) -> None:
-        self.clock, self.events = Clock(), list[BrakeEvent]()
+        self.clock, self.events = FakeClock(600_000.0), list[BrakeEvent]()
         self.book = BrakeBook(self.clock, self.clock, self.events.append, Runs(IDLE, **sizes))
         self.calls = 0
 

@@ -12,7 +12,7 @@ from llmgw_core.limits.caps import Caps
 from llmgw_core.limits.memory import MemoryLimiter
 from llmgw_core.limits.ticket import Ticket
 from llmgw_core.routing import caps as port
-from llmgw_core.testing.rosters import FakeClock
+from llmgw_core.testing.clock import FakeClock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

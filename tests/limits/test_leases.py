@@ -10,7 +10,7 @@ from llmgw_core.testing.lease_suite import LeaseSuite
 from llmgw_core.testing.leased_limiter import LeasedLimiter
 
 if TYPE_CHECKING:
-    from llmgw_core.testing.limiter_machine import FakeClock
+    from llmgw_core.testing.clock import FakeClock
 
 
 class TestLeases(LeaseSuite):

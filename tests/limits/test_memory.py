@@ -18,7 +18,7 @@ from llmgw_core.limits.port import (
     bind,
     lacking_ability,
 )
-from llmgw_core.testing.limiter_machine import FakeClock
+from llmgw_core.testing.clock import FakeClock
 from llmgw_core.testing.limiter_reference import Total
 from llmgw_core.testing.limiter_suite import LimiterSuite
 

@@ -84,7 +84,9 @@ def test_everything_is_found_from_a_list(pages: dict[str, str], repository: Path
     )
     contributing = (repository / "CONTRIBUTING.md").read_text(encoding="utf-8")
     packages = repository.glob("llmgw_core/[!_]*/__init__.py")
-    assert not [path for path in packages if f"`llmgw_core/{path.parent.name}/`" not in contributing]
+    assert not [
+        path for path in packages if f"`llmgw_core/{path.parent.name}/`" not in contributing
+    ]
 
 
 def test_the_first_screen_of_the_readme_says_what_it_is_and_how_to_try_it(

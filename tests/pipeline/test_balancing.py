@@ -20,9 +20,10 @@ from llmgw_core.domain.ramp import Ramp
 from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.routing.balance import Member
 from llmgw_core.routing.strategies.round_robin import RoundRobin
+from llmgw_core.testing.clock import FakeClock
 from llmgw_core.testing.installation import INPUT_PRICE, OUTPUT_PRICE, PRICES, at, served_by
 from llmgw_core.testing.reloads import HeldStreams, begun, with_models
-from llmgw_core.testing.rosters import FakeClock, a_call
+from llmgw_core.testing.rosters import a_call
 from llmgw_core.wire.request import decode_request
 
 if TYPE_CHECKING:

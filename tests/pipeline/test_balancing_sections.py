@@ -13,7 +13,7 @@ from llmgw_core.generation import own_parts
 from llmgw_core.pipeline.balancing import chosen_balancers
 from llmgw_core.routing.strategies.affinity import PrefixOptions, SessionOptions
 from llmgw_core.routing.strategies.least_outstanding import LeastOutstandingOptions
-from llmgw_core.testing.rosters import FakeClock
+from llmgw_core.testing.clock import FakeClock
 
 if TYPE_CHECKING:
     from llmgw_core.config.schema import Config

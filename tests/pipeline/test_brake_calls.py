@@ -15,6 +15,7 @@ from llmgw_core.domain.brake import Brake
 from llmgw_core.domain.limits import Limits
 from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.testing.budgeted_calls import PRICE
+from llmgw_core.testing.clock import FakeClock
 from llmgw_core.testing.installation import at
 from llmgw_core.testing.upstream import Peer, Upstream, http_reply
 
@@ -30,17 +31,9 @@ if TYPE_CHECKING:
 JSON = [(b"content-type", b"application/json")]
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> FakeClock:
+    return FakeClock(1_000_000.0)
 
 
 async def chat(here: Installation, text: str = "Hello!", **fields: Any) -> MemorySink:
@@ -91,7 +84,7 @@ async def test_without_a_brake_nothing_is_kept(installed: Install, metered: Mode
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_session_is_bounded_in_calls_and_the_refusal_says_when_it_ends(
-    installed: Install, metered: ModelServer, clock: Clock, *, stream: bool
+    installed: Install, metered: ModelServer, clock: FakeClock, *, stream: bool
 ) -> None:
     here = await installed(
         {"m": [at(metered)]}, brake=BrakeConfig(session_calls=3), limiter_clock=clock
@@ -118,7 +111,7 @@ async def test_a_session_is_bounded_in_calls_and_the_refusal_says_when_it_ends(
 
 
 async def test_a_header_names_the_session(
-    installed: Install, metered: ModelServer, clock: Clock
+    installed: Install, metered: ModelServer, clock: FakeClock
 ) -> None:
     here = await installed(
         {"m": [at(metered)]},
@@ -146,7 +139,7 @@ async def test_a_session_may_cost_one_call_more_than_its_bound_at_most(
 
 
 async def test_what_a_limit_refuses_has_not_counted(
-    installed: Install, metered: ModelServer, clock: Clock
+    installed: Install, metered: ModelServer, clock: FakeClock
 ) -> None:
     here = await installed(
         {"m": [at(metered)]},
@@ -245,7 +238,7 @@ async def test_what_plugins_call_counts_as_money_and_not_as_calls(
 
 
 async def test_velocity_is_an_event_first_and_then_a_refusal_until_the_window_has_passed(
-    installed: Install, metered: ModelServer, clock: Clock
+    installed: Install, metered: ModelServer, clock: FakeClock
 ) -> None:
     floor = Decimal(4 * PRICE) / 10**9
     here = await installed(

@@ -19,6 +19,7 @@ from llmgw_core.store.tenancy_tables import teams
 from llmgw_core.tenancy.records import TEAM
 from llmgw_core.tenancy.service import Tenancy
 from llmgw_core.testing.client import Client
+from llmgw_core.testing.clock import FakeClock
 from llmgw_core.testing.installation import at, install, leading_to, served_by
 from llmgw_core.testing.model_server import ModelServer, completion
 from llmgw_core.testing.usage_records import usage_record
@@ -34,15 +35,6 @@ DAY = 86_400.0
 HOUR = 3_600.0
 SLOT = 641.0
 """Seconds that something may stay longer than a day."""
-
-
-class Clock:
-    """The limiter's: of a machine that has just been started."""
-
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -61,7 +53,7 @@ async def test_what_was_used_before_a_restart_counts_and_leaves_in_time(
     tmp_path: Path, server: ModelServer, monkeypatch: pytest.MonkeyPatch, *, moved: bool
 ) -> None:
     """Also if the store got nothing of it: then it lies in the journal of the last process."""
-    models, clock = {"m": [at(server)]}, Clock()
+    models, clock = {"m": [at(server)]}, FakeClock(100.0)
     async with install(tmp_path, models, tenant={"team_limits": Limits(rpd=3)}) as first:
         assert [(await first.client.chat("m", **BODY)).status for _ in range(2)] == [200, 200]
         key = first.tenant.key
@@ -133,7 +125,7 @@ async def test_hours_leave_one_after_the_other_and_none_too_early(
             for hours in (-30, -1, 0, 1, 12, 22, 24, 26)
         ]
         await first.gateway.ledger.insert(calls, ())
-    clock = Clock()
+    clock = FakeClock(100.0)
     async with install(tmp_path, models, tenant={"name": "another"}, limiter_clock=clock) as second:
         limiter = second.gateway.limiter
         assert isinstance(limiter, MemoryLimiter)

@@ -18,8 +18,8 @@ from llmgw_core.limits.memory import MemoryLimiter
 from llmgw_core.limits.port import Exceeded
 from llmgw_core.pipeline.exchange import Exchange
 from llmgw_core.pipeline.explanation import Question
+from llmgw_core.testing.clock import FakeClock
 from llmgw_core.testing.installation import at, install, leading_to, served_by
-from llmgw_core.testing.limiter_machine import FakeClock
 from llmgw_core.testing.model_server import ModelServer
 from llmgw_core.wire.request import decode_request
 

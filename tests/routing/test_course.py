@@ -19,7 +19,8 @@ from llmgw_core.routing.plan import Candidates, plan
 from llmgw_core.routing.state import Obstacle, RoutingMemory, standing
 from llmgw_core.routing.strategies import BALANCERS
 from llmgw_core.routing.strategies.round_robin import RoundRobin
-from llmgw_core.testing.rosters import FakeClock, a_call, roster_of
+from llmgw_core.testing.clock import FakeClock
+from llmgw_core.testing.rosters import a_call, roster_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

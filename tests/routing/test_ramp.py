@@ -12,7 +12,8 @@ from llmgw_core.routing.course import Course
 from llmgw_core.routing.plan import Candidates, plan
 from llmgw_core.routing.state import Obstacle, RoutingMemory
 from llmgw_core.routing.strategies.round_robin import RoundRobin
-from llmgw_core.testing.rosters import FakeClock, a_call, roster_of
+from llmgw_core.testing.clock import FakeClock
+from llmgw_core.testing.rosters import a_call, roster_of
 
 CALL = a_call()
 

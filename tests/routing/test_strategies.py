@@ -14,7 +14,8 @@ from llmgw_core.domain.deployment import Deployment
 from llmgw_core.routing.balance import BalancerContext
 from llmgw_core.routing.strategies import BALANCERS
 from llmgw_core.routing.strategies.least_outstanding import LeastOutstandingOptions
-from llmgw_core.testing.rosters import FakeClock, a_call, members_of, turn
+from llmgw_core.testing.clock import FakeClock
+from llmgw_core.testing.rosters import a_call, members_of, turn
 
 if TYPE_CHECKING:
     from llmgw_core.routing.balance import Balancer, Member

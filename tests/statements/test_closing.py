@@ -26,6 +26,7 @@ from llmgw_core.tenancy.errors import TenancyError
 from llmgw_core.tenancy.repricing import Repricing
 from llmgw_core.tenancy.service import Tenancy
 from llmgw_core.testing.bookkeeping import book, priced, rates, sheet
+from llmgw_core.testing.clock import FakeClock
 from llmgw_core.testing.usage_records import usage_record
 
 if TYPE_CHECKING:
@@ -46,20 +47,13 @@ def utc(*parts: int) -> int:
 MARCH, APRIL, MAY = utc(2027, 3, 1), utc(2027, 4, 1), utc(2027, 5, 1)
 
 
-class Clock:
-    now = float(APRIL // NS + 2 * HOUR)
-
-    def __call__(self) -> float:
-        return self.now
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock(APRIL // NS + 2 * HOUR)
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def statements(store: Store, clock: Clock, tmp_path: Path) -> Statements:
+def statements(store: Store, clock: FakeClock, tmp_path: Path) -> Statements:
     def why(model: str, deployment: str, at_ns: int) -> str:
         return "there is no exchange rate for USD" if at_ns >= APRIL - 1 else ""
 
@@ -81,7 +75,7 @@ async def reasons(statements: Statements, period: str = "2027-03") -> tuple[str,
 
 
 async def test_a_month_that_is_not_over_cannot_be_closed(
-    statements: Statements, clock: Clock
+    statements: Statements, clock: FakeClock
 ) -> None:
     clock.now = APRIL / NS - 1
     await statements.create("2027-03", actor=BY)
@@ -179,7 +173,7 @@ async def test_usage_without_a_price_is_named_with_the_reason(
 
 
 async def test_a_late_call_without_a_price_is_not_adjusted_by_nothing(
-    store: Store, statements: Statements, clock: Clock
+    store: Store, statements: Statements, clock: FakeClock
 ) -> None:
     await statements.create("2027-03", actor=BY)
     await statements.close("2027-03", actor=BY)
@@ -213,7 +207,7 @@ async def test_amounts_from_before_there_were_price_sheets_are_billed_as_they_ar
 
 
 async def test_a_month_is_billed_in_the_currency_that_it_was_booked_in(
-    store: Store, clock: Clock
+    store: Store, clock: FakeClock
 ) -> None:
     """`accounting.currency` may be another one by now; 1 EUR is not 1 USD."""
     await book(store, Ledger(store), [priced(0, PRICE, Usage(1000, 0), started_ns=MARCH)], PRICE)
@@ -224,7 +218,7 @@ async def test_a_month_is_billed_in_the_currency_that_it_was_booked_in(
 
 
 async def test_a_pool_in_another_currency_is_not_added_to_what_was_booked(
-    store: Store, clock: Clock
+    store: Store, clock: FakeClock
 ) -> None:
     await book(store, Ledger(store), [priced(0, PRICE, Usage(1000, 0), started_ns=MARCH)], PRICE)
     pool = PoolConfig(monthly=Decimal(100), models=("small",))
@@ -234,7 +228,7 @@ async def test_a_pool_in_another_currency_is_not_added_to_what_was_booked(
 
 
 async def test_two_currencies_are_not_added_up_until_all_is_booked_in_one(
-    store: Store, statements: Statements, clock: Clock
+    store: Store, statements: Statements, clock: FakeClock
 ) -> None:
     dollars = msgspec.structs.replace(PRICE, currency="USD")
     await book(store, Ledger(store), [priced(0, PRICE, Usage(1, 0), started_ns=MARCH)], PRICE)
@@ -275,7 +269,7 @@ async def test_figures_that_contradict_themselves_still_add_up(
     assert closed.summary.cost == 5_000_000
 
 
-async def test_months_are_closed_in_their_order(statements: Statements, clock: Clock) -> None:
+async def test_months_are_closed_in_their_order(statements: Statements, clock: FakeClock) -> None:
     clock.now = MAY / NS + 2 * HOUR
     await statements.create("2027-03", actor=BY)
     await statements.create("2027-04", actor=BY)
@@ -320,7 +314,7 @@ async def test_making_and_closing_are_audited(store: Store, statements: Statemen
 
 
 async def test_what_retention_has_deleted_is_not_billed_as_nothing(
-    store: Store, statements: Statements, clock: Clock
+    store: Store, statements: Statements, clock: FakeClock
 ) -> None:
     await book(store, Ledger(store), [priced(0, PRICE, Usage(1000, 0), started_ns=MARCH)], PRICE)
     await statements.create("2027-03", actor=BY)

@@ -16,6 +16,7 @@ from llmgw_core.statements.explaining import exact, explained, together
 from llmgw_core.statements.service import Statements
 from llmgw_core.store.ledger import Ledger
 from llmgw_core.testing.bookkeeping import amounts, book, priced, rates, repriced, sheet
+from llmgw_core.testing.clock import FakeClock
 
 if TYPE_CHECKING:
     from llmgw_core.statements.explaining import CallShare
@@ -31,20 +32,13 @@ MARCH = int(dt.datetime(2027, 3, 1, tzinfo=dt.UTC).timestamp()) * NS
 APRIL = int(dt.datetime(2027, 4, 1, tzinfo=dt.UTC).timestamp()) * NS
 
 
-class Clock:
-    now = float(APRIL // NS + 7200)
-
-    def __call__(self) -> float:
-        return self.now
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock(APRIL // NS + 7200)
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def statements(store: Store, clock: Clock) -> Statements:
+def statements(store: Store, clock: FakeClock) -> Statements:
     return Statements(store, StatementsConfig(), currency="EUR", clock=clock)
 
 
@@ -93,7 +87,7 @@ async def test_every_line_is_made_of_its_calls_and_of_no_other(
 
 
 async def test_an_adjustment_is_made_of_what_came_after_the_statement_before(
-    store: Store, statements: Statements, clock: Clock
+    store: Store, statements: Statements, clock: FakeClock
 ) -> None:
     records = [priced(number, PRICE, Usage(1000, 10), started_ns=MARCH) for number in range(3)]
     await book(store, Ledger(store), records, PRICE, DEARER)
@@ -141,7 +135,7 @@ async def test_a_failed_attempt_that_is_paid_is_explained_at_its_own_price(
 
 
 async def test_amounts_that_no_rate_explains_are_explained_to_the_last_place(
-    store: Store, clock: Clock
+    store: Store, clock: FakeClock
 ) -> None:
     statements = Statements(store, StatementsConfig(decimals=9), currency="EUR", clock=clock)
     records = [priced(number, PRICE, Usage(1, 0), started_ns=MARCH) for number in range(7)]
@@ -157,7 +151,7 @@ async def test_amounts_that_no_rate_explains_are_explained_to_the_last_place(
     assert (len(shares), together(shares)) == (7, (0, 5000 * 10**6 - 7 * 333_333, 0))
 
 
-async def test_what_is_not_made_of_calls_says_so(store: Store, clock: Clock) -> None:
+async def test_what_is_not_made_of_calls_says_so(store: Store, clock: FakeClock) -> None:
     pools = {"gpu": PoolConfig(1, models=("small",))}  # type: ignore[arg-type]
     statements = Statements(store, StatementsConfig(pools=pools), currency="EUR", clock=clock)
     made, lines = await closed(statements, "2027-03")
@@ -176,7 +170,7 @@ async def test_calls_that_retention_has_deleted_are_not_missing_without_a_word(
         await calls_of(statements, made, lines[0])
 
 
-async def test_half_hours_of_a_zone_are_read_from_the_rows(store: Store, clock: Clock) -> None:
+async def test_half_hours_of_a_zone_are_read_from_the_rows(store: Store, clock: FakeClock) -> None:
     """Midnight in Kolkata is half past six in the evening in Greenwich."""
     config = StatementsConfig(timezone="Asia/Kolkata")
     statements = Statements(store, config, currency="EUR", clock=clock)

@@ -20,6 +20,7 @@ from llmgw_core.store.ledger import Ledger
 from llmgw_core.store.principals import StorePrincipals
 from llmgw_core.tenancy.costing import Costing
 from llmgw_core.testing.bookkeeping import book, priced, rates, repriced, sheet
+from llmgw_core.testing.clock import FakeClock
 from llmgw_core.testing.tenants import create_tenant
 
 if TYPE_CHECKING:
@@ -45,20 +46,13 @@ LARGE = sheet(rates(2_500_000_001, 9_999_999_999, reasoning=5_000_000_003, call=
 DEARER = sheet(rates(400_000_000, 800_000_000, cached_input=40_000_000), rates(10**9, 3 * 10**9))
 
 
-class Clock:
-    now = float(APRIL // NS + 2 * 3600)
-
-    def __call__(self) -> float:
-        return self.now
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock(APRIL // NS + 2 * 3600)
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def statements(store: Store, clock: Clock) -> Statements:
+def statements(store: Store, clock: FakeClock) -> Statements:
     config = StatementsConfig(timezone="Europe/Berlin")
     return Statements(store, config, currency="EUR", clock=clock)
 
@@ -153,7 +147,7 @@ async def test_a_team_that_is_moved_in_the_middle_of_a_month_is_split_at_the_ins
 
 
 async def test_exporting_a_closed_one_again_gives_the_same_bytes(
-    store: Store, statements: Statements, clock: Clock, calls: list[UsageRecord]
+    store: Store, statements: Statements, clock: FakeClock, calls: list[UsageRecord]
 ) -> None:
     statement, lines = await closed(statements, "2027-03")
     exported = as_csv(statement, lines), as_json(statement, lines)
@@ -174,7 +168,7 @@ async def test_exporting_a_closed_one_again_gives_the_same_bytes(
 
 
 async def test_re_pricing_of_march_appears_as_an_adjustment_in_april(
-    store: Store, statements: Statements, clock: Clock, calls: list[UsageRecord]
+    store: Store, statements: Statements, clock: FakeClock, calls: list[UsageRecord]
 ) -> None:
     march, lines_of_march = await closed(statements, "2027-03")
     anew = [call for call in within(calls, MARCH, APRIL) if call.deployment == "small/local"][:500]
@@ -212,7 +206,7 @@ async def test_re_pricing_of_march_appears_as_an_adjustment_in_april(
 
 
 async def test_an_adjustment_is_made_once(
-    store: Store, statements: Statements, clock: Clock, calls: list[UsageRecord]
+    store: Store, statements: Statements, clock: FakeClock, calls: list[UsageRecord]
 ) -> None:
     await closed(statements, "2027-03")
     await book(store, Ledger(store), repriced(calls[20], DEARER))
