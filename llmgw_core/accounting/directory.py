@@ -60,6 +60,8 @@ class Directory:
         been moved before. Raises `OSError`."""
         for name in (SPARE_NAME, *NOTES, _DRAFT_NAME, CHECKPOINT_NAME, LOCK_NAME):
             (self.path / name).unlink(missing_ok=True)
+        for path in self.path.glob("*.sums*"):
+            path.unlink(missing_ok=True)
         # Without its lock file anybody may lock the directory: the next one then removes it.
         with contextlib.suppress(OSError):
             self.path.rmdir()

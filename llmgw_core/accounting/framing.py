@@ -45,6 +45,11 @@ class Frame(NamedTuple):
     end: int
 
 
+def frame_of(payload: bytes) -> bytes:
+    """The frame of any payload."""
+    return _header.pack(len(payload), crc32(payload)) + payload
+
+
 def frame_usage(record: UsageRecord) -> bytes:
     """The frame of a usage record."""
     payload = _usage + _encode(record)

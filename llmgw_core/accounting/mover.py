@@ -19,6 +19,8 @@ from llmgw_core.accounting import segments
 from llmgw_core.accounting.directory import Directory, Progress
 from llmgw_core.accounting.notes import noted
 from llmgw_core.accounting.setting_aside import SettingAside
+from llmgw_core.accounting.summaries import drop_summary, has_summary, summarize
+from llmgw_core.accounting.unmoved import orphaned, unread
 from llmgw_core.domain.errors import StoreUnavailable
 from llmgw_core.domain.usage import DeliveryRecord, UsageRecord
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from llmgw_core.accounting.journal import Extent, Journal, Recent
     from llmgw_core.accounting.port import LedgerPort
     from llmgw_core.accounting.segments import Damage, DamageKind
+    from llmgw_core.accounting.unmoved import Summed
 
 log = logging.getLogger(__name__)
 
@@ -144,26 +147,16 @@ class Mover:
             for item in journal.queued():
                 yield from _usages(segments.records(item))
             for extent in journal.extents():
-                yield from _unread(extent.path, self._offset(extent.path), extent.end)
+                for records in unread(extent.path, self._offset(extent.path), extent.end):
+                    yield from records
 
-    def orphaned(self) -> Iterator[UsageRecord]:
-        """What is in the journals of processes that have ended, and has not been moved as far as
-        their checkpoints say; perhaps it has. So are calls that they had under way. Raises
-        `OSError`."""
-        own = self._journal.directory.path if self._journal is not None else None
-        orphans = directories.others(self._root, own)
-        interrupted: dict[str, UsageRecord] = {}
-        for path in orphans:
-            interrupted.update(noted(path))
-        for path in orphans:
-            directory = Directory(path, -1)
-            progress = directory.load_progress()
-            for segment in directory.segments():
-                offset = progress.get(segment.name, Progress()).offset
-                for record in _unread(segment, offset):
-                    interrupted.pop(record.call_id, None)
-                    yield record
-        yield from interrupted.values()
+    def orphaned(self) -> Iterator[list[UsageRecord] | Summed]:
+        """`unmoved.orphaned` of all journals but the own one. Raises `OSError`."""
+        return orphaned(self._root, self._own)
+
+    @property
+    def _own(self) -> Path | None:
+        return self._journal.directory.path if self._journal is not None else None
 
     async def aclose(self, patience: float = 10.0) -> None:
         """Stop, and move what can be moved within `patience` seconds; the rest stays in the
@@ -199,8 +192,22 @@ class Mover:
         if not isinstance(error, StoreUnavailable):
             self.bugs += 1
             log.error("moving into the ledger has failed unexpectedly", exc_info=error)
-        elif self.failures == 1:
+            return
+        if self.failures == 1:
             log.warning("the ledger waits for the store: %s", error)
+        await self._summarize()
+
+    async def _summarize(self) -> None:
+        """Nobody knows how long the store stays down, and whether this process outlives that: add
+        up what is full, for the start of the next one."""
+        for extent in self._journal.extents() if self._journal is not None else ():
+            path, fresh = extent.path, not self._offset(extent.path)
+            if extent.closed and fresh and not self._closing.is_set() and not has_summary(path):
+                try:
+                    await asyncio.to_thread(summarize, path, extent.end)
+                except OSError as error:
+                    log.warning("%s is not added up: %s", path, error)
+                    return
 
     async def _move_own(self, journal: Journal) -> None:
         journal.check()
@@ -256,10 +263,9 @@ class Mover:
             journal.drop([item])
 
     async def _move_orphans(self, running: Set[str]) -> None:
-        own = self._journal.directory.path if self._journal is not None else None
         with contextlib.ExitStack() as stack:
             try:
-                adopted = directories.adopt_all(self._root, own, stack)
+                adopted = directories.adopt_all(self._root, self._own, stack)
             except OSError as error:
                 log.error("abandoned journals cannot be looked for: %s", error)  # noqa: TRY400 - expected
                 return
@@ -328,6 +334,7 @@ class Mover:
             log.error("the damaged segment is kept as %s", directories.keep(path, self._root))
         else:
             path.unlink()
+        drop_summary(path)
 
     def _report(self, path: Path, damage: Damage) -> None:
         self.damage[damage.kind] += 1
@@ -341,16 +348,6 @@ class Mover:
 
 def _usages(records: Iterable[Record]) -> Iterator[UsageRecord]:
     return (record for record in records if isinstance(record, UsageRecord))
-
-
-def _unread(path: Path, offset: int, limit: int | None = None) -> Iterator[UsageRecord]:
-    """The calls of a segment from `offset` on; damage is for the mover to report."""
-    while limit is None or offset < limit:
-        batch = segments.read_batch(path, offset, limit=limit, maximum=_READ_AT_ONCE)
-        yield from _usages(batch.records)
-        offset = batch.offset
-        if batch.finished:
-            return
 
 
 def _report_end(task: asyncio.Task[None]) -> None:

@@ -8,7 +8,7 @@ long as somebody holds a purse on them.
 from __future__ import annotations
 
 from collections import Counter as Tally
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 from weakref import WeakValueDictionary
 
 from llmgw_core.limits.budget_counts import REFUSED, Account, Measure
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from llmgw_core.limits.budget_counts import Count, Counter
     from llmgw_core.limits.budgets import BudgetExceeded, Line
 
+LEVEL_KINDS: Final[tuple[LevelKind, ...]] = ("organization", "team", "user", "key")
+"""From above downwards."""
 Owner = tuple["LevelKind", str]
 """The kind of a level and its id."""
 

@@ -101,11 +101,14 @@ class Counter:
 
     def add(self, record: UsageRecord) -> Count:
         """Count what a call was charged, or has used, in the period in which it began."""
-        count = self.at(record.started_ns)
-        if count.start_ns <= record.started_ns:
-            usage = record.usage
-            tokens = usage.input_tokens + usage.output_tokens
-            count.spent += record.charge if self.money else tokens
+        usage = record.usage
+        return self.put(record.started_ns, record.charge, usage.input_tokens + usage.output_tokens)
+
+    def put(self, at_ns: int, charge: int, tokens: int) -> Count:
+        """Count so much in the period of `at_ns`; not what is older than all that is known."""
+        count = self.at(at_ns)
+        if count.start_ns <= at_ns:
+            count.spent += charge if self.money else tokens
         return count
 
     def turn_back(self, current: Count, cursor: int) -> None:

@@ -15,18 +15,22 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from llmgw_core.limits.budget_book import owners_of
+from llmgw_core.accounting.summaries import QUARTER_NS, summed
+from llmgw_core.accounting.unmoved import unread
+from llmgw_core.limits.budget_book import LEVEL_KINDS
 from llmgw_core.limits.budget_counts import Count, Counter, Measure
 from llmgw_core.limits.periods import period_at
 from llmgw_core.store import budget_queries as queries
 from llmgw_core.store.known_calls import known_calls
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from llmgw_core.accounting.mover import Mover
+    from llmgw_core.accounting.summaries import Used
+    from llmgw_core.accounting.unmoved import Summed
     from llmgw_core.domain.access import LevelKind
     from llmgw_core.domain.usage import UsageRecord
     from llmgw_core.limits.budget_book import BudgetBook, Owner
@@ -38,7 +42,7 @@ _AT_ONCE: Final = 4000
 
 Wanted = dict["Owner", set[Measure]]
 """What has to be read for which level."""
-Listener = Callable[[list["UsageRecord"]], None]
+Listener = Callable[[list["Used"]], None]
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -70,15 +74,30 @@ async def read_budgets(
         moved: set[str] = set()
         for calls in _batches(mover.unmoved()):
             moved |= await known_calls(connection, [each.call_id for each in calls])
-        for calls in _batches(mover.orphaned()):
-            there = await known_calls(connection, [each.call_id for each in calls])
-            new = [each for each in calls if each.call_id not in there]
-            _count(loaded, new)
-            if also is not None:
-                also(new)
+        for part in mover.orphaned():
+            async for used in _unbooked(connection, part):
+                _count(loaded, used)
+                if also is not None:
+                    also(used)
         # From here on nothing awaits: the next call that is settled finds the accounts.
-        _count(loaded, (each for each in mover.unmoved() if each.call_id not in moved))
+        _count(loaded, summed(each for each in mover.unmoved() if each.call_id not in moved))
         return [book.put(owner, counters, cursor) for owner, counters in loaded.items()]
+
+
+async def _unbooked(
+    connection: AsyncConnection, part: list[UsageRecord] | Summed
+) -> AsyncIterator[list[Used]]:
+    """What the ledger does not have of `part`."""
+    if isinstance(part, list):
+        known = await known_calls(connection, [each.call_id for each in part])
+        yield summed(each for each in part if each.call_id not in known)
+    elif await known_calls(connection, part.summary.call_ids()):
+        # The process ended between the commit and the checkpoint.
+        for records in unread(part.segment, 0):
+            async for used in _unbooked(connection, records):
+                yield used
+    else:
+        yield part.summary.used
 
 
 async def _from_ledger(
@@ -118,11 +137,14 @@ async def _told(
     return found
 
 
-def _count(loaded: Mapping[Owner, list[Counter]], records: Iterable[UsageRecord]) -> None:
-    for record in records:
-        for owner in owners_of(record):
-            for counter in loaded.get(owner, ()):
-                counter.add(record)
+def _count(loaded: Mapping[Owner, list[Counter]], used: Iterable[Used]) -> None:
+    for each in used:
+        ids = (each.organization_id, each.team_id, each.user_id, each.key_id)
+        for kind, id in zip(LEVEL_KINDS, ids, strict=True):
+            for counter in loaded.get((kind, id), ()) if id is not None else ():
+                counter.put(
+                    each.quarter * QUARTER_NS, each.charge, each.input_tokens + each.output_tokens
+                )
 
 
 def _batches(records: Iterable[UsageRecord]) -> Iterator[list[UsageRecord]]:

@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
+from llmgw_core.accounting.summaries import QUARTER_NS
+from llmgw_core.limits.budget_book import LEVEL_KINDS
 from llmgw_core.limits.specs import DAY, deployment_meters, level_meters, model_meters, pairs_of
-from llmgw_core.store.contributions import HOUR_NS, contributions
+from llmgw_core.store.contributions import HOUR_NS
 from llmgw_core.store.day_sums import levels_with_day_limits, used_by_the_hour
 
 if TYPE_CHECKING:
@@ -19,9 +21,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
+    from llmgw_core.accounting.summaries import Used
     from llmgw_core.domain.access import Level
     from llmgw_core.domain.deployment import Model
-    from llmgw_core.domain.usage import UsageRecord
     from llmgw_core.limits.port import MeterSpec
     from llmgw_core.limits.specs import Covers
 
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     """Count so much as of so many seconds ago."""
 
 _HOURS: Final = 24
-_KINDS: Final = ("organization", "team", "user", "key")
 
 
 class DayMeters:
@@ -58,18 +59,13 @@ class DayMeters:
     def __bool__(self) -> bool:
         return bool(self._levels) or any(self._deployments.values())
 
-    def count(self, records: Iterable[UsageRecord]) -> None:
-        """These calls have ended and are not in the ledger."""
-        for key, sums in contributions(records).items():
-            hour, organization, team, user, id, _, _, model, _, deployment, _ = key
-            calls, _, input_tokens, output_tokens = sums[:4]
-            self._add(
-                hour,
-                (organization, team, user, id),
-                model,
-                deployment,
-                (calls, input_tokens, output_tokens),
-            )
+    def count(self, used: Iterable[Used]) -> None:
+        """This lies in journals and is not in the ledger."""
+        for each in used:
+            owners = (each.organization_id, each.team_id, each.user_id, each.key_id)
+            sums = (each.calls, each.input_tokens, each.output_tokens)
+            hour = each.quarter * QUARTER_NS // HOUR_NS
+            self._add(hour, owners, each.model, each.deployment, sums)
 
     async def read(self, connection: AsyncConnection, now_ns: int) -> None:
         """Count what the ledger has of the last 24 hours; of clocks that were put back, too."""
@@ -89,7 +85,7 @@ class DayMeters:
     def _add(
         self,
         hour: int,
-        owners: tuple[str, ...],
+        owners: tuple[str | None, ...],
         model: str,
         deployment: str,
         sums: tuple[int, int, int],
@@ -104,11 +100,13 @@ class DayMeters:
             if amount:
                 self._used[spec][hour] += amount
 
-    def _specs(self, owners: tuple[str, ...], model: str, deployment: str) -> Iterator[MeterSpec]:
+    def _specs(
+        self, owners: tuple[str | None, ...], model: str, deployment: str
+    ) -> Iterator[MeterSpec]:
         # What a call asked for, and what stood in for it.
         names = {model, self._models.get(deployment, model)}
         known = self._levels
-        for kind, id in zip(_KINDS, owners, strict=True):
+        for kind, id in zip(LEVEL_KINDS, owners, strict=True):
             yield from known.get((kind, id), ())
             for name in names:
                 yield from known.get((kind, id, name), ())

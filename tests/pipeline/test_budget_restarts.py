@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import time
 from asyncio.subprocess import PIPE
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +14,17 @@ import msgspec
 import pytest
 from sqlalchemy import update
 
+from llmgw_core.accounting.journal import Journal
+from llmgw_core.accounting.summaries import summarize
 from llmgw_core.domain.errors import ConfigError, StoreUnavailable
+from llmgw_core.domain.limits import Budget, Limits
 from llmgw_core.store.engine import Store
 from llmgw_core.store.ledger import Ledger
 from llmgw_core.store.tenancy_tables import teams
 from llmgw_core.testing.budgeted_calls import BODY, PRICE, chat, count_of, month
 from llmgw_core.testing.client import Client
 from llmgw_core.testing.installation import at, install
+from llmgw_core.testing.usage_records import usage_record
 
 if TYPE_CHECKING:
     from llmgw_core.testing.model_server import ModelServer
@@ -74,6 +79,42 @@ async def test_what_is_in_the_journal_and_in_the_store_is_counted_once(
     async with install(tmp_path, models, tenant={"name": "another"}) as second:
         assert await second.gateway.ledger.count() == 1
         assert count_of(second.gateway, tenant).spent == PRICE
+
+
+@pytest.mark.parametrize("booked", [0, 5])
+async def test_a_backlog_that_was_added_up_is_spent_once(
+    tmp_path: Path, metered: ModelServer, booked: int
+) -> None:
+    """Also if the process died between the commit of a part of it and the checkpoint."""
+    models, limits = {"m": [at(metered)]}, Limits(rpd=1000)
+    made = {"budgets": [Budget("tokens", 10**6, "total")], "key_limits": limits}
+    async with install(tmp_path, models, tenant=made) as first:
+        tenant, root = first.tenant, first.gateway.journal.root
+        owners = (tenant.organization_id, tenant.team_id, tenant.user_id, tenant.key_id)
+        names = ("organization_id", "team_id", "user_id", "key_id")
+        now = time.time_ns()
+        calls = [
+            usage_record(n, started_ns=now, **dict(zip(names, owners, strict=True)))
+            for n in range(60)
+        ]
+        await first.gateway.ledger.insert(calls[:booked], ())
+    journal = Journal(root, segment_bytes=4096)
+    for call in calls:
+        journal.append_usage(call)
+    full = [extent for extent in journal.extents() if extent.closed]
+    assert len(full) > 1
+    for extent in full:
+        summarize(extent.path, extent.end)
+    journal.directory.close()  # what the kernel does to the lock of a process that is gone
+    async with install(tmp_path, models, tenant={"name": "another"}) as second:
+        account = second.gateway.budgets.book.account(("organization", owners[0]))
+        assert account is not None
+        [counter] = account.counters.values()
+        assert counter.current.spent == 60 * 15
+        reply = await Client(second.gateway, tenant.key).chat("m", **BODY)
+        assert reply.headers["x-ratelimit-remaining-requests"] == str(1000 - 60 - 1)
+        assert len(await second.records()) == 61
+    journal.close()
 
 
 async def test_what_a_killed_process_has_spent_is_known_to_the_next(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import pytest
 from sqlalchemy import update
 
@@ -18,30 +17,22 @@ from llmgw_core.store.contributions import HOUR_NS
 from llmgw_core.store.tenancy_tables import teams
 from llmgw_core.tenancy.records import TEAM
 from llmgw_core.tenancy.service import Tenancy
+from llmgw_core.testing.budgeted_calls import BODY
 from llmgw_core.testing.client import Client
 from llmgw_core.testing.clock import FakeClock
 from llmgw_core.testing.installation import at, install, leading_to, served_by
-from llmgw_core.testing.model_server import ModelServer, completion
 from llmgw_core.testing.usage_records import usage_record
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from llmgw_core.testing.installation import Installation
+    from llmgw_core.testing.model_server import ModelServer
 
-BODY: dict[str, Any] = {"max_tokens": 3, "messages": [{"role": "user", "content": "Hello!"}]}
 DAY = 86_400.0
 HOUR = 3_600.0
 SLOT = 641.0
 """Seconds that something may stay longer than a day."""
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[ModelServer]:
-    async with ModelServer() as server:
-        server.reply = msgspec.json.encode(completion(input=9, output=3))
-        yield server
 
 
 async def down(*_: object) -> None:
@@ -50,10 +41,10 @@ async def down(*_: object) -> None:
 
 @pytest.mark.parametrize("moved", [True, False])
 async def test_what_was_used_before_a_restart_counts_and_leaves_in_time(
-    tmp_path: Path, server: ModelServer, monkeypatch: pytest.MonkeyPatch, *, moved: bool
+    tmp_path: Path, metered: ModelServer, monkeypatch: pytest.MonkeyPatch, *, moved: bool
 ) -> None:
     """Also if the store got nothing of it: then it lies in the journal of the last process."""
-    models, clock = {"m": [at(server)]}, FakeClock(100.0)
+    models, clock = {"m": [at(metered)]}, FakeClock(100.0)
     async with install(tmp_path, models, tenant={"team_limits": Limits(rpd=3)}) as first:
         assert [(await first.client.chat("m", **BODY)).status for _ in range(2)] == [200, 200]
         key = first.tenant.key
@@ -71,14 +62,14 @@ async def test_what_was_used_before_a_restart_counts_and_leaves_in_time(
 
 
 async def test_every_kind_of_meter_goes_on_where_it_was(
-    tmp_path: Path, server: ModelServer
+    tmp_path: Path, metered: ModelServer
 ) -> None:
     """Of all levels, pairs with models that stand in, models and caps of deployments."""
     day = Limits(rpd=1000, tpd=1000, input_tpd=1000, output_tpd=1000, shadow=("tpd",))
     cap = Limits(rpd=1000, tpd=1000)
     models = {
-        "m": served_by(at(server, caps=cap), limits=day),
-        "other": served_by(at(server, "b", caps=cap), limits=day),
+        "m": served_by(at(metered, caps=cap), limits=day),
+        "other": served_by(at(metered, "b", caps=cap), limits=day),
     }
     aliases = {"alias": leading_to("m")}
     limited: dict[str, Any] = {f"{level}limits": day for level in ("", "team_", "user_", "key_")}
@@ -113,10 +104,10 @@ def counted(here: Installation) -> dict[str, int]:
 
 
 async def test_hours_leave_one_after_the_other_and_none_too_early(
-    tmp_path: Path, server: ModelServer
+    tmp_path: Path, metered: ModelServer
 ) -> None:
     """Those of a clock that was put back count as if they were now."""
-    models = {"m": [at(server)]}
+    models = {"m": [at(metered)]}
     async with install(tmp_path, models, tenant={"limits": Limits(tpd=10**6)}) as first:
         organization = first.tenant.organization_id
         now = time.time_ns()
@@ -140,7 +131,7 @@ async def test_hours_leave_one_after_the_other_and_none_too_early(
 
 
 async def test_without_a_limit_by_the_day_nothing_is_read(
-    tmp_path: Path, server: ModelServer, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, metered: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Limits that make no sense do not keep the gateway from starting."""
     read: list[object] = []
@@ -150,7 +141,7 @@ async def test_without_a_limit_by_the_day_nothing_is_read(
         return []
 
     monkeypatch.setattr(day_meters, "used_by_the_hour", spy)
-    models = {"m": [at(server)]}
+    models = {"m": [at(metered)]}
     plain = Limits(rpm=7, input_tpm=9)
     async with (
         install(tmp_path, models, tenant={"limits": plain}) as first,
