@@ -62,4 +62,13 @@ def error_code(reply: MemorySink) -> str:
     return code
 
 
-__all__ = ["Client", "MemoryBody", "MemorySink", "error_code"]
+def streamed_text(reply: MemorySink) -> str:
+    """The text of all choices of a stream together."""
+    return "".join(
+        choice["delta"].get("content") or ""
+        for each in reply.chunks()
+        for choice in each.get("choices", ())
+    )
+
+
+__all__ = ["Client", "MemoryBody", "MemorySink", "error_code", "streamed_text"]

@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 INPUT_PRICE, OUTPUT_PRICE = 1000, 2000
 """Nano-units per token of every model that says nothing else."""
+USUAL_CHARGE = 7 * INPUT_PRICE + 3 * OUTPUT_PRICE
+"""Of a call with the usage that the model server reports unless it is told otherwise."""
 PRICES = (PriceEntry(dt.date(2020, 1, 1), TokenPrices(input=Decimal(1), output=Decimal(2))),)
 
 

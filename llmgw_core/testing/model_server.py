@@ -64,6 +64,7 @@ def chat_chunk(delta: dict[str, Any], finish: str | None = None) -> dict[str, An
     }
 
 
+ROLE: Final = event(chat_chunk({"role": "assistant", "content": ""}))
 WORD: Final = event(chat_chunk({"content": "Hello"}))
 STOP: Final = event(chat_chunk({}, "stop"))
 """Of a stream with one word, and the reason for its end."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from llmgw_core.domain.errors import GatewayError
 from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.testing.client import MemorySink
 from llmgw_core.testing.model_server import SSE
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from llmgw_core.domain.reply import Reply
     from llmgw_core.hooks.context import PluginContext
     from llmgw_core.wire.stream_event import StreamEvent
+
+TEAPOT = GatewayError(418, "guarded", "Not that.", type="policy_error")
+"""What a plugin rejects with."""
 
 
 class Pass:
@@ -58,6 +62,24 @@ class Hold(Pass):
         """Everything."""
         self.finished += 1
         return self.held
+
+
+class RejectAtEnd(Hold):
+    """Rejects when it has seen everything."""
+
+    def finish(self) -> Any:
+        """Raises."""
+        raise TEAPOT
+
+
+class RejectWord(Pass):
+    """Rejects the first event that says "there"."""
+
+    def feed(self, event: StreamEvent) -> Any:
+        """The event, or a rejection."""
+        if any("there" in choice.text for choice in event.choices):
+            raise TEAPOT
+        return event
 
 
 def suffixing(mark: str) -> type[Pass]:

@@ -11,7 +11,7 @@ from llmgw_core.config.schema_routing import RoutingConfig
 from llmgw_core.config.schema_streams import StreamsConfig
 from llmgw_core.pipeline.keep_alive import COMMENT
 from llmgw_core.testing.client import MemorySink
-from llmgw_core.testing.model_server import SSE, chat_chunk, event
+from llmgw_core.testing.model_server import ROLE, SSE
 from llmgw_core.testing.upstream import Peer, chunk, chunked_head
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 KEPT: Final = RoutingConfig(streams=StreamsConfig(keep_alive_seconds=0.005))
 """Comments in quick succession."""
-ROLE: Final = event(chat_chunk({"role": "assistant", "content": ""}))
 
 
 class Listening(MemorySink):

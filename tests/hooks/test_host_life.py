@@ -11,10 +11,10 @@ import pytest
 from llmgw_core.config.schema import PluginConfig
 from llmgw_core.domain.deployment import Deployment
 from llmgw_core.domain.errors import ConfigError, GatewayError
-from llmgw_core.domain.usage import NO_USAGE, UsageRecord
 from llmgw_core.hooks.context import PluginContext
 from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.testing.plugins import Recorder, contexts_in, host_of
+from llmgw_core.testing.usage_records import usage_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,32 +22,7 @@ if TYPE_CHECKING:
 
     import aiohttp
 
-
-def record(call_id: str = "c") -> UsageRecord:
-    return UsageRecord(
-        call_id=call_id,
-        started_ns=0,
-        endpoint="embeddings",
-        organization_id="o",
-        team_id=None,
-        user_id=None,
-        key_id=None,
-        model="m",
-        served_model="m",
-        deployment="m/a",
-        zone="z",
-        stream=False,
-        status="completed",
-        http_status=200,
-        error_code="",
-        usage=NO_USAGE,
-        cost=0,
-        charge=0,
-        currency="USD",
-        duration_us=0,
-        first_content_us=0,
-        attempts=(),
-    )
+    from llmgw_core.domain.usage import UsageRecord
 
 
 def making(log: list[str], **hooks: Callable[..., Any]) -> type[Any]:
@@ -166,7 +141,7 @@ def recorder(host: Any, name: str) -> Recorder:
 
 async def test_observers_get_every_record_in_order_before_the_end(tmp_path: Path) -> None:
     host = host_of(tmp_path, ("a", Recorder), ("b", Recorder))
-    records = [record(str(n)) for n in range(50)]
+    records = [usage_record(n) for n in range(50)]
     host.observe_usage(records[0])
     await host.startup()
     for item in records[1:]:
@@ -206,7 +181,7 @@ async def test_an_observer_that_fails_hangs_or_is_cancelled_disturbs_nobody(
     )
     await host.startup()
     for name in ("one", "raise", "cancel", "hang", "two"):
-        host.observe_usage(record(name))
+        host.observe_usage(usage_record(call_id=name))
     await host.shutdown(5)
     assert seen == ["one", "two"]
     assert len(recorder(host, "good").events) == 7
@@ -227,10 +202,10 @@ async def test_a_full_queue_drops_and_counts_and_the_end_does_not_wait_for_ever(
     log: list[str] = []
     host = host_of(tmp_path, ("slow", making(log, on_usage=on_usage)), queue_size=3)
     await host.startup()
-    host.observe_usage(record("0"))
+    host.observe_usage(usage_record(0))
     await entered.wait()
     for n in range(1, 6):
-        host.observe_usage(record(str(n)))
+        host.observe_usage(usage_record(n))
     assert host.dropped == {"slow": 2}
     await host.shutdown(0.02)
     assert host.dropped == {"slow": 6}
@@ -259,7 +234,7 @@ async def test_an_observer_that_refuses_to_be_cancelled_is_left_behind(
 
     host = host_of(tmp_path, ("s", making([], on_usage=stubborn)))
     await host.startup()
-    host.observe_usage(record())
+    host.observe_usage(usage_record())
     await entered.wait()
     await host.shutdown(0.02)
     assert "Plugin s does not let go of a record." in caplog.text
@@ -271,7 +246,7 @@ async def test_a_started_observer_starts_once(tmp_path: Path) -> None:
     host = host_of(tmp_path, ("a", Recorder))
     await host.startup()
     await host.startup()
-    host.observe_usage(record())
+    host.observe_usage(usage_record())
     await host.shutdown(5)
     assert [name for name, _ in recorder(host, "a").events].count("on_usage") == 1
 

@@ -12,7 +12,7 @@ import pytest
 
 from llmgw_core.domain.deployment import Timeouts
 from llmgw_core.testing.installation import at, served_by
-from llmgw_core.testing.model_server import JSON, ModelServer, chat_chunk, event
+from llmgw_core.testing.model_server import JSON, ROLE, ModelServer
 from llmgw_core.testing.tenants import create_tenant
 from llmgw_core.testing.upstream import Peer, Upstream, chunk, chunked_head, http_reply
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 QUICK = Timeouts(first_byte=0.1, idle=0.1)
 PATIENT = Timeouts(first_byte=30.0, idle=30.0)
 """For upstreams that do answer, however busy the machine is."""
-ROLE = event(chat_chunk({"role": "assistant", "content": ""}))
 
 NARROWINGS: dict[str, dict[str, Any]] = {
     "the organisation grants one model": {"models": ["local"]},

@@ -19,7 +19,7 @@ from llmgw_core.config.schema_routing import (
     TreatmentConfig,
 )
 from llmgw_core.testing.installation import at, served_by
-from llmgw_core.testing.model_server import JSON, SSE, WORD, chat_chunk, completion, event
+from llmgw_core.testing.model_server import JSON, ROLE, SSE, WORD, completion
 from llmgw_core.testing.upstream import Peer, chunk, chunked_head, http_reply, repeating
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 GOOD = http_reply(200, msgspec.json.encode(completion()), JSON)
 BROKEN = http_reply(500, b'{"error": {"message": "no"}}', JSON)
-ROLE = event(chat_chunk({"role": "assistant", "content": ""}))
 
 
 def limited(*headers: tuple[str, str]) -> bytes:

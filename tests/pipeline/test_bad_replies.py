@@ -14,6 +14,7 @@ from llmgw_core.testing.installation import at
 from llmgw_core.testing.model_server import (
     DONE,
     JSON,
+    ROLE,
     SSE,
     STOP,
     WORD,
@@ -41,7 +42,6 @@ HTML = ((b"content-type", b"text/html"),)
 GZIP = (b"content-encoding", b"gzip")
 ERROR = b'{"error":{"message":"pw-of-the-upstream","code":503}}'
 VLLM_ERROR = b'{"object":"error","message":"pw-of-the-upstream","code":500}'
-ROLE = event(chat_chunk({"role": "assistant", "content": ""}))
 USAGE = event({"choices": [], "usage": usage_object()})
 
 DOCUMENTS: Cases = {

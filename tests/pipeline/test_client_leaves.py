@@ -15,10 +15,10 @@ from llmgw_core.testing.installation import INPUT_PRICE, OUTPUT_PRICE, at
 from llmgw_core.testing.model_server import (
     DONE,
     JSON,
+    ROLE,
     SSE,
     STOP,
     WORD,
-    chat_chunk,
     completion,
     event,
     usage_object,
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from llmgw_core.testing.upstream import Scripted
     from llmgw_core.wire.request import RequestView
 
-ROLE = event(chat_chunk({"role": "assistant", "content": ""}))
 USAGE = event({"choices": [], "usage": usage_object(20, 10)})
 FULL = 20 * INPUT_PRICE + 10 * OUTPUT_PRICE
 

@@ -12,7 +12,7 @@ from llmgw_core.config.schema import RequestLimits
 from llmgw_core.config.schema_health import BreakerConfig
 from llmgw_core.config.schema_routing import RoutingConfig
 from llmgw_core.domain.limits import Limits
-from llmgw_core.testing.installation import INPUT_PRICE, OUTPUT_PRICE, at, served_by
+from llmgw_core.testing.installation import INPUT_PRICE, OUTPUT_PRICE, USUAL_CHARGE, at, served_by
 from llmgw_core.testing.model_server import JSON, completion
 from llmgw_core.testing.upstream import Peer, http_reply, repeating
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from llmgw_core.testing.installation import Install, Installation
     from llmgw_core.testing.model_server import ModelServer
     from llmgw_core.testing.upstream import Scripted
-
-USUAL_CHARGE = 7 * INPUT_PRICE + 3 * OUTPUT_PRICE
 
 
 def assert_discreet(reply: MemorySink, port: int) -> None:

@@ -10,19 +10,18 @@ import pytest
 
 from llmgw_core.config.schema import PluginConfig, RequestLimits
 from llmgw_core.domain.deployment import Timeouts
-from llmgw_core.domain.errors import GatewayError
-from llmgw_core.testing.client import MemorySink, error_code
-from llmgw_core.testing.installation import INPUT_PRICE, OUTPUT_PRICE, at
+from llmgw_core.testing.client import MemorySink, error_code, streamed_text
+from llmgw_core.testing.installation import USUAL_CHARGE, at
 from llmgw_core.testing.model_server import (
     DONE,
+    ROLE,
     SSE,
     STOP,
     WORD,
-    chat_chunk,
     chat_events,
-    event,
 )
 from llmgw_core.testing.stream_filters import (
+    TEAPOT,
     Hold,
     Pass,
     filtering,
@@ -36,19 +35,6 @@ if TYPE_CHECKING:
     from llmgw_core.testing.model_server import ModelServer
     from llmgw_core.testing.upstream import Scripted
     from llmgw_core.wire.stream_event import StreamEvent
-
-USUAL_CHARGE = 7 * INPUT_PRICE + 3 * OUTPUT_PRICE
-TEAPOT = GatewayError(418, "guarded", "Not that.", type="policy_error")
-ROLE = event(chat_chunk({"role": "assistant", "content": ""}))
-
-
-def text(reply: MemorySink) -> str:
-    """The text of all choices together."""
-    return "".join(
-        choice["delta"].get("content") or ""
-        for each in reply.chunks()
-        for choice in each.get("choices", ())
-    )
 
 
 class Raises(Pass):
@@ -119,7 +105,7 @@ async def test_a_filter_that_may_fail_is_left_out_and_loses_nothing(
         sections=[PluginConfig("p", timeout=0.05, on_error="open")],
     )
     reply = await here.client.chat("m", stream=True)
-    assert text(reply) == "Hello! there!"
+    assert streamed_text(reply) == "Hello! there!"
     assert reply.body.endswith(STOP + DONE)
     assert (await here.only_record()).status == "completed"
     assert here.gateway.host.failures["p", "open_stream"] >= 1
@@ -171,7 +157,7 @@ async def test_what_a_filter_gave_out_before_it_failed_is_not_given_out_again(
         sections=[PluginConfig("p", on_error="open")],
     )
     reply = await here.client.chat("m", stream=True)
-    assert text(reply) == "Hello there"
+    assert streamed_text(reply) == "Hello there"
     assert len(reply.chunks()) == 4
     assert here.gateway.host.failures["p", "open_stream"] == 1
 
@@ -193,7 +179,7 @@ async def test_what_a_filter_has_given_out_does_not_count_as_held(
         plugins=[("p", filtering(EverySecond))],
         requests=RequestLimits(reply_bytes=10 * len(WORD)),
     )
-    assert text(await here.client.chat("m", stream=True)) == "Hello" * 20
+    assert streamed_text(await here.client.chat("m", stream=True)) == "Hello" * 20
 
 
 async def test_a_rejection_stops_the_upstream_before_a_slow_client_has_heard_of_it(
@@ -219,7 +205,7 @@ async def test_a_rejection_stops_the_upstream_before_a_slow_client_has_heard_of_
 
     here = await installed({"m": [at(await scripted(script))]}, plugins=[("p", filtering(Second))])
     reply = await here.client.chat("m", stream=True, sink=MemorySink(wait))
-    assert (text(reply), error_code(reply)) == ("Hello", "guarded")
+    assert (streamed_text(reply), error_code(reply)) == ("Hello", "guarded")
 
 
 class OddShape(Pass):
@@ -375,6 +361,6 @@ async def test_a_slow_upstream_behind_a_holding_filter_times_out_and_the_sibling
     upstream = await scripted(streaming(ROLE, WORD, ending="stuck"))
     bad = at(upstream, "bad", weight=9, timeouts=Timeouts(idle=0.05))
     here = await installed({"m": [bad, at(server, "good")]}, plugins=[("p", filtering(Hold))])
-    assert text(await here.client.chat("m", stream=True)) == "Hello there"
+    assert streamed_text(await here.client.chat("m", stream=True)) == "Hello there"
     record = await here.only_record()
     assert [attempt.outcome for attempt in record.attempts] == ["timeout", "ok"]

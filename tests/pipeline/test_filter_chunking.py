@@ -17,7 +17,7 @@ from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.hooks.text_filter import TextFilter
 from llmgw_core.testing.installation import at, install
 from llmgw_core.testing.model_server import DONE, SSE, chat_chunk, event, usage_object
-from llmgw_core.testing.stream_filters import Hold, Pass, judging, suffixing
+from llmgw_core.testing.stream_filters import TEAPOT, Hold, Pass, judging, suffixing
 from llmgw_core.wire.envelope import error_event
 from llmgw_core.wire.mask import mask_words
 from llmgw_core.wire.stream_event import StreamEvent, read_event
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from llmgw_core.testing.client import MemorySink
     from llmgw_core.testing.installation import Installation
 
-TEAPOT = GatewayError(418, "guarded", "Not that.", type="policy_error")
 REQUEST_ID = re.compile(rb"req_[0-9a-f]{32}")
 ID = "req_" + "0" * 32
 

@@ -7,59 +7,32 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from llmgw_core.config.schema import RequestLimits
-from llmgw_core.domain.errors import GatewayError
-from llmgw_core.testing.client import error_code
-from llmgw_core.testing.installation import INPUT_PRICE, OUTPUT_PRICE, at
+from llmgw_core.testing.client import error_code, streamed_text
+from llmgw_core.testing.installation import USUAL_CHARGE, at
 from llmgw_core.testing.model_server import (
     DONE,
+    ROLE,
     STOP,
     WORD,
-    chat_chunk,
     chat_events,
-    event,
 )
 from llmgw_core.testing.stream_filters import (
+    TEAPOT,
     Gate,
     Hold,
     Pass,
+    RejectAtEnd,
+    RejectWord,
     filtering,
     streaming,
     suffixing,
 )
 
 if TYPE_CHECKING:
-    from llmgw_core.testing.client import MemorySink
     from llmgw_core.testing.installation import Install
     from llmgw_core.testing.model_server import ModelServer
     from llmgw_core.testing.upstream import Scripted
     from llmgw_core.wire.stream_event import StreamEvent
-
-USUAL_CHARGE = 7 * INPUT_PRICE + 3 * OUTPUT_PRICE
-TEAPOT = GatewayError(418, "guarded", "Not that.", type="policy_error")
-ROLE = event(chat_chunk({"role": "assistant", "content": ""}))
-
-
-class RejectAtEnd(Hold):
-    def finish(self) -> Any:
-        raise TEAPOT
-
-
-class RejectWord(Pass):
-    """Rejects the first event that says "there"."""
-
-    def feed(self, event: StreamEvent) -> Any:
-        if any("there" in choice.text for choice in event.choices):
-            raise TEAPOT
-        return event
-
-
-def text(reply: MemorySink) -> str:
-    """The text of all choices together."""
-    return "".join(
-        choice["delta"].get("content") or ""
-        for each in reply.chunks()
-        for choice in each.get("choices", ())
-    )
 
 
 async def test_a_filter_that_passes_leaves_every_byte_as_it_was(
@@ -108,7 +81,7 @@ async def test_filters_run_in_reverse_order_and_each_ends_after_those_before_it(
         ],
     )
     reply = await here.client.chat("m", stream=True)
-    assert text(reply) == "Hello31 there31"
+    assert streamed_text(reply) == "Hello31 there31"
     assert reply.body.endswith(STOP + DONE)
 
 
@@ -273,7 +246,7 @@ async def test_a_filter_that_holds_too_much_fails_the_attempt(
         requests=RequestLimits(reply_bytes=20_000),
     )
     reply = await here.client.chat("m", stream=True)
-    assert text(reply) == "Hello there"
+    assert streamed_text(reply) == "Hello there"
     record = await here.only_record()
     assert [attempt.outcome for attempt in record.attempts] == ["protocol", "ok"]
 

@@ -9,10 +9,10 @@ import msgspec
 import pytest
 
 from llmgw_core.config.schema import PluginConfig
-from llmgw_core.domain.errors import GatewayError
 from llmgw_core.domain.reply import Reply
 from llmgw_core.hooks.specs import hookimpl
-from llmgw_core.testing.installation import INPUT_PRICE, OUTPUT_PRICE, at, served_by
+from llmgw_core.testing.client import streamed_text
+from llmgw_core.testing.installation import INPUT_PRICE, OUTPUT_PRICE, USUAL_CHARGE, at, served_by
 from llmgw_core.testing.model_server import (
     DONE,
     JSON,
@@ -27,6 +27,7 @@ from llmgw_core.testing.stream_filters import (
     Gate,
     Hold,
     Pass,
+    RejectAtEnd,
     filtering,
     judging,
     streaming,
@@ -36,37 +37,9 @@ from llmgw_core.testing.upstream import http_reply, repeating
 from llmgw_core.wire.stream_event import StreamEvent
 
 if TYPE_CHECKING:
-    from llmgw_core.testing.client import MemorySink
     from llmgw_core.testing.installation import Install
     from llmgw_core.testing.model_server import ModelServer
     from llmgw_core.testing.upstream import Scripted
-
-USUAL_CHARGE = 7 * INPUT_PRICE + 3 * OUTPUT_PRICE
-TEAPOT = GatewayError(418, "guarded", "Not that.", type="policy_error")
-ROLE = event(chat_chunk({"role": "assistant", "content": ""}))
-
-
-class RejectAtEnd(Hold):
-    def finish(self) -> Any:
-        raise TEAPOT
-
-
-class RejectWord(Pass):
-    """Rejects the first event that says "there"."""
-
-    def feed(self, event: StreamEvent) -> Any:
-        if any("there" in choice.text for choice in event.choices):
-            raise TEAPOT
-        return event
-
-
-def text(reply: MemorySink) -> str:
-    """The text of all choices together."""
-    return "".join(
-        choice["delta"].get("content") or ""
-        for each in reply.chunks()
-        for choice in each.get("choices", ())
-    )
 
 
 class Raises(Pass):
@@ -93,7 +66,7 @@ async def test_filters_and_judges_of_complete_replies_keep_their_order(
     plugins = [("f", filtering(suffixing("f"))), ("j", appending("j"))]
     here = await installed({"m": [at(server)]}, plugins=plugins if filter_first else plugins[::-1])
     reply = await here.client.chat("m", stream=True)
-    assert text(reply) == ("Hello therejf" if filter_first else "Hellof theref" + "j")
+    assert streamed_text(reply) == ("Hello therejf" if filter_first else "Hellof theref" + "j")
     assert reply.body.endswith(DONE)
     assert b"prompt_tokens" not in reply.body
     record = await here.only_record()
@@ -110,7 +83,7 @@ async def test_a_filter_that_fails_in_a_judged_stream_fails_the_call_or_is_left_
     here = await installed(
         {"m": [at(server)]}, plugins=plugins, sections=[PluginConfig("p", on_error="open")]
     )
-    assert text(await here.client.chat("m", stream=True)) == "Hello therej"
+    assert streamed_text(await here.client.chat("m", stream=True)) == "Hello therej"
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -125,7 +98,7 @@ async def test_a_plugin_with_both_filters_streams_and_judges_replies(
     here = await installed({"m": [at(server)]}, plugins=[("p", Both)])
     reply = await here.client.chat("m", stream=stream)
     if stream:
-        assert text(reply) == "Hellof theref"
+        assert streamed_text(reply) == "Hellof theref"
     else:
         assert reply.json()["choices"][0]["message"]["content"] == "Hello judged"
 
@@ -139,7 +112,7 @@ async def test_a_plugin_without_a_filter_for_this_stream_judges_it_whole(
             return Reply(reply.body.replace(b"there", b"judged"), None)
 
     here = await installed({"m": [at(server)]}, plugins=[("p", Both)])
-    assert text(await here.client.chat("m", stream=True)) == "Hello judged"
+    assert streamed_text(await here.client.chat("m", stream=True)) == "Hello judged"
 
 
 async def test_a_judged_stream_does_not_wait_for_more_than_its_end_marker(
@@ -154,7 +127,7 @@ async def test_a_judged_stream_does_not_wait_for_more_than_its_end_marker(
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    assert text(client) == "Hello"
+    assert streamed_text(client) == "Hello"
     [record] = await here.records()
     assert record.status == "completed"
 
@@ -228,7 +201,7 @@ async def test_a_json_reply_to_a_stream_request_is_filtered(
     body = msgspec.json.encode(completion())
     upstream = await scripted(repeating(http_reply(200, body, JSON)))
     here = await installed({"m": [at(upstream)]}, plugins=[("p", filtering(suffixing("!")))])
-    assert text(await here.client.chat("m", stream=True)) == "Hello there!"
+    assert streamed_text(await here.client.chat("m", stream=True)) == "Hello there!"
 
 
 class Answering:
@@ -278,7 +251,7 @@ async def test_a_stream_that_cannot_be_folded_for_a_judge_goes_to_the_sibling(
         {"m": [at(server, weight=9), at(sibling, "b")]},
         plugins=[("j", judging(lambda reply: None))],
     )
-    assert text(await here.client.chat("m", stream=True)) == "Hello there"
+    assert streamed_text(await here.client.chat("m", stream=True)) == "Hello there"
     record = await here.only_record()
     assert [attempt.outcome for attempt in record.attempts] == ["protocol", "ok"]
 

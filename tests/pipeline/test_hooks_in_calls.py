@@ -10,15 +10,15 @@ import pytest
 from llmgw_core.config.schema import PluginConfig
 from llmgw_core.domain.access import Level, Principal
 from llmgw_core.domain.call import Head
-from llmgw_core.domain.errors import GatewayError
 from llmgw_core.domain.limits import Limits
 from llmgw_core.domain.reply import Reply
 from llmgw_core.domain.usage import NO_USAGE
 from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.testing.client import Client
-from llmgw_core.testing.installation import INPUT_PRICE, OUTPUT_PRICE, at, served_by
+from llmgw_core.testing.installation import USUAL_CHARGE, at, served_by
 from llmgw_core.testing.model_server import DONE, completion
 from llmgw_core.testing.plugins import DenyModel, authenticator
+from llmgw_core.testing.stream_filters import TEAPOT
 from llmgw_core.testing.upstream import http_reply, repeating
 
 if TYPE_CHECKING:
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from llmgw_core.testing.model_server import ModelServer
     from llmgw_core.testing.upstream import Scripted
     from llmgw_core.wire.request import RequestView
-
-USUAL_CHARGE = 7 * INPUT_PRICE + 3 * OUTPUT_PRICE
-TEAPOT = GatewayError(418, "guarded", "Not that.", type="policy_error")
 
 
 class Plugin:

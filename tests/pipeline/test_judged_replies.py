@@ -7,21 +7,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from llmgw_core.config.schema import RequestLimits
-from llmgw_core.domain.errors import GatewayError
 from llmgw_core.domain.reply import Reply
 from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.testing.client import MemorySink
-from llmgw_core.testing.installation import INPUT_PRICE, OUTPUT_PRICE, at
+from llmgw_core.testing.installation import USUAL_CHARGE, at
 from llmgw_core.testing.model_server import DONE, chat_chunk, event
+from llmgw_core.testing.stream_filters import TEAPOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from llmgw_core.testing.installation import Install
     from llmgw_core.testing.model_server import ModelServer
-
-USUAL_CHARGE = 7 * INPUT_PRICE + 3 * OUTPUT_PRICE
-TEAPOT = GatewayError(418, "guarded", "Not that.", type="policy_error")
 
 
 class Plugin:

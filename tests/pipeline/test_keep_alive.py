@@ -17,6 +17,7 @@ from llmgw_core.testing.installation import at
 from llmgw_core.testing.model_server import (
     DONE,
     JSON,
+    ROLE,
     SSE,
     STOP,
     WORD,
@@ -25,7 +26,6 @@ from llmgw_core.testing.model_server import (
 from llmgw_core.testing.upstream import Peer, chunk, chunked_head, http_reply
 from llmgw_core.testing.waiting_clients import (
     KEPT,
-    ROLE,
     Listening,
     after,
     error_of,

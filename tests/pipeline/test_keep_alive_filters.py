@@ -9,11 +9,10 @@ import pytest
 from llmgw_core.domain.errors import GatewayError
 from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.testing.installation import at
-from llmgw_core.testing.model_server import DONE, STOP, WORD
+from llmgw_core.testing.model_server import DONE, ROLE, STOP, WORD
 from llmgw_core.testing.stream_filters import Hold, Pass, filtering
 from llmgw_core.testing.waiting_clients import (
     KEPT,
-    ROLE,
     Listening,
     after,
     error_of,

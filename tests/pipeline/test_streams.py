@@ -13,6 +13,7 @@ from llmgw_core.testing.client import MemorySink, error_code
 from llmgw_core.testing.installation import INPUT_PRICE, OUTPUT_PRICE, at
 from llmgw_core.testing.model_server import (
     DONE,
+    ROLE,
     STOP,
     WORD,
     chat_chunk,
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from llmgw_core.testing.model_server import ModelServer
     from llmgw_core.testing.upstream import Scripted
 
-ROLE = event(chat_chunk({"role": "assistant", "content": ""}))
 COMMENT = b": keep-alive\n\n"
 ERROR = event({"error": {"message": "pw-of-the-upstream"}})
 

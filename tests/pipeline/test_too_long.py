@@ -8,7 +8,7 @@ import pytest
 
 from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.testing.installation import at, served_by
-from llmgw_core.testing.model_server import JSON, SSE, chat_chunk, event
+from llmgw_core.testing.model_server import JSON, ROLE, SSE
 from llmgw_core.testing.upstream import chunk, chunked_head, http_reply, repeating
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ TOO_LONG = (
     b'{"error": {"message": "This model\'s maximum context length is 10 tokens.", "code": 400}}'
 )
 REFUSED = b'{"error": {"message": "no", "code": "content_filter"}}'
-ROLE = event(chat_chunk({"role": "assistant", "content": ""}))
 
 
 def code(reply: MemorySink) -> str:

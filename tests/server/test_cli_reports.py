@@ -12,6 +12,7 @@ import msgspec
 from llmgw_core.domain.usage import Usage, UsageRecord
 from llmgw_core.store.engine import Store
 from llmgw_core.store.ledger import Ledger
+from llmgw_core.testing.usage_records import usage_record
 from llmgw_server.cli import main
 
 from .conftest import CONFIG
@@ -100,29 +101,14 @@ def book(path: Path, *records: UsageRecord) -> None:
     asyncio.run(insert())
 
 
-RECORD = UsageRecord(
+RECORD = usage_record(
     call_id="1",
     started_ns=int(dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC).timestamp()) * 10**9,
-    endpoint="chat.completions",
     organization_id="org_1",
-    team_id=None,
-    user_id=None,
-    key_id=None,
     model="smart",
-    served_model="smart",
-    deployment="smart/a",
-    zone="eu",
-    stream=False,
-    status="completed",
-    http_status=200,
-    error_code="",
     usage=Usage(1000, 20),
     cost=1_040_000,
     charge=2_000_000_000,
-    currency="USD",
-    duration_us=1,
-    first_content_us=1,
-    attempts=(),
 )
 
 

@@ -8,42 +8,15 @@ import pytest
 
 from llmgw_core.config.schema import PluginConfig
 from llmgw_core.domain.errors import ConfigError
-from llmgw_core.domain.usage import Usage, UsageRecord
 from llmgw_core.hooks.context import PluginContext
 from llmgw_core.testing.plugins import host_of
+from llmgw_core.testing.usage_records import usage_record
 from llmgw_jsonlog import JsonLogPlugin
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from llmgw_core.hooks.host import PluginHost
-
-
-def record(call_id: str) -> UsageRecord:
-    return UsageRecord(
-        call_id=call_id,
-        started_ns=0,
-        endpoint="embeddings",
-        organization_id="org-1",
-        team_id=None,
-        user_id=None,
-        key_id="key-1",
-        model="m",
-        served_model="m",
-        deployment="m/d",
-        zone="onprem",
-        stream=False,
-        status="completed",
-        http_status=200,
-        error_code="",
-        usage=Usage(3, 0),
-        cost=0,
-        charge=0,
-        currency="USD",
-        duration_us=5,
-        first_content_us=4,
-        attempts=(),
-    )
 
 
 def host_with(directory: Path, **config: Any) -> PluginHost:
@@ -56,7 +29,7 @@ async def test_every_observed_call_becomes_a_line(tmp_path: Path) -> None:
     host = host_with(tmp_path, output=str(path))
     await host.startup()
     for number in range(3):
-        host.observe_usage(record(f"call-{number}"))
+        host.observe_usage(usage_record(number))
     await host.shutdown(5.0)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["call_id"] for line in lines] == ["call-0", "call-1", "call-2"]
@@ -70,7 +43,7 @@ async def test_lines_can_go_to_a_standard_stream(
 ) -> None:
     host = host_with(tmp_path, output=output)
     await host.startup()
-    host.observe_usage(record("call-7"))
+    host.observe_usage(usage_record(7))
     await host.shutdown(5.0)
     written = capfd.readouterr()
     text = written.out if output == "stdout" else written.err
@@ -109,7 +82,7 @@ async def test_a_lost_line_is_counted_and_said_once_a_minute(
     with caplog.at_level(logging.WARNING):
         for now in (1000.0, 1001.0, 1059.9, 1060.0, 1061.0):
             times.append(now)
-            await plugin.on_usage(record("call-1"))
+            await plugin.on_usage(usage_record(1))
             said.append(len(caplog.records))
     assert said == [1, 1, 1, 2, 2]
     assert "4 lines could not be written" in caplog.messages[1]
