@@ -185,6 +185,8 @@ class Crowd:
     def __init__(self, chance: random.Random, door: Door, keys: tuple[str, str]) -> None:
         self.calls: list[Call] = []
         self.ending = False
+        self.refused = asyncio.Event()
+        """The poor one's money is gone."""
         self._chance = chance
         self._door = door
         self._keys = keys
@@ -226,6 +228,8 @@ class Crowd:
             call.left = True
             return False
         _note(call, data, ended=True)
+        if poor and call.status == 429:
+            self.refused.set()
         if call.status in FAILURES:
             await asyncio.sleep(0.1)
         assert call.status in {200, *FAILURES}, data

@@ -85,7 +85,9 @@ async def run(folder: Path, seconds: float = 0.0, kills: int = 0, mode: str = "h
             for _ in range(CLIENTS):
                 clients.create_task(crowd.client())
             clients.create_task(crowd.client(poor=True))
-            await gateway.run(seconds)
+            if seconds:
+                await gateway.run(seconds)
+                await asyncio.wait_for(crowd.refused.wait(), 60)  # on a slow machine
             await gateway.die(kills)
             crowd.ending = True
         await gateway.end(killed=False)

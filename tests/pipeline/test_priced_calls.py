@@ -144,7 +144,7 @@ async def test_new_exchange_rates_come_with_a_reload(
     assert (await here.client.chat("m")).status == 200
 
 
-async def test_a_missing_rate_refuses_the_call_or_books_it_at_zero(
+async def test_with_no_rate_the_gateway_does_not_start_or_books_at_zero(
     installed: Install, server: ModelServer, tmp_path: Path
 ) -> None:
     rates = tmp_path / "rates.csv"
@@ -152,11 +152,10 @@ async def test_a_missing_rate_refuses_the_call_or_books_it_at_zero(
     entry = PriceEntry(cost=TokenPrices(input=Decimal(1)), currency="EUR")
     accounting = msgspec.structs.replace(BOOKS, exchange_rates=str(rates))
     models = {"m": served_by(at(server), prices=(entry,))}
-    here = await installed(models, accounting=accounting)
-    assert (await here.client.chat("m")).status == 503
-    assert server.requests == []
-    zero = msgspec.structs.replace(here.gateway.config.accounting, unpriced="zero")
-    await here.gateway.reload(msgspec.structs.replace(here.gateway.config, accounting=zero))
+    with pytest.raises(ConfigError, match="there is no exchange rate for EUR on or before"):
+        await installed(models, accounting=accounting)
+    zero = msgspec.structs.replace(accounting, unpriced="zero")
+    here = await installed(models, accounting=zero)
     assert (await here.client.chat("m")).status == 200
     [record] = await here.records()
     assert record.cost == 0
