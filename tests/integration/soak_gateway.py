@@ -36,6 +36,7 @@ class Canonical(CanonicalPlugin):
     def register_backends(self):
         return super().register_backends()
 """
+_BY_THE_DAY = ("ratelimit-remaining-requests", "ratelimit-remaining-tokens")
 BUDGET = 10**15
 """Nano-units of money that is enough for everybody."""
 
@@ -48,10 +49,13 @@ class Death(msgspec.Struct):
 
 
 class Probe(msgspec.Struct):
-    """What was left of the budget when nothing was under way. `at_ns`: since the epoch."""
+    """What was left of the budget, and of the requests and tokens of a day, when nothing was under
+    way but the question. `at_ns`: since the epoch."""
 
     at_ns: int
     remaining: int
+    requests: int
+    tokens: int
 
 
 def configuration(ports: Mapping[str, int]) -> str:
@@ -182,9 +186,12 @@ class Restarted:
         writer.write(request(self._key, 20, "refuse", stream=False))
         head = await reader.readuntil(b"\r\n\r\n")
         writer.close()
-        left = re.search(rb"(?i)x-llmgw-budget-remaining-money: (\S+)", head)
-        assert left is not None, head
-        self.probes.append(Probe(at_ns, int(Decimal(left[1].decode()) * 10**9)))
+        left = []
+        for name in ("llmgw-budget-remaining-money", *_BY_THE_DAY):
+            found = re.search(rf"(?i)x-{name}: (\S+)", head.decode())
+            assert found is not None, head
+            left.append(Decimal(found[1]))
+        self.probes.append(Probe(at_ns, int(left[0] * 10**9), int(left[1]), int(left[2])))
 
     def _outage(self, kind: str) -> contextlib.AbstractAsyncContextManager[None]:
         ways = {

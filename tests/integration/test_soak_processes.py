@@ -39,6 +39,8 @@ SECONDS = float(os.environ.get("LLMGW_SOAK_SECONDS", "300"))
 CLIENTS = 24
 LATE = 0.5
 """Seconds by which a busy machine may be late with a note, or with what it is about."""
+DAY = 10**9
+"""Requests, and tokens, of a day, which are enough for everybody."""
 POOR = 10_000_000
 """Nano-units that the poor one may spend, which are gone in a few seconds."""
 
@@ -73,7 +75,7 @@ async def run(folder: Path, seconds: float = 0.0, kills: int = 0, mode: str = "h
         (folder / "llmgw.yaml").write_text(configuration(ports))
         (folder / "canonical.py").write_text(PLUGIN)
         async with Gateway.open(folder / "llmgw.yaml") as first:
-            limits = Limits(parallel=3 * CLIENTS, tpm=10**9)
+            limits = Limits(parallel=3 * CLIENTS, tpm=10**12, rpd=DAY, tpd=DAY)
             budget = Budget("money", BUDGET, "total")
             rich = await create_tenant(first.store, limits=limits, budgets=[budget])
             budget = Budget("money", POOR, "total")
@@ -296,8 +298,12 @@ def check_sums(run: Run) -> None:
     assert POOR / 2 < books.spent[run.organizations[1]] <= POOR
     assert any(call.poor and call.status == 429 for call in run.crowd.calls)
     for probe in run.gateway.probes:
-        before = sum(row.charge for row in rich if row.started_ns < probe.at_ns)
-        assert BUDGET - probe.remaining == before, "the budget did not come back right"
+        before = [row for row in rich if row.started_ns < probe.at_ns]
+        charged = sum(row.charge for row in before)
+        assert BUDGET - probe.remaining == charged, "the budget did not come back right"
+        assert DAY - probe.requests == len(before) + 1, "requests of the day did not come back"
+        tokens = sum(row.usage.total_tokens for row in before)
+        assert DAY - probe.tokens == tokens, "tokens of the day did not come back right"
 
 
 def report(check: Check) -> None:
