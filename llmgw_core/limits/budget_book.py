@@ -11,7 +11,7 @@ from collections import Counter as Tally
 from typing import TYPE_CHECKING, Final, NamedTuple
 from weakref import WeakValueDictionary
 
-from llmgw_core.limits.budget_counts import REFUSED, Account, Measure
+from llmgw_core.limits.budget_counts import REFUSED, Account, Mark, Measure
 from llmgw_core.limits.budgets import Purse, lines_of
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ class BudgetBook:
         """A call found no room in the budget of `line`."""
         budget = line.budget
         self.refused[line.account.kind, budget.unit, budget.period, budget.shadow] += 1
-        mark = (budget.amount, REFUSED)
+        mark = Mark.of(budget, REFUSED)
         count = line.counter.current
         if error.spent_out and not error.never and mark not in count.marks:
             count.marks.add(mark)
@@ -168,15 +168,15 @@ class BudgetBook:
                     self._cross(account, counter, count)
 
     def _cross(self, account: Account, counter: Counter, count: Count) -> None:
-        for amount, percent in counter.crossed(count):
+        for mark in counter.crossed(count):
             budget = next(
                 each
                 for each in account.budgets
                 if Measure.of(each) == counter.measure
-                and each.amount == amount
-                and percent in each.alerts
+                and mark.percent in each.alerts
+                and Mark.of(each, mark.percent) == mark
             )
-            self.tell(_event(account, budget, percent, count))
+            self.tell(_event(account, budget, mark.percent, count))
 
 
 def _event(account: Account, budget: Budget, percent: int, count: Count) -> BudgetEvent:

@@ -19,10 +19,23 @@ if TYPE_CHECKING:
     from llmgw_core.domain.limits import Budget, BudgetPeriod, BudgetUnit
     from llmgw_core.domain.usage import UsageRecord
 
-Mark = tuple[int, int]
-"""An amount of a budget, and the percentage of it that was told; `REFUSED` for the first call that
-was refused."""
 REFUSED = 0
+"""In place of a percentage: a call was refused for the first time."""
+
+
+class Mark(NamedTuple):
+    """What was told: of a budget of this `amount`, which leads to another model or not, and refuses
+    or not, that so many `percent` of it are spent, or `REFUSED`."""
+
+    amount: int
+    percent: int
+    leads: bool
+    shadow: bool
+
+    @classmethod
+    def of(cls, budget: Budget, percent: int) -> Mark:
+        """What is told of `budget`."""
+        return cls(budget.amount, percent, bool(budget.fallback), budget.shadow)
 
 
 def decimal(nano: int) -> str:
@@ -122,7 +135,7 @@ class Counter:
         """These are the budgets, of this measure, whose thresholds count from now on."""
         self._thresholds = tuple(
             sorted(
-                (-(-budget.amount * percent // 100), (budget.amount, percent))
+                (-(-budget.amount * percent // 100), Mark.of(budget, percent))
                 for budget in budgets
                 for percent in budget.alerts
             )

@@ -116,6 +116,7 @@ class BudgetAlerts:
                 "timezone": budget.timezone,
                 "amount": budget.amount,
                 "shadow": budget.shadow,
+                "fallback": budget.fallback,
                 "percent": event.percent,
                 "refused": not event.percent,
                 "spent": event.spent,
@@ -149,6 +150,7 @@ _TOLD: Final = (
     "spent",
     "reserved",
     "shadow",
+    "fallback",
     "start_ns",
     "end_ns",
 )
@@ -158,6 +160,8 @@ def _sentence(entry: AuditEntry) -> str:
     told = entry.details
     what = f"{told['level']} {entry.object_id}: {told['unit']} by the {told['period']}"
     if told["refused"]:
-        would = "would refuse" if told["shadow"] else "refuses"
-        return f"{what} {would} calls from now on"
+        does = "would refuse calls" if told["shadow"] else "refuses calls"
+        if told["fallback"] and not told["shadow"]:
+            does = f"leads calls to {told['fallback']}"
+        return f"{what} {does} from now on"
     return f"{what} is at {told['percent']} % ({told['spent']} of {told['amount']})"

@@ -18,9 +18,9 @@ import msgspec
 from llmgw_core.accounting.summaries import QUARTER_NS, summed
 from llmgw_core.accounting.unmoved import unread
 from llmgw_core.limits.budget_book import LEVEL_KINDS
-from llmgw_core.limits.budget_counts import Count, Counter, Measure
-from llmgw_core.limits.periods import period_at
+from llmgw_core.limits.budget_counts import Count, Counter, Mark, Measure
 from llmgw_core.store import budget_queries as queries
+from llmgw_core.store.budget_sums import sums_of
 from llmgw_core.store.known_calls import known_calls
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from llmgw_core.accounting.mover import Mover
     from llmgw_core.accounting.summaries import Used
     from llmgw_core.accounting.unmoved import Summed
-    from llmgw_core.domain.access import LevelKind
     from llmgw_core.domain.usage import UsageRecord
     from llmgw_core.limits.budget_book import BudgetBook, Owner
     from llmgw_core.limits.budget_counts import Account
@@ -55,6 +54,8 @@ class Told(msgspec.Struct, frozen=True):
     amount: int
     percent: int
     start_ns: int
+    shadow: bool
+    fallback: str = ""
 
 
 async def read_budgets(
@@ -104,36 +105,27 @@ async def _from_ledger(
     connection: AsyncConnection, wanted: Wanted, now_ns: int
 ) -> dict[Owner, list[Counter]]:
     """Counters with what the ledger has, and with the marks of what was told."""
-    groups: defaultdict[tuple[LevelKind, str, str], set[str]] = defaultdict(set)
-    for (kind, id), measures in wanted.items():
-        for measure in measures:
-            groups[kind, measure.period, measure.timezone].add(id)
-    sums: dict[tuple[str, str, str], dict[str, tuple[int, int]]] = {}
-    for (kind, period, timezone), ids in groups.items():
-        span = period_at(period, timezone, now_ns)  # type: ignore[arg-type]
-        sums[kind, period, timezone] = await queries.spent(connection, kind, ids, span)
-    told = await _told(connection, {id for _, id in wanted})
+    found = await sums_of(connection, wanted, now_ns)
+    starts = [each.span.start_ns for sums in found.values() for each in sums.values()]
+    since = min(filter(None, starts), default=now_ns)
+    told = await _told(connection, {id for _, id in wanted}, since)
     loaded: dict[Owner, list[Counter]] = {}
-    for owner, measures in wanted.items():
-        kind, id = owner
-        counters = loaded[owner] = []
-        for measure in measures:
-            span = period_at(measure.period, measure.timezone, now_ns)
-            charge, tokens = sums[kind, measure.period, measure.timezone].get(id, (0, 0))
-            marks = told.get((kind, id, *measure, span.start_ns), ())
-            spent = charge if measure.unit == "money" else tokens
-            counters.append(Counter(measure, Count(span, spent, marks)))
+    for (kind, id), sums in found.items():
+        loaded[kind, id] = [
+            Counter(measure, Count(span, spent, told.get((kind, id, *measure, span.start_ns), ())))
+            for measure, (span, spent) in sums.items()
+        ]
     return loaded
 
 
 async def _told(
-    connection: AsyncConnection, ids: Collection[str]
-) -> dict[tuple[Any, ...], set[tuple[int, int]]]:
-    found: defaultdict[tuple[Any, ...], set[tuple[int, int]]] = defaultdict(set)
-    for id, details in await queries.told(connection, ids):
+    connection: AsyncConnection, ids: Collection[str], since_ns: int
+) -> dict[tuple[Any, ...], set[Mark]]:
+    found: defaultdict[tuple[Any, ...], set[Mark]] = defaultdict(set)
+    for id, details in await queries.told(connection, ids, since_ns):
         told = msgspec.convert(details, Told)
         key = (told.level, id, told.unit, told.period, told.timezone, told.start_ns)
-        found[key].add((told.amount, told.percent))
+        found[key].add(Mark(told.amount, told.percent, bool(told.fallback), told.shadow))
     return found
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from sqlalchemy import ColumnElement, func, select, true
+from sqlalchemy import ColumnElement, func, or_, select, true
 
 from llmgw_core.domain.limits import Budget
 from llmgw_core.limits.periods import EVER
@@ -154,11 +154,15 @@ def _add(found: dict[str, tuple[int, int]], ids: Collection[str], rows: Any) -> 
 
 
 async def told(
-    connection: AsyncConnection, ids: Collection[str]
+    connection: AsyncConnection, ids: Collection[str], since_ns: int
 ) -> list[tuple[str, dict[str, Any]]]:
-    """What the audit log says that was told of the budgets of these levels: id and details."""
+    """What the audit log says that was told of the budgets of these levels: id and details. Of
+    those with periods, `since_ns` at least: nobody needs those of all years."""
     query = select(audit.c.object_id, audit.c.details).where(
-        audit.c.kind == AUDIT_KIND, audit.c.action == TOLD, _among(audit.c.object_id, ids)
+        audit.c.kind == AUDIT_KIND,
+        audit.c.action == TOLD,
+        _among(audit.c.object_id, ids),
+        or_(audit.c.at >= since_ns / 1e9, audit.c.details["period"].as_string() == "total"),
     )
     return [(row.object_id, row.details) for row in await connection.execute(query)]
 

@@ -6,50 +6,33 @@ methods raise `TenancyError` (or its subclasses) with a sentence, and `StoreUnav
 
 from __future__ import annotations
 
-import time
-from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from llmgw_core.domain.limits import Budget
+from llmgw_core.limits.budget_counts import Measure
 from llmgw_core.limits.budget_state import state_of
-from llmgw_core.limits.periods import known_zone, period_at
+from llmgw_core.limits.periods import known_zone
 from llmgw_core.store import budget_queries as queries
+from llmgw_core.store.budget_sums import sums_of
 from llmgw_core.tenancy import budget_rules
-from llmgw_core.tenancy.changes import change, set_columns
+from llmgw_core.tenancy.changes import set_columns
 from llmgw_core.tenancy.errors import NotFound
-from llmgw_core.tenancy.references import find, organization_id
+from llmgw_core.tenancy.use_cases import UseCases, level_row
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Sequence
 
-    from llmgw_core.domain.access import LevelKind
     from llmgw_core.domain.limits import BudgetPeriod, BudgetUnit
     from llmgw_core.limits.budget_state import BudgetState
     from llmgw_core.store.budget_queries import BudgetRow
-    from llmgw_core.store.engine import Store
     from llmgw_core.tenancy.changes import Change
-    from llmgw_core.tenancy.records import AuditEntry, Kind, LevelInfo
+    from llmgw_core.tenancy.records import Kind, LevelInfo
 
 
-class Budgeting:
-    """See the module. `clock` gives seconds since the epoch; `changed` is called with the audit
-    entry of every change that is in the database, and then `applied` is awaited, which brings it
-    into force in this process."""
-
-    def __init__(
-        self,
-        store: Store,
-        *,
-        clock: Callable[[], float] = time.time,
-        changed: Callable[[AuditEntry], None] | None = None,
-        applied: Callable[[], Awaitable[None]] | None = None,
-    ) -> None:
-        self._store = store
-        self._clock = clock
-        self._changed = changed
-        self._applied = applied
+class Budgeting(UseCases):
+    """See the module."""
 
     async def set(
         self,
@@ -63,7 +46,7 @@ class Budgeting:
         """Give a level this budget. It takes the place of one with the same unit and period that
         reacts in the same way: refuses, leads to another model, or does neither (shadow)."""
         place = budget_rules.place_of(budget)
-        async with self._doing(actor) as doing:
+        async with self._change(actor) as doing:
             row, old = await _budgets(doing, kind, reference, organization)
             kept = [each for each in old if budget_rules.place_of(each) != place]
             info = await _put(doing, kind, row, [*kept, budget])
@@ -82,7 +65,7 @@ class Budgeting:
     ) -> tuple[LevelInfo, int]:
         """Take the budgets of a level away: all, or those in a unit or by a period. Returns how
         many. Raises `NotFound` if there are none."""
-        async with self._doing(actor) as doing:
+        async with self._change(actor) as doing:
             row, old = await _budgets(doing, kind, reference, organization)
             kept = [
                 each
@@ -104,40 +87,27 @@ class Budgeting:
         """How every budget is, as far as calls have come to the ledger. A gateway that runs knows
         of more, and of what calls under way have reserved."""
         now_ns = int(self._clock() * 1e9)
-        groups: defaultdict[tuple[LevelKind, str, str], set[str]] = defaultdict(set)
         async with self._store.connect() as connection:
             rows = await queries.all_budgets(connection)
-            for row in rows:
-                for each in row.budgets:
-                    if known_zone(each.timezone):
-                        groups[row.kind, each.period, each.timezone].add(row.id)
-            sums: dict[tuple[str, str, str], dict[str, tuple[int, int]]] = {}
-            for (kind, period, timezone), ids in groups.items():
-                span = period_at(period, timezone, now_ns)  # type: ignore[arg-type]
-                sums[kind, period, timezone] = await queries.spent(connection, kind, ids, span)
+            counted = {
+                (row.kind, row.id): [each for each in row.budgets if known_zone(each.timezone)]
+                for row in rows
+            }
+            wanted = {owner: set(map(Measure.of, each)) for owner, each in counted.items()}
+            sums = await sums_of(connection, wanted, now_ns)
         found = []
         for row in rows:
-            for each in row.budgets:
-                spent = sums.get((row.kind, each.period, each.timezone))
-                if spent is not None:
-                    span = period_at(each.period, each.timezone, now_ns)
-                    used = spent.get(row.id, (0, 0))[each.unit == "tokens"]
-                    found.append(state_of((row.kind, row.id), row.name, each, span, used, 0))
+            owner = row.kind, row.id
+            for each in counted[owner]:
+                span, spent = sums[owner][Measure.of(each)]
+                found.append(state_of(owner, row.name, each, span, spent, 0))
         return found
-
-    def _doing(self, actor: str) -> Any:
-        return change(self._store, actor, self._clock(), self._changed)
-
-    async def _apply(self) -> None:
-        if self._applied is not None:
-            await self._applied()
 
 
 async def _budgets(
     doing: Change, kind: Kind[Any], reference: str, organization: str | None
 ) -> tuple[dict[str, Any], tuple[Budget, ...]]:
-    inside = await organization_id(doing.connection, organization)
-    row = await find(doing.connection, kind, reference, inside)
+    row = await level_row(doing, kind, reference, organization)
     return row, msgspec.convert(row["budgets"] or (), tuple[Budget, ...])
 
 

@@ -13,7 +13,7 @@ from llmgw_core.domain.access import Level, Principal
 from llmgw_core.domain.limits import Budget
 from llmgw_core.domain.usage import Usage
 from llmgw_core.limits.budget_book import BudgetBook, BudgetEvent
-from llmgw_core.limits.budget_counts import Count, Counter, Measure
+from llmgw_core.limits.budget_counts import Count, Counter, Mark, Measure
 from llmgw_core.limits.budgets import BudgetExceeded, Hold, Need
 from llmgw_core.limits.periods import period_at
 from llmgw_core.testing.usage_records import STARTED_NS, usage_record
@@ -77,7 +77,7 @@ class Budgets(RuleBasedStateMachine):
             for measure in MEASURES:
                 span = period_at(measure.period, measure.timezone, self.now)
                 marks = [
-                    (event.budget.amount, event.percent)
+                    Mark.of(event.budget, event.percent)
                     for event in self.events
                     if event.owner[1] == owner
                     and Measure.of(event.budget) == measure

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from llmgw_core.domain.errors import StoreUnavailable
 from llmgw_core.hooks.specs import hookimpl
 from llmgw_core.tenancy.records import TEAM
-from llmgw_core.testing.budgeted_calls import BODY, PRICE, chat, month
+from llmgw_core.testing.budgeted_calls import BODY, PRICE, chat, month, priced
 from llmgw_core.testing.client import Client
-from llmgw_core.testing.installation import at, install
+from llmgw_core.testing.installation import at, install, served_by
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from llmgw_core.hooks.context import PluginContext
     from llmgw_core.tenancy.records import AuditEntry
-    from llmgw_core.testing.installation import Install
+    from llmgw_core.testing.installation import Install, Installation
     from llmgw_core.testing.model_server import ModelServer
 
 BY = "test"
@@ -86,6 +86,34 @@ async def test_each_threshold_is_told_once_also_after_a_restart(
         assert [each.details["percent"] for each in again] == [50, 80]
         log = await second.gateway.tenancy.list_audit(object_id=tenant.team_id)
         assert len([each for each in log if each.action == "reach"]) == 6
+
+
+async def test_budgets_of_one_amount_that_react_in_different_ways_are_told_apart(
+    tmp_path: Path, metered: ModelServer
+) -> None:
+    own = served_by(at(metered), prices=priced(0, 0))
+    models: dict[str, Any] = {"m": [at(metered)], "own": own}
+    budgets = [
+        month(1, alerts=(100,)),
+        month(1, alerts=(100,), shadow=True),
+        month(1, alerts=(100,), fallback="own"),
+    ]
+
+    async def told(here: Installation) -> list[tuple[int, bool, str]]:
+        assert (await Client(here.gateway, tenant.key).chat("m", **BODY)).status == 429
+        await here.gateway.budget_alerts.aclose()
+        log = await here.gateway.tenancy.list_audit(object_id=tenant.team_id)
+        facts = [each.details for each in log if each.action == "reach"]
+        return sorted((each["percent"], each["shadow"], each["fallback"]) for each in facts)
+
+    ways = [(False, ""), (False, "own"), (True, "")]
+    expected = [(percent, *way) for percent in (0, 100) for way in ways]
+    async with install(tmp_path, models, tenant={"team_budgets": budgets}) as here:
+        tenant = here.tenant
+        assert (await chat(here)).status == 200
+        assert await told(here) == expected
+    async with install(tmp_path, models, tenant={"name": "another"}) as here:
+        assert await told(here) == expected
 
 
 async def test_events_wait_for_the_store(

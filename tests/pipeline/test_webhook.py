@@ -242,6 +242,7 @@ async def test_a_budget_tells_the_webhook_of_its_configuration(
             "spent": 10,
             "reserved": 0,
             "shadow": False,
+            "fallback": "",
             "start_ns": 0,
             "end_ns": 0,
             "currency": None,
