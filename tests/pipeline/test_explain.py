@@ -164,11 +164,14 @@ async def test_what_will_stop_a_candidate_then_is_noted(
     assert (await ask(here)).candidates[0].note == "it has no price at this time"
 
 
-async def test_a_model_that_has_lost_its_price_is_told_with_the_reason(
+async def test_a_model_that_has_lost_its_price_is_not_called_and_told_with_the_reason(
     installed: Install, server: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(PriceBook, "price", lambda *arguments: None)
-    found = await ask(await installed({"m": [at(server)]}))
+    here = await installed({"m": [at(server)]})
+    assert (await here.client.chat("m")).status == 503
+    assert server.requests == []
+    found = await ask(here)
     assert found.refusal is not None
     assert found.refusal.code == "model_unpriced"
     assert found.dropped == (Left("m/a", "m", "it has no price"),)
