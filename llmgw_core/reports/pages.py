@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 
 from llmgw_core.accounting.price_sheet import CLASSES, MILLION
+from llmgw_core.domain.errors import invalid_request
 from llmgw_core.reports.currencies import usage_by_currency
 from llmgw_core.reports.privacy import usage
 from llmgw_core.reports.question import DAY, GROUPS, HOUR, LINE_ITEM
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from llmgw_core.accounting.price_sheet import PriceSheet
     from llmgw_core.config.schema_reports import ReportsConfig
@@ -35,6 +36,10 @@ _COLUMN: Final = {each.name: each.column for each in CLASSES}
 _UNIT: Final = {"image": "images", "call": ""}
 """Others are tokens. OpenAI's list of units has none for calls."""
 _ITEM: Final[tuple[Dimension, ...]] = ("served_model", "model", "price")
+MOST_RESULTS: Final = 50_000
+"""On one page: some 15 MB."""
+_BUCKETS: Final = 10
+"""So many are asked for at once."""
 ROUNDING: Final = "rounding"
 """The line item that holds what single calls were rounded by."""
 OTHER: Final = "other"
@@ -66,15 +71,16 @@ async def page(question: Question, ledger: Ledger, rules: ReportsConfig, currenc
     """The page that `question` asks for, within `rules`; `currency` is the installation's. Raises
     `StoreUnavailable`, and `GatewayError` for what the rules do not allow."""
     found: dict[int, list[Result]] = {}
-    if not question.nothing and question.page < question.last:
-        sums = await _sums(question, ledger, rules, currency)
-        if question.subject != "costs":
-            results = [(each.at, _used(question, each.ids, each.row)) for each in sums]
-        elif _itemized(question):
-            sheets = await ledger.sheets({each.item[-1] for each in sums})
-            results = _items(question, sums, sheets)
-        else:
-            results = [(each.at, _spent(question, each)) for each in sums]
+    given = 0
+    for part in _parts(question):
+        results = await _results(part, ledger, rules, currency)
+        given += len(results)
+        if given > MOST_RESULTS:
+            raise invalid_request(
+                f"A page has at most {MOST_RESULTS:,} results, and this one would have more: ask"
+                " for fewer buckets (`limit`), by less, or with filters.",
+                param="limit",
+            )
         for at, result in results:
             found.setdefault(at, []).append(result)
     seconds = question.width.seconds
@@ -92,6 +98,29 @@ async def page(question: Question, ledger: Ledger, rules: ReportsConfig, currenc
         "has_more": question.next_page is not None,
         "next_page": question.next_page,
     }
+
+
+def _parts(question: Question) -> Iterator[Question]:
+    """The question about some buckets after the other, so that what is too large is found out
+    before all of it is in memory."""
+    buckets = -(-(question.end - question.page) // question.width.seconds)
+    for first in range(0, 0 if question.nothing else buckets, _BUCKETS):
+        start = question.page + first * question.width.seconds
+        limit = min(_BUCKETS, buckets - first)
+        yield msgspec.structs.replace(question, page=start, limit=limit)
+
+
+async def _results(
+    question: Question, ledger: Ledger, rules: ReportsConfig, currency: str
+) -> list[tuple[int, Result]]:
+    """The results, each with the beginning of its bucket."""
+    sums = await _sums(question, ledger, rules, currency)
+    if question.subject != "costs":
+        return [(each.at, _used(question, each.ids, each.row)) for each in sums]
+    if not _itemized(question):
+        return [(each.at, _spent(question, each)) for each in sums]
+    sheets = await ledger.sheets({each.item[-1] for each in sums})
+    return _items(question, sums, sheets)
 
 
 async def _sums(

@@ -12,7 +12,7 @@ import os
 import sqlite3
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import URL, Connection, event
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -25,6 +25,8 @@ from llmgw_core.store import schema
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Iterator
+
+T = TypeVar("T")
 
 BUSY_SECONDS = 5.0
 WAL_PAGES = 4000
@@ -56,6 +58,10 @@ class Store:
             _probe(self._file)
             await unhurried(_prepare(self._file))
         self._engine = _engine(self._file)
+
+    def another(self) -> Store:
+        """One of the same database, not open: for an event loop of its own."""
+        return Store(f"{_SQLITE}{self._file}")
 
     @property
     def exists(self) -> bool:
@@ -136,13 +142,13 @@ def _probe(file: Path) -> None:
         raise StoreUnavailable(str(error)) from error
 
 
-async def unhurried(work: Coroutine[Any, Any, None]) -> None:
+async def unhurried(work: Coroutine[Any, Any, T]) -> T:
     """`work`, which takes moments, to its end even when this is cancelled: whoever leaves a commit
     alone does not know what became of it, and what drops a connection in the making leaves
     aiosqlite's thread to report to an event loop that has ended."""
     task = asyncio.create_task(work)
     try:
-        await asyncio.shield(task)
+        return await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait({task})
         if not task.cancelled():

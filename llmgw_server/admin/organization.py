@@ -7,17 +7,19 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+import msgspec
+from starlette.responses import Response
+
 from llmgw_core.reports.pages import page
 from llmgw_core.reports.question import read_question
 from llmgw_server.admin.actions import REFUSALS, Action, refused
-from llmgw_server.pages import as_json
 
 if TYPE_CHECKING:
     from starlette.requests import Request
-    from starlette.responses import Response
 
     from llmgw_core.gateway import Gateway
     from llmgw_core.reports.question import Subject
+    from llmgw_core.store.ledger import Ledger
 
 PREFIX = "/v1/organization"
 _QUERY = {
@@ -72,7 +74,11 @@ class OrganizationPages:
         try:
             question = read_question(subject, request.query_params.multi_items(), int(time.time()))
             config = gateway.config
-            found = page(question, gateway.ledger, config.reports, config.accounting.currency)
-            return as_json(await found)
+
+            async def answer(ledger: Ledger) -> bytes:
+                found = page(question, ledger, config.reports, config.accounting.currency)
+                return msgspec.json.encode(await found)
+
+            return Response(await gateway.ledger.apart(answer), media_type="application/json")
         except REFUSALS as error:
             return refused(error, request)

@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 import json
 import re
+import threading
 import time
 from decimal import Decimal
 from pathlib import Path
@@ -17,6 +18,8 @@ import pytest
 from llmgw_core.config.schema import ServerConfig
 from llmgw_core.config.schema_prices import PriceEntry, TokenPrices
 from llmgw_core.domain.usage import Usage
+from llmgw_core.reports import pages
+from llmgw_core.store.ledger import Ledger
 from llmgw_core.testing.installation import at, served_by
 from llmgw_core.testing.usage_records import STARTED_NS, usage_record
 from llmgw_server.app import create_app
@@ -221,3 +224,24 @@ async def test_reports_by_user_are_refused_in_the_envelope(served: Served) -> No
     for query in ("group_by=user_id", "user_ids=u"):
         status, reply = await served.ask(f"/usage/completions?start_time=5&{query}")
         assert (status, reply["error"]["type"]) == (403, "permission_error")
+
+
+async def test_long_sums_are_made_apart_from_calls_and_pages_are_bounded(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await served.book(*(usage_record(n, model=f"m{n}") for n in range(3)))
+    threads = set()
+    usage = Ledger.usage
+
+    async def watched(self: Ledger, *question: Any) -> Any:
+        threads.add(threading.current_thread())
+        return await usage(self, *question)
+
+    monkeypatch.setattr(Ledger, "usage", watched)
+    path = f"/usage/completions?start_time={DAY}&end_time={DAY + 1}&group_by=model"
+    status, reply = await served.ask(path)
+    assert (status, len(reply["data"][0]["results"])) == (200, 3)
+    assert threads.isdisjoint({threading.current_thread()})
+    monkeypatch.setattr(pages, "MOST_RESULTS", 2)
+    status, reply = await served.ask(path)
+    assert (status, reply["error"]["param"]) == (400, "limit")

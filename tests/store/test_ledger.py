@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -240,3 +241,33 @@ def _expected_sums(rows: list[UsageRecord]) -> dict[tuple[object, ...], list[int
         sums = expected.setdefault(key, [0] * len(values))
         expected[key] = [old + new for old, new in zip(sums, values, strict=True)]
     return expected
+
+
+async def test_what_is_read_apart_keeps_nobody_waiting_and_comes_one_after_the_other(
+    ledger: Ledger,
+) -> None:
+    begun, released = threading.Event(), threading.Event()
+    running: list[str] = []
+
+    async def slow(other: Ledger) -> int:
+        running.append("slow")
+        begun.set()
+        assert released.wait(30)
+        return await other.count()
+
+    async def next_one(other: Ledger) -> int:
+        running.append("next")
+        return len(await other.usage(("model",)))
+
+    first = asyncio.create_task(ledger.apart(slow))
+    second = asyncio.create_task(ledger.apart(next_one))
+    await ledger.insert([usage_record(1)], [])
+    assert await asyncio.to_thread(begun.wait, 30)
+    # Who has gone waits for no answer, and still nobody else begins before the end.
+    first.cancel()
+    await asyncio.sleep(0)
+    assert running == ["slow"]
+    released.set()
+    assert (await second, running) == (1, ["slow", "next"])
+    with pytest.raises(asyncio.CancelledError):
+        await first
