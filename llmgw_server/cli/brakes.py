@@ -13,9 +13,15 @@ from llmgw_core.domain.brake_rules import BOUNDS, COUNTS, MONEY
 from llmgw_core.limits.budget_counts import decimal
 from llmgw_core.tenancy.brakes import Brakes
 from llmgw_core.tenancy.records import KINDS
-from llmgw_server.cli.budgets import LEVELS, money
+from llmgw_server.cli.budgets import money
 from llmgw_server.cli.database import actor, on_store
-from llmgw_server.cli.options import add_config, add_json, add_organization, run_with
+from llmgw_server.cli.options import (
+    LEVELS,
+    add_config,
+    add_json,
+    add_level,
+    run_with,
+)
 from llmgw_server.cli.output import moment, say, say_json, say_table
 
 if TYPE_CHECKING:
@@ -46,7 +52,7 @@ def configure(parser: argparse.ArgumentParser, _command: str) -> None:
         description="Set bounds for every key of an organisation, team or user, or for one key, and"
         " for each session of it. Of several levels and the configuration the tightest holds.",
     )
-    _add_whose(put)
+    add_level(put)
     for name, text in _TEXTS.items():
         put.add_argument(
             f"--{_dashed(name)}",
@@ -72,19 +78,12 @@ def configure(parser: argparse.ArgumentParser, _command: str) -> None:
     )
     run_with(put, _set)
     remove = actions.add_parser("remove", help="take the bounds of one of them away")
-    _add_whose(remove)
+    add_level(remove)
     run_with(remove, _remove)
     listing = actions.add_parser("list", help="the bounds of all levels")
     add_config(listing)
     add_json(listing)
     run_with(listing, _list)
-
-
-def _add_whose(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("level", choices=LEVELS)
-    parser.add_argument("which", help="id or name")
-    add_organization(parser)
-    add_config(parser)
 
 
 def _set(args: argparse.Namespace) -> None:

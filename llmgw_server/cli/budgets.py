@@ -19,7 +19,13 @@ from llmgw_core.tenancy.budgeting import Budgeting
 from llmgw_core.tenancy.records import KINDS
 from llmgw_server.cli.asking import add_gateway, ask_running
 from llmgw_server.cli.database import actor, on_store
-from llmgw_server.cli.options import add_config, add_json, add_organization, run_with
+from llmgw_server.cli.options import (
+    LEVELS,
+    add_config,
+    add_json,
+    add_level,
+    run_with,
+)
 from llmgw_server.cli.output import remark, say, say_json, say_table
 
 if TYPE_CHECKING:
@@ -27,7 +33,6 @@ if TYPE_CHECKING:
 
     from llmgw_core.config.schema import Config
 
-LEVELS = {"org": "organization", "team": "team", "user": "user", "key": "key"}
 """As the command line calls them."""
 _NANO = 10**9
 _NUMBERS = "AMOUNT SPENT RESERVED REMAINING"
@@ -46,7 +51,7 @@ def configure(parser: argparse.ArgumentParser, _command: str) -> None:
         description="Give an organisation, team, user or key a budget. It replaces one in the same"
         " unit and period that reacts in the same way (refuses; --fallback; --shadow).",
     )
-    _add_whose(put)
+    add_level(put)
     amount = put.add_mutually_exclusive_group(required=True)
     amount.add_argument(
         "--money", type=money, metavar="AMOUNT", help="what is charged at most, e.g. 250.00"
@@ -69,7 +74,7 @@ def configure(parser: argparse.ArgumentParser, _command: str) -> None:
     put.add_argument("--shadow", action="store_true", help="count and tell, and never refuse")
     run_with(put, _set)
     remove = actions.add_parser("remove", help="take budgets of one of them away")
-    _add_whose(remove)
+    add_level(remove)
     remove.add_argument("--unit", choices=("money", "tokens"), help="default: both")
     remove.add_argument("--per", choices=get_args(BudgetPeriod), help="default: all")
     run_with(remove, _remove)
@@ -78,13 +83,6 @@ def configure(parser: argparse.ArgumentParser, _command: str) -> None:
     add_gateway(listing, "where the gateway is (default: where the configuration says)")
     add_json(listing)
     run_with(listing, _list)
-
-
-def _add_whose(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("level", choices=LEVELS)
-    parser.add_argument("which", help="id or name")
-    add_organization(parser)
-    add_config(parser)
 
 
 def _set(args: argparse.Namespace) -> None:

@@ -27,6 +27,9 @@ _SPAN = re.compile(r"([0-9]{1,12})([mhdw])")
 _YEAR = 366 * 86400
 _UNITS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
+LEVELS = {"org": "organization", "team": "team", "user": "user", "key": "key"}
+"""The words for levels, and their kinds."""
+
 
 def add_config(parser: argparse.ArgumentParser, *, inherited: bool = False) -> None:
     """`--config FILE`. `inherited`: the command above this one has it, too, with the default."""
@@ -49,6 +52,14 @@ def add_organization(parser: argparse.ArgumentParser, *, required: bool = False)
     parser.add_argument(
         "--org", metavar="ORG", required=required, help="id or name of the organisation"
     )
+
+
+def add_level(parser: argparse.ArgumentParser) -> None:
+    """Which organisation, team, user or key: its level, its id or name, `--org`; and `--config`."""
+    parser.add_argument("level", choices=LEVELS)
+    parser.add_argument("which", help="id or name")
+    add_organization(parser)
+    add_config(parser)
 
 
 def add_grants(parser: argparse.ArgumentParser) -> None:
