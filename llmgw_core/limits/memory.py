@@ -1,13 +1,12 @@
 """The limiter of one process: all meters in memory, decisions without any waiting.
 
-Rule of this file: check everything, then count everything, and never await in between. An
-event loop runs one callback at a time, so that alone makes a reservation atomic; an instance
-belongs to one event loop and is not safe to share between threads.
+Rule of this file: count everything or nothing, and never await in between. An event loop runs one
+callback at a time, so that alone makes a reservation atomic; an instance belongs to one event loop
+and is not safe to share between threads.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import deque
 from typing import TYPE_CHECKING
@@ -74,9 +73,7 @@ class MemoryLimiter:
         """See the port. Never suspends."""
         return self.reserve_now(bound, tokens, demand)
 
-    def reserve_now(  # noqa: C901 -- every call comes through here: a method more is paid by each
-        self, bound: BoundMeters, tokens: int, demand: Demand | None = None
-    ) -> Ticket:
+    def reserve_now(self, bound: BoundMeters, tokens: int, demand: Demand | None = None) -> Ticket:
         """Count 1 request, `tokens` tokens and 1 parallel call in all meters, or in none.
 
         Raises `Exceeded` for the meter with the longest wait.
@@ -89,22 +86,29 @@ class MemoryLimiter:
             bound.advance(tick)
         if bound.barred or tokens < 0:
             _refuse(now, tokens, bound)
+        # Checked and counted at once. Where one has no room, what the others have counted is taken
+        # back; refusals are few, or else nobody's hurry.
         for window, limit in bound.requests:
-            if window.past + window.current >= limit:
+            total = window.total + 1
+            if total > limit:
+                _take_back(bound.requests, window, 1)
                 _refuse(now, tokens, bound)
+            window.total = total
         for window, limit in bound.tokens:
-            if window.past + window.current + tokens > limit:
+            total = window.total + tokens
+            if total > limit:
+                _take_back(bound.requests, None, 1)
+                _take_back(bound.tokens, window, tokens)
                 _refuse(now, tokens, bound)
-        for parallel, limit in bound.parallel:
-            if parallel.used >= limit:
-                _refuse(now, tokens, bound)
-        # `bound.count`, written out: every call comes through here.
-        for window, _ in bound.requests:
-            window.current += 1
-        for window, _ in bound.tokens:
-            window.current += tokens
-        for parallel, _ in bound.parallel:
-            parallel.used += 1
+            window.total = total
+        if bound.parallel:
+            for parallel, limit in bound.parallel:
+                if parallel.used >= limit:
+                    _take_back(bound.requests, None, 1)
+                    _take_back(bound.tokens, None, tokens)
+                    _refuse(now, tokens, bound)
+            for parallel, _ in bound.parallel:
+                parallel.used += 1
         return Ticket(self.clock, bound, tick, tick, tokens)
 
     def _reserve_everything(self, bound: BoundMeters, tokens: int, demand: Demand | None) -> Ticket:
@@ -214,19 +218,26 @@ def _tightest(
 ) -> tuple[int, int, bytes]:
     """`meters.tightest` as the values of the lines of a unit."""
     found, limit_of = meters[0]
-    least = sys.maxsize
+    least = limit_of - found.total
     for window, limit in meters:
-        remaining = limit - window.past - window.current
+        remaining = limit - window.total
         if remaining < least:
             found, least, limit_of = window, remaining, limit
-    # The same as rounding up what is left, which is a whole number of half seconds at a tick.
-    ticks = ((found.slot + found.size) << found.shift) - tick if found.current else 0
-    text = (
-        whole((ticks + 1) >> 1)
-        if ticks > TICKS_PER_SECOND
-        else duration(found.time_until_empty(now))
-    )
+    ticks = ((found.slot + found.size) << found.shift) - tick if found.total > found.past else 0
+    if ticks > TICKS_PER_SECOND:
+        # The same as rounding up what is left, which is a whole number of half seconds at a tick.
+        text = whole((ticks + 1) >> 1)
+    else:
+        text = duration(found.time_until_empty(now))
     return limit_of, least if least > 0 else 0, text  # noqa: FURB136 -- a call is dear here
+
+
+def _take_back(windows: tuple[tuple[Window, int], ...], until: Window | None, amount: int) -> None:
+    """What was counted just now in `windows`, in those before `until` if that is given."""
+    for window, _ in windows:
+        if window is until:
+            return
+        window.total -= amount
 
 
 def _refuse(now: float, tokens: int, bound: BoundMeters) -> None:

@@ -26,7 +26,18 @@ class Meter:
     """What is counted under one id. `users` is the number of living `BoundMeters`; `counter`
     counts what is not on the fast path."""
 
-    __slots__ = ("bucket", "counter", "id", "kind", "parallel", "shape", "unit", "users", "window")
+    __slots__ = (
+        "_limited",
+        "bucket",
+        "counter",
+        "id",
+        "kind",
+        "parallel",
+        "shape",
+        "unit",
+        "users",
+        "window",
+    )
 
     def __init__(self, spec: MeterSpec, tick: int) -> None:
         self.id = spec.id
@@ -35,6 +46,7 @@ class Meter:
         self.shape: MeterShape = spec.shape
         self.users = 0
         self.window = Window(spec.window, tick)
+        self._limited = (self.window, spec.limit)
         self.parallel = Parallel()
         self.bucket: Bucket | None = None
         self.counter: Counter = WindowCounter(self.window)
@@ -55,6 +67,13 @@ class Meter:
         elif self.window.seconds != spec.window:
             self.window.advance(tick)
             self.window.reshape(spec.window)
+
+    def limited(self, limit: int) -> tuple[Window, int]:
+        """Its window and `limit`. One pair for all who have the same limit: what every call looks
+        at then stays in the processor's cache, however many callers there are."""
+        if self._limited[1] != limit:
+            self._limited = (self.window, limit)
+        return self._limited
 
     def idle(self, tick: int) -> bool:
         """Nothing is bound to it (a ticket in flight is) and nothing is in its window."""
@@ -80,8 +99,8 @@ class BoundMeters:
     ) -> None:
         self.meters = tuple(meters)
         self.plain = plain = tuple((s, m) for s, m in meters if s.plain)
-        self.requests = tuple((m.window, s.limit) for s, m in plain if s.unit == "requests")
-        self.tokens = tuple((m.window, s.limit) for s, m in plain if s.unit == "tokens")
+        self.requests = tuple(m.limited(s.limit) for s, m in plain if s.unit == "requests")
+        self.tokens = tuple(m.limited(s.limit) for s, m in plain if s.unit == "tokens")
         self.parallel = tuple((m.parallel, s.limit) for s, m in plain if s.unit == "parallel")
         self.barred = any(spec.limit <= 0 for spec, _ in plain)
         self.others: _Others = (
@@ -110,9 +129,9 @@ class BoundMeters:
         """Count 1 request, `tokens` tokens and 1 parallel call in the plain meters; the windows
         are up to date."""
         for window, _ in self.requests:
-            window.current += 1
+            window.total += 1
         for window, _ in self.tokens:
-            window.current += tokens
+            window.total += tokens
         for parallel, _ in self.parallel:
             parallel.used += 1
 
@@ -185,7 +204,7 @@ def tightest(meters: tuple[tuple[Window, int], ...], now: float) -> MeterState |
     found, limit_of = meters[0]
     least = sys.maxsize
     for window, limit in meters:
-        remaining = limit - (window.past + window.current)
+        remaining = limit - window.total
         if remaining < least:
             found, least, limit_of = window, remaining, limit
     remaining = least if least > 0 else 0  # noqa: FURB136 -- a call is dear here

@@ -36,13 +36,14 @@ def correct_all(windows: tuple[tuple[Window, int], ...], booked: int, amount: in
         if booked >> window.shift != window.slot:
             window.correct(booked, amount)
             continue
-        held = -window.current
-        window.current += amount if amount > held else held  # noqa: FURB136 -- a call is dear here
+        total, past = window.total + amount, window.past
+        window.total = total if total > past else past  # noqa: FURB136 -- a call is dear here
 
 
 class Window:
-    """Amounts counted over the last `seconds`: `current` in the present slot, `past` in those
-    before. `tick` is the time up to which that holds; call `advance` first when time has moved on.
+    """Amounts counted over the last `seconds`: `total`, of which `past` in the slots before the
+    present one. `tick` is the time up to which that holds; call `advance` first when time has moved
+    on.
     `slot` is the number of the present slot (`tick >> shift`), `size` how many slots count.
 
     These are plain attributes for the hot path of `meters`; nobody else changes them.
@@ -52,13 +53,13 @@ class Window:
         "_at",
         "_last",
         "_slots",
-        "current",
         "past",
         "seconds",
         "shift",
         "size",
         "slot",
         "tick",
+        "total",
     )
 
     def __init__(self, seconds: float, tick: int = 0) -> None:
@@ -73,16 +74,16 @@ class Window:
         self.size = -(-ticks >> shift) + 1
         self._slots = [0] * self.size
         """What was counted in the slots before the present one, whose place is `_at`."""
-        self.past = self.current = 0
+        self.past = self.total = 0
         self.tick = tick
         self.slot = tick >> shift
         self._at = self.slot % self.size
         self._last = self.slot
 
     @property
-    def total(self) -> int:
-        """The sum."""
-        return self.past + self.current
+    def current(self) -> int:
+        """What was counted in the present slot."""
+        return self.total - self.past
 
     @property
     def precision(self) -> float:
@@ -102,11 +103,10 @@ class Window:
         if not passed:
             return
         slots, at = self._slots, self._at
-        if self.current:
+        if self.total > self.past:
             self._last = self.slot
-            slots[at] = self.current
-            self.past += self.current
-            self.current = 0
+            slots[at] = self.total - self.past
+            self.past = self.total
         self.slot = slot
         self._at = slot % self.size
         if not self.past:
@@ -114,7 +114,7 @@ class Window:
         if passed >= self.size:
             for index in range(self.size):
                 slots[index] = 0
-            self.past = 0
+            self.past = self.total = 0
             return
         for _ in range(passed):
             at += 1
@@ -123,10 +123,11 @@ class Window:
             if slots[at]:
                 self.past -= slots[at]
                 slots[at] = 0
+        self.total = self.past
 
     def add(self, amount: int) -> None:
         """Count `amount` (not negative) now."""
-        self.current += amount
+        self.total += amount
 
     def correct(self, booked: int, amount: int) -> int:
         """Change what was booked at tick `booked` by `amount`; returns by how much it changed.
@@ -143,12 +144,13 @@ class Window:
         # a slot below zero would let later traffic through.
         if slot == self.slot:
             amount = max(amount, -self.current)
-            self.current += amount
+            self.total += amount
             return amount
         at = slot % self.size
         self._last = max(self._last, slot)
         amount = max(amount, -self._slots[at])
         self.past += amount
+        self.total += amount
         self._slots[at] += amount
         return amount
 

@@ -50,6 +50,23 @@ async def test_meters_that_nobody_is_bound_to_are_collected_once_their_window_is
     assert 600 <= most < 1000, "some 605 keys are in a window at any time"
 
 
+@pytest.mark.parametrize("full", [rpm(1, "full"), tpm(40, "full"), parallel(1, "full")])
+async def test_a_refusal_counts_nothing_wherever_the_room_was_lacking(full: MeterSpec) -> None:
+    limiter = MemoryLimiter(FakeClock())
+    roomy = [rpm(9), rpm(9, "user:rpm"), tpm(99), tpm(99, "user:tpm"), parallel(9)]
+    first = await limiter.reserve(limiter.bind([full]), 30)
+    for specs in ([*roomy, full], [full, *roomy]):
+        bound = limiter.bind(specs)
+        with pytest.raises(Exceeded):
+            await limiter.reserve(bound, 30)
+        left = {spec.id: state.remaining for spec, state in limiter.states(bound)}
+        assert left == {
+            **{spec.id: spec.limit for spec in roomy},
+            "full": 10 if full.unit == "tokens" else 0,
+        }
+    first.settle(30)
+
+
 async def test_a_meter_that_is_still_counting_is_not_collected() -> None:
     clock = FakeClock()
     limiter = MemoryLimiter(clock)
