@@ -36,7 +36,6 @@ from llmgw_core.pipeline.attempts import Attempts
 from llmgw_core.pipeline.balancing import chosen_balancers, roster
 from llmgw_core.pipeline.books import Books
 from llmgw_core.pipeline.braking import BrakeSection
-from llmgw_core.pipeline.budget_headers import telling_budgets
 from llmgw_core.pipeline.day_meters import day_meters
 from llmgw_core.pipeline.endings import Held
 from llmgw_core.pipeline.entrance import Entrance
@@ -220,10 +219,12 @@ class Generation:
         limits, streams = config.requests, config.routing.streams
         overload = config.routing.overload
         refuse_unpriced = config.accounting.unpriced == "refuse"
-        kind = revealing(routes=config.routing.reply_headers, costs=config.reports.cost_header)
-        if config.budgets.reply_headers:
-            kind = telling_budgets(kind)
-        delivery = kind(
+        deliver = revealing(
+            routes=config.routing.reply_headers,
+            costs=config.reports.cost_header,
+            budgets=config.budgets.reply_headers,
+        )
+        delivery = deliver(
             host=host,
             limiter=self.limiter,
             reply_bytes=limits.reply_bytes,

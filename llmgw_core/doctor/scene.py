@@ -15,7 +15,7 @@ import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import msgspec
 from msgspec.structs import replace
@@ -103,7 +103,7 @@ class Scene:
         """That of the real gateway."""
         self.callers = callers
         self.canaries = 0
-        self.limiter: MemoryLimiter = gateway.limiter  # type: ignore[assignment]
+        self.limiter = cast("MemoryLimiter", gateway.limiter)
         self.caps = gateway.caps
         # Of what canaries use up nobody has to hear.
         gateway.budgets.book.tell = lambda _: None

@@ -38,12 +38,15 @@ class History(NamedTuple):
         return History(self.total * _DECAY + spent, self.weight * _DECAY + 1)
 
 
+UNKNOWN: Final = History()
+
+
 class Pace:
     """The spending of one key."""
 
     __slots__ = ("_minutes", "_slot", "_slot_spent", "_teaches", "history", "told")
 
-    def __init__(self, history: History = History()) -> None:  # noqa: B008 -- it is immutable
+    def __init__(self, history: History = UNKNOWN) -> None:
         self.history = history
         self.told: set[tuple[str, Speed]] = set()
         """What has been told since it was slow."""

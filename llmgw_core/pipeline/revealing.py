@@ -1,6 +1,6 @@
 """Replies that say how they came about: `x-llmgw-attempts` and `x-llmgw-deployment`, the name of
-the last one tried and never its address; and what they were charged: `x-llmgw-cost`. Chosen once
-for a configuration, so that whoever does not want it pays nothing.
+the last one tried and never its address; what they were charged: `x-llmgw-cost`; and what is left
+of budgets. Chosen once for a configuration, so that whoever does not want it pays nothing.
 
 The head of a stream says what is known when it leaves, at the status commit: never the cost, not
 even where a whole reply is made a stream.
@@ -8,68 +8,66 @@ even where a whole reply is made a stream.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from llmgw_core.pipeline.budget_headers import left
 from llmgw_core.pipeline.delivery import Delivery
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from llmgw_core.pipeline.delivery import Kind
     from llmgw_core.pipeline.exchange import Exchange
+
+    Teller = Callable[[Exchange], Iterable[tuple[bytes, bytes]]]
 
 ATTEMPTS, DEPLOYMENT, COST = b"x-llmgw-attempts", b"x-llmgw-deployment", b"x-llmgw-cost"
 _NANO = 10**9
 
 
-class RevealingDelivery(Delivery):
-    """Delivers with these headers."""
+class TellingDelivery(Delivery):
+    """Delivers with what `tellers` say of a call, in their order; replies that are errors say it,
+    too."""
+
+    def __init__(self, tellers: Sequence[Teller], **parts: Any) -> None:
+        super().__init__(**parts)
+        self._tellers = tuple(tellers)
 
     def rate_headers(self, exchange: Exchange) -> Sequence[tuple[bytes, bytes]]:
-        """See the base; replies that are errors say it, too."""
-        return [*super().rate_headers(exchange), *_tried(exchange)]
+        """See the base."""
+        return [*super().rate_headers(exchange), *self._told(exchange)]
 
     def _lines(self, exchange: Exchange, kind: Kind) -> bytes:
-        fields = _tried(exchange)
-        return super()._lines(exchange, kind) + b"".join(b"%b: %b\r\n" % pair for pair in fields)
+        told = (b"%b: %b\r\n" % field for field in self._told(exchange))
+        return super()._lines(exchange, kind) + b"".join(told)
+
+    def _told(self, exchange: Exchange) -> Iterator[tuple[bytes, bytes]]:
+        for teller in self._tellers:
+            yield from teller(exchange)
 
 
-class CostDelivery(Delivery):
-    """Delivers with what the call was charged, once that is known: exact, in whole units of the
-    currency of the books."""
-
-    def rate_headers(self, exchange: Exchange) -> Sequence[tuple[bytes, bytes]]:
-        """See the base; replies that are errors say it, too."""
-        cost = _charged(exchange)
-        return [*super().rate_headers(exchange), *([(COST, cost)] if cost else [])]
-
-    def _lines(self, exchange: Exchange, kind: Kind) -> bytes:
-        lines = super()._lines(exchange, kind)
-        cost = _charged(exchange)
-        return lines + b"%b: %b\r\n" % (COST, cost) if cost else lines
+def revealing(*, routes: bool, costs: bool, budgets: bool) -> Callable[..., Delivery]:
+    """What makes the delivery that tells `routes` (how a reply came about), `costs`, and what is
+    left of `budgets`."""
+    every = ((routes, tried), (costs, charged), (budgets, left))
+    tellers = [teller for wanted, teller in every if wanted]
+    return partial(TellingDelivery, tellers) if tellers else Delivery
 
 
-class RevealingCostDelivery(CostDelivery, RevealingDelivery):
-    """Both."""
-
-
-def revealing(*, routes: bool, costs: bool) -> type[Delivery]:
-    """The delivery that tells `routes` (how a reply came about) and `costs`."""
-    if costs:
-        return RevealingCostDelivery if routes else CostDelivery
-    return RevealingDelivery if routes else Delivery
-
-
-def _charged(exchange: Exchange) -> bytes:
+def charged(exchange: Exchange) -> Iterable[tuple[bytes, bytes]]:
+    """What the call was charged, once that is known: exact, in whole units of the currency of the
+    books."""
     record = None if exchange.settlement is None else exchange.settlement.record
     if record is None or (record.stream and exchange.replied):  # in a stream, or before one
-        return b""
+        return ()
     units, rest = divmod(record.charge, _NANO)
-    return b"%d.%09d" % (units, rest)
+    return ((COST, b"%d.%09d" % (units, rest)),)
 
 
-def _tried(exchange: Exchange) -> list[tuple[bytes, bytes]]:
+def tried(exchange: Exchange) -> Iterable[tuple[bytes, bytes]]:
+    """How many attempts there were, and on which deployment the last one."""
     if exchange.settlement is None:
         return []
     attempts, deployment = exchange.settlement.tried

@@ -23,6 +23,7 @@ from llmgw_core.testing.upstream import Peer, Upstream, chunk, chunked_head
 from llmgw_core.wire.request import decode_request
 
 if TYPE_CHECKING:
+    from llmgw_core.domain.access import LevelKind
     from llmgw_core.domain.call import Call
     from llmgw_core.hooks.context import PluginContext
     from llmgw_core.testing.installation import Install
@@ -38,7 +39,7 @@ def test_what_the_tests_reserve_is_what_is_charged() -> None:
 
 @pytest.mark.parametrize("level", ["organization", "team", "user", "key"])
 async def test_what_was_charged_is_spent_and_nothing_stays_reserved(
-    installed: Install, metered: ModelServer, level: str
+    installed: Install, metered: ModelServer, level: LevelKind
 ) -> None:
     field = "budgets" if level == "organization" else f"{level}_budgets"
     budgets = [month(2), Budget("tokens", 10_000, "day")]
@@ -47,7 +48,7 @@ async def test_what_was_charged_is_spent_and_nothing_stays_reserved(
         assert (await chat(here, stream=stream)).status == 200
     assert code(await chat(here)) == (429, "budget_exceeded")
     records = await here.records()
-    account = here.gateway.budgets.book.account((level, getattr(here.tenant, f"{level}_id")))  # type: ignore[arg-type]
+    account = here.gateway.budgets.book.account((level, getattr(here.tenant, f"{level}_id")))
     assert account is not None
     counts = {measure.unit: counter.current for measure, counter in account.counters.items()}
     assert counts["money"].spent == sum(record.charge for record in records) == 2 * PRICE
