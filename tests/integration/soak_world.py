@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from llmgw_core.testing.installation import INPUT_PRICE
 from llmgw_core.testing.model_server import (
     DONE,
     JSON,
@@ -33,6 +34,10 @@ NUMBER = re.compile(rb"<(\d+)>")
 FAILURES = {429, 500, 502, 503, 504}
 """What a client may be told when every attempt failed, or the gateway is not well."""
 MOST_WORDS = 24
+POOR = 10_000_000
+"""Nano-units that the poor one may spend, which are gone in a few seconds."""
+POOR_TOKENS = POOR // INPUT_PRICE // 2
+"""Input of its largest call."""
 
 
 class Served(msgspec.Struct):
@@ -193,7 +198,7 @@ class Crowd:
         self._numbers = iter(range(20, 10**9))
 
     async def client(self, *, poor: bool = False) -> None:
-        while not self.ending:
+        while not self._over(poor):
             await self._door.open.wait()
             try:
                 reader, writer = await asyncio.open_connection("127.0.0.1", self._door.port)
@@ -202,7 +207,7 @@ class Crowd:
                 continue
             try:
                 # Now and then, as people do.
-                while not self.ending and await self._call(  # noqa: ASYNC110
+                while not self._over(poor) and await self._call(  # noqa: ASYNC110
                     reader, writer, poor=poor
                 ):
                     await asyncio.sleep(self._chance.uniform(0, 0.3))
@@ -210,6 +215,11 @@ class Crowd:
                 await asyncio.sleep(0.02)
             finally:
                 writer.close()
+
+    def _over(self, poor: bool) -> bool:
+        """Calls grow. One that alone may cost more than the poor one ever had is a 400, and says
+        nothing of what has been spent."""
+        return self.ending or (poor and bool(self.calls) and self.calls[-1].number > POOR_TOKENS)
 
     async def _call(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, poor: bool

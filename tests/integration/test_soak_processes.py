@@ -27,7 +27,7 @@ from llmgw_core.testing.tenants import create_tenant
 from llmgw_core.testing.upstream import Upstream
 
 from .soak_gateway import BUDGET, PLUGIN, Restarted, configuration
-from .soak_world import Counting, Crowd, Served
+from .soak_world import POOR, Counting, Crowd, Served
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,8 +41,6 @@ LATE = 0.5
 """Seconds by which a busy machine may be late with a note, or with what it is about."""
 DAY = 10**9
 """Requests, and tokens, of a day, which are enough for everybody."""
-POOR = 10_000_000
-"""Nano-units that the poor one may spend, which are gone in a few seconds."""
 
 
 class Books(msgspec.Struct):
