@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import itertools
 import os
+import re
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +19,7 @@ import msgspec
 from llmgw_core.accounting.segments import SUFFIX
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 LOCK_NAME: Final = "lock"
@@ -29,6 +31,8 @@ NOTES: Final = ("notes.0", "notes.1")
 KEPT_NAME: Final = "damaged"
 """Beside the journals: the folder of segments that could not be read in full."""
 
+_NAME: Final = re.compile(r"[0-9]+-[0-9]+-[0-9]+")
+"""Of a journal: when it was made, by which process, and a number."""
 _serial = itertools.count()
 
 
@@ -118,8 +122,7 @@ def create(root: Path) -> Directory:
 
 
 def _number(path: Path) -> int:
-    number = path.name.partition("-")[0]
-    return int(number) if number.isascii() and number.isdigit() else 0
+    return int(path.name.partition("-")[0])
 
 
 def adopt(path: Path) -> Directory | None:
@@ -139,12 +142,21 @@ def adopt(path: Path) -> Directory | None:
     return None
 
 
-def adopt_all(root: Path, own: Path | None, stack: contextlib.ExitStack) -> list[Directory]:
+def adopt_all(
+    root: Path,
+    own: Path | None,
+    stack: contextlib.ExitStack,
+    failed: Callable[[Path, OSError], None],
+) -> list[Directory]:
     """Lock whatever below `root` nobody else holds, except `own`, oldest first; `stack` gives it
-    up. Raises `OSError`."""
+    up, and `failed` hears of those that cannot be locked. Raises `OSError`."""
     adopted = []
     for path in others(root, own):
-        directory = adopt(path)
+        try:
+            directory = adopt(path)
+        except OSError as error:
+            failed(path, error)
+            continue
         if directory is not None:
             stack.callback(directory.close)
             adopted.append(directory)
@@ -152,12 +164,13 @@ def adopt_all(root: Path, own: Path | None, stack: contextlib.ExitStack) -> list
 
 
 def others(root: Path, own: Path | None) -> list[Path]:
-    """The journal directories below `root` except `own`, oldest first. Raises `OSError`."""
+    """The journal directories below `root` except `own`, oldest first. What has another name is
+    somebody else's, as `lost+found` is. Raises `OSError`."""
     try:
         return sorted(
             path
             for path in root.iterdir()
-            if path != own and path.name != KEPT_NAME and path.is_dir()
+            if path != own and _NAME.fullmatch(path.name) and path.is_dir()
         )
     except FileNotFoundError:
         return []

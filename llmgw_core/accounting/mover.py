@@ -81,6 +81,8 @@ class Mover:
         self.interval = interval
         self._batch = batch
         self._progress: dict[str, Progress] = {}
+        self._unadopted: dict[Path, str] = {}
+        """Abandoned journals, and why they cannot be moved."""
         self._busy = asyncio.Lock()
         self._closing = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -106,6 +108,11 @@ class Mover:
                 f"The ledger has refused records; they are in {self._ledger.file.path}, and"
                 " `llmgw-server refused` shows them."
             )
+        found += [
+            f"The abandoned journal {path} cannot be moved: {why}."
+            for path, why in self._unadopted.items()
+            if path.exists()
+        ]
         if self.failures:
             found.append(f"Moving into the ledger has failed {self.failures} times in a row.")
         return found
@@ -265,7 +272,7 @@ class Mover:
     async def _move_orphans(self, running: Set[str]) -> None:
         with contextlib.ExitStack() as stack:
             try:
-                adopted = directories.adopt_all(self._root, self._own, stack)
+                adopted = directories.adopt_all(self._root, self._own, stack, self._left_alone)
             except OSError as error:
                 log.error("abandoned journals cannot be looked for: %s", error)  # noqa: TRY400 - expected
                 return
@@ -276,9 +283,13 @@ class Mover:
                         await step(directory)
                     except OSError as error:
                         adopted.remove(directory)
-                        log.error(  # noqa: TRY400 - expected
-                            "the abandoned journal %s cannot be adopted: %s", directory.path, error
-                        )
+                        self._left_alone(directory.path, error)
+
+    def _left_alone(self, path: Path, error: OSError) -> None:
+        """It is tried again at every run, and told of once."""
+        if self._unadopted.get(path) != str(error):
+            self._unadopted[path] = str(error)
+            log.error("the abandoned journal %s cannot be adopted: %s", path, error)
 
     async def _adopt(self, directory: Directory) -> None:
         progress = directory.load_progress()

@@ -70,7 +70,10 @@ class BudgetKeeper:
             self._rows = rows
             await self._read(self.book.missing(self._countable(rows)), also)
         except OSError as error:
-            message = f"the journals cannot be read, which meters begin with: {error.strerror}."
+            place = f" ({error.filename})" if error.filename else ""
+            message = (
+                f"the journals cannot be read, which meters begin with: {error.strerror}{place}."
+            )
             raise ConfigError(message, path="accounting.journal") from None
         except msgspec.ValidationError as error:
             raise ConfigError(f"a budget in the database makes no sense: {error}.") from None

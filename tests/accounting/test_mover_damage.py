@@ -3,14 +3,14 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+import pytest
+
 from llmgw_core.accounting.mover import Mover
 from llmgw_core.testing.usage_records import append_calls, call_ids, stored_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    import pytest
 
     from llmgw_core.accounting.journal import Journal
     from llmgw_core.store.ledger import Ledger
@@ -116,11 +116,24 @@ async def test_a_journal_that_cannot_be_read_stops_no_other(
     assert sorted(await stored_ids(ledger)) == sorted(call_ids(range(20)))
 
 
-async def test_an_orphan_that_cannot_be_read_is_reported(
-    root: Path, ledger: Ledger, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("blocked", ["00000000.segment", "lock"])
+async def test_an_orphan_that_cannot_be_adopted_is_told_of_once_and_keeps_no_other_back(
+    root: Path,
+    open_journal: Callable[..., Journal],
+    ledger: Ledger,
+    caplog: pytest.LogCaptureFixture,
+    blocked: str,
 ) -> None:
-    segment = root / "1-1-1" / "00000000.segment"
-    segment.mkdir(parents=True)
-    await Mover(root, None, ledger).move_once()
-    assert "cannot be adopted" in caplog.text
-    assert segment.exists()
+    """What lies there and is no journal is left alone."""
+    folder = root / "1-1-1"
+    (folder / blocked).mkdir(parents=True)
+    (root / "lost+found").mkdir()
+    orphan = open_journal()
+    append_calls(orphan, range(3))
+    orphan.directory.close()  # what the kernel does to the lock of a process that is gone
+    mover = Mover(root, None, ledger)
+    assert [await mover.move_once() for _ in range(2)] == [3, 0]
+    assert caplog.text.count("cannot be adopted") == 1
+    assert [str(folder) in notice for notice in mover.notices()] == [True]
+    assert (folder / blocked).exists()
+    assert (root / "lost+found").exists()
