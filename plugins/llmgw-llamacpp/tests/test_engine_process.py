@@ -380,7 +380,11 @@ def test_the_end_of_its_standard_input_ends_the_process() -> None:
         assert time.monotonic() - began < 1.0
 
 
-@pytest.mark.parametrize("line", [b"", b'{"parent": 1', settings_line(parent=1)])
+@pytest.mark.parametrize(
+    "line",
+    [b"", b'{"parent": 1', settings_line(parent=1)],
+    ids=["nothing", "cut", "another"],  # the same in every process, though the line has a new key
+)
 def test_without_its_parent_it_does_not_even_begin(line: bytes) -> None:
     with start_child(line) as process:
         assert process.communicate(timeout=10.0)[0] == b""
